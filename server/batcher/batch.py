@@ -1,0 +1,132 @@
+"""A batch: the rows of one run, drawn from parts, and the way back to their submissions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.batcher.part import Part
+from server.batcher.queue import Picked
+from server.batcher.submission import APPLIED, Submission
+from server.errors import DeadlinePassed, ServingError, StepCancelled
+
+T = TypeVar("T", bound=np.generic)
+
+
+class Batch:
+    """Columns over all rows of a run; row i belongs to `owner(i)`. No slot occurs twice.
+
+    `slots`, `generations`, `first_steps` are i64 [B], `lengths` i32 [B]; `features` pads to
+    f32 [B, T, I]. `open_rows` marks rows without an outcome yet.
+    """
+
+    def __init__(self, picked: list[Picked]) -> None:
+        self.picked = picked
+        self.width = picked[0][0].width
+        self.slots = self._column(lambda submission: submission.slots)
+        self.generations = self._column(lambda submission: submission.generations)
+        self.first_steps = self._column(lambda submission: submission.first_steps)
+        self.lengths = self._column(lambda submission: submission.lengths)
+        self.open_rows = np.ones(len(self.slots), dtype=np.bool_)
+        self._starts = np.cumsum([0] + [stop - start for _, start, stop in picked])
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all rows."""
+        return int(self.lengths.sum())
+
+    def owner(self, row: int) -> tuple[Submission, int]:
+        """The submission of a row and the row's index there."""
+        segment = int(np.searchsorted(self._starts, row, side="right")) - 1
+        part, start, _ = self.picked[segment]
+        at = start + row - int(self._starts[segment])
+        return part.submission, at if part.rows is None else int(part.rows[at])
+
+    def fail(self, row: int, error: ServingError) -> None:
+        """Give an open row an error."""
+        submission, at = self.owner(row)
+        submission.fail(at, error)
+        self.open_rows[row] = False
+
+    def answer(self, row: int, outputs: NDArray[np.float32], status: int = APPLIED) -> None:
+        """Give an open row its outputs f32 [length, O]."""
+        submission, at = self.owner(row)
+        submission.answer(at, outputs, status)
+        self.open_rows[row] = False
+
+    def drop_late(self) -> None:
+        """Fail the rows whose caller cancelled or whose deadline has passed, before they run."""
+        now = time.monotonic()
+        for segment, (part, _, _) in enumerate(self.picked):
+            submission = part.submission
+            if not submission.cancelled and submission.deadline > now:
+                continue
+            for row in range(int(self._starts[segment]), int(self._starts[segment + 1])):
+                self.fail(row, StepCancelled() if submission.cancelled else DeadlinePassed())
+
+    def features(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The features of some rows, padded with zeros to f32 [len(rows), T, I]."""
+        if self.width == 1:
+            flat = _joined([_features(*picked) for picked in self.picked])
+            return np.ascontiguousarray(flat if len(rows) == len(self) else flat[rows])[:, None, :]
+        inputs = self.picked[0][0].submission.features.shape[1]
+        padded = np.zeros((len(rows), self.width, inputs), dtype=np.float32)
+        for at, row in enumerate(rows.tolist()):
+            submission, index = self.owner(row)
+            padded[at, : self.lengths[row]] = submission.features[submission.span(index)]
+        return padded
+
+    def answer_rows(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        """Give the rows their outputs f32 [len(rows), T, O]."""
+        if self.width > 1 or len(rows) != len(self):
+            for at, row in enumerate(rows.tolist()):
+                self.answer(row, outputs[at, : self.lengths[row]])
+            return
+        for segment, (part, start, stop) in enumerate(self.picked):
+            low, high = self._starts[segment], self._starts[segment + 1]
+            _scatter(part, start, stop, outputs[low:high, 0])
+        self.open_rows[:] = False
+
+    def complete(self) -> None:
+        """Every row has its outcome: tell the submissions."""
+        for part, start, stop in self.picked:
+            part.submission.complete(stop - start)
+
+    def _column(self, of: Callable[[Submission], NDArray[T]]) -> NDArray[T]:
+        pieces = [
+            of(part.submission)[_rows(part, start, stop)] for part, start, stop in self.picked
+        ]
+        return _joined(pieces)
+
+
+def _joined(pieces: list[NDArray[T]]) -> NDArray[T]:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _rows(part: Part, start: int, stop: int) -> slice | NDArray[np.int64]:
+    return slice(start, stop) if part.rows is None else part.rows[start:stop]
+
+
+def _at(part: Part, start: int, stop: int) -> slice | NDArray[np.int64]:
+    """Where the rows' single steps lie in their submission's features and outputs."""
+    offsets, rows = part.submission.offsets, _rows(part, start, stop)
+    return rows if offsets is None else offsets[:-1][rows]
+
+
+def _features(part: Part, start: int, stop: int) -> NDArray[np.float32]:
+    return part.submission.features[_at(part, start, stop)]
+
+
+def _scatter(part: Part, start: int, stop: int, outputs: NDArray[np.float32]) -> None:
+    submission = part.submission
+    if part.rows is None and stop - start == len(submission.slots):
+        submission.answer_all(outputs)
+        return
+    submission.room(outputs.shape[-1])[_at(part, start, stop)] = outputs

@@ -1,0 +1,125 @@
+"""The loop: whenever the engine is free, take what is pending, run it, answer it.
+
+It runs in a thread of its own, one a model. No timer: under load the run before is the wait, and an
+idle server answers at once. onnxruntime lets go of the interpreter's lock during a run, so that
+meanwhile the transport decodes what comes next and replies to what went before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.batcher.batch import Batch
+from server.batcher.queue import StepQueue
+from server.batcher.submission import Submission
+from server.engine.engine import Engine, EngineRows
+from server.errors import RunFailed
+from server.metrics import ModelMetrics
+
+log = logging.getLogger(__name__)
+
+
+class Ledger(Protocol):
+    """Who knows which step of which session is next. Sessions implement it."""
+
+    def settle(self, batch: Batch) -> NDArray[np.bool_]:
+        """Answer or fail the open rows that must not run; returns `fresh` for all rows."""
+
+    def commit(
+        self, batch: Batch, rows: NDArray[np.int64], ran: EngineRows, outputs: NDArray[np.float32]
+    ) -> None:
+        """Note that `rows` ran with `outputs`, and answer or fail them."""
+
+
+class Batcher:
+    """Drives one engine from one queue."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        metrics: ModelMetrics,
+        *,
+        max_batch: int,
+        max_queued_steps: int,
+    ) -> None:
+        self.queue = StepQueue(engine.capacity, max_queued_steps)
+        self._engine, self._ledger, self._metrics = engine, ledger, metrics
+        self._max_batch = min(max_batch, engine.manifest.max_batch)
+        self._rate = 0.0
+        name = f"batcher-{engine.manifest.name}-{engine.manifest.version}"
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to run what is submitted."""
+        self._thread.start()
+
+    def submit(self, submission: Submission) -> None:
+        """Queue a submission's rows; its `on_done` follows from the batcher's thread.
+
+        Raises:
+            QueueFull: no room; nothing was queued.
+        """
+        self.queue.put(submission, self._rate)
+
+    def stop(self) -> None:
+        """Finish what is queued, then end the thread."""
+        self.queue.stop()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while (picked := self.queue.take(self._max_batch)) is not None:
+            batch = Batch(picked)
+            self._step(batch)
+            self.queue.finish(picked)
+            self._complete(batch)
+
+    def _step(self, batch: Batch) -> None:
+        """One run. Whatever fails, every row leaves with an outcome and the loop goes on."""
+        try:
+            started = time.monotonic()
+            batch.drop_late()
+            fresh = self._ledger.settle(batch)
+            rows = np.flatnonzero(batch.open_rows)
+            if len(rows):
+                self._run(batch, rows, fresh)
+            self._observe(batch, len(rows), started)
+        except Exception:
+            log.exception("a run of %d rows failed", len(batch))
+            for row in np.flatnonzero(batch.open_rows).tolist():
+                batch.fail(row, RunFailed())
+
+    def _run(self, batch: Batch, rows: NDArray[np.int64], fresh: NDArray[np.bool_]) -> None:
+        whole = len(rows) == len(batch)
+        ran = EngineRows(
+            slots=batch.slots if whole else batch.slots[rows],
+            fresh=fresh if whole else fresh[rows],
+            lengths=batch.lengths if whole else batch.lengths[rows],
+            features=batch.features(rows),
+        )
+        self._ledger.commit(batch, rows, ran, self._engine.run(ran))
+
+    def _complete(self, batch: Batch) -> None:
+        try:
+            batch.complete()
+        except Exception:
+            log.exception("a completion failed")
+        now = time.monotonic()
+        for part, start, stop in batch.picked:
+            self._metrics.step_seconds.observe(now - part.submission.enqueued_at, stop - start)
+
+    def _observe(self, batch: Batch, rows: int, started: float) -> None:
+        took = time.monotonic() - started
+        self._rate += 0.1 * (batch.steps / max(took, 1e-6) - self._rate)
+        for part, start, stop in batch.picked:
+            waited = started - part.submission.enqueued_at
+            self._metrics.queue_seconds.observe(waited, stop - start)
+        if rows:
+            self._metrics.batch_rows.observe(rows)
+            self._metrics.engine_seconds.observe(took, rows)

@@ -1,0 +1,135 @@
+"""`model.json`, parsed and checked: what a bundle says of itself. Engine and sessions read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import BadModel
+
+FORMAT = 1
+SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One value of an observation."""
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """A group of output values: one probability a label, or plain values in `unit`."""
+
+    name: str
+    size: int
+    kind: str
+    unit: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """One state tensor; `shape` is a session's row, without the slot axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `model.json` promises of its bundle."""
+
+    name: str
+    version: int
+    description: str
+    features: tuple[Feature, ...]
+    outputs: tuple[Output, ...]
+    states: tuple[State, ...]
+    max_chunk: int
+    max_batch: int
+    files: dict[str, str]
+
+    @property
+    def inputs_width(self) -> int:
+        """Values in one observation."""
+        return len(self.features)
+
+    @property
+    def outputs_width(self) -> int:
+        """Values in one step's output."""
+        return sum(output.size for output in self.outputs)
+
+
+def parse(text: bytes, where: str) -> Manifest:
+    """Parse and check `model.json`; `where` names the bundle in errors.
+
+    Raises:
+        BadModel: not JSON, of another format, or a field is missing, mistyped or out of range.
+    """
+    try:
+        raw = json.loads(text)
+        _check_format(raw, where)
+        manifest = _read(raw)
+        _check(manifest)
+    except BadModel:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadModel(f"{where}/model.json is malformed: {error!r}") from error
+    return manifest
+
+
+def _check_format(raw: Any, where: str) -> None:
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    if raw["format"] != FORMAT:
+        raise BadModel(
+            f"{where}/model.json has format {raw['format']!r}; this server reads format {FORMAT}"
+        )
+
+
+def _read(raw: dict[str, Any]) -> Manifest:
+    return Manifest(
+        name=str(raw["name"]),
+        version=int(raw["version"]),
+        description=str(raw.get("description", "")),
+        features=tuple(Feature(str(f["name"]), str(f.get("unit", ""))) for f in raw["features"]),
+        outputs=tuple(_read_output(output) for output in raw["outputs"]),
+        states=tuple(
+            State(str(s["name"]), tuple(map(int, s["shape"])), str(s["dtype"]))
+            for s in raw["states"]
+        ),
+        max_chunk=int(raw["max_chunk"]),
+        max_batch=int(raw["max_batch"]),
+        files={str(name): str(digest) for name, digest in raw["files"].items()},
+    )
+
+
+def _read_output(raw: dict[str, Any]) -> Output:
+    labels = tuple(map(str, raw.get("labels", ())))
+    size = int(raw["size"])
+    if labels and len(labels) != size:
+        raise ValueError(f"output {raw['name']!r} has {size} values but {len(labels)} labels")
+    return Output(str(raw["name"]), size, str(raw["kind"]), str(raw.get("unit", "")), labels)
+
+
+def _check(manifest: Manifest) -> None:
+    if not (manifest.features and manifest.outputs and manifest.states):
+        raise ValueError("features, outputs and states must not be empty")
+    if min(manifest.max_chunk, manifest.max_batch, manifest.version) < 1:
+        raise ValueError("version, max_chunk and max_batch must be at least 1")
+    for state in manifest.states:
+        if state.dtype not in ("float32", "float16"):
+            raise ValueError(f"state {state.name!r} has unsupported dtype {state.dtype!r}")
+    for name in manifest.files:
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"file {name!r} is not a plain name within the bundle's folder")
+    for name in (STEP, READ, WRITE):
+        if name not in manifest.files:
+            raise ValueError(f"{name} is not listed")

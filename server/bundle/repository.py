@@ -1,0 +1,79 @@
+"""Finds bundles under the model repository and reads them whole, verified, into memory.
+
+Graphs are handed on as bytes that matched their sha256, so nothing can change between the check and
+the use, and a graph cannot name data outside its bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.bundle import manifest as manifests
+from server.bundle.manifest import Manifest
+from server.errors import BadModel
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its manifest and its graphs' bytes by file name."""
+
+    manifest: Manifest
+    graphs: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A NAME/VERSION folder of the repository, not read yet."""
+
+    name: str
+    version: int
+    folder: Path
+
+
+def find(repository: Path) -> list[Entry]:
+    """All NAME/VERSION folders, by name and version; other folders are passed over."""
+    found = [
+        Entry(folder.parent.name, int(folder.name), folder)
+        for folder in repository.glob("*/*")
+        if folder.name.isascii() and folder.name.isdigit() and folder.is_dir()
+    ]
+    return sorted(found, key=lambda entry: (entry.name, entry.version))
+
+
+def load(entry: Entry, repository: Path) -> Bundle:
+    """Read and verify one bundle.
+
+    Raises:
+        BadModel: a path leads out of the repository, a file is missing or does not match its
+            sha256, or the manifest is malformed, too new or about another model.
+    """
+    where = f"{entry.name}/{entry.version}"
+    root = repository.resolve()
+    manifest = manifests.parse(_read(entry.folder / "model.json", root, where), where)
+    if (manifest.name, manifest.version) != (entry.name, entry.version):
+        raise BadModel(f"{where}/model.json is about {manifest.name}/{manifest.version}")
+    graphs = {name: _verified(entry.folder / name, digest, root, where)
+              for name, digest in manifest.files.items()}  # fmt: skip
+    return Bundle(manifest, graphs)
+
+
+def _verified(path: Path, digest: str, root: Path, where: str) -> bytes:
+    content = _read(path, root, where)
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != digest:
+        raise BadModel(f"{where}/{path.name} is corrupt: sha256 {actual}, model.json says {digest}")
+    return content
+
+
+def _read(path: Path, root: Path, where: str) -> bytes:
+    """Links may point about within the repository (as Kubernetes mounts do) but never out of it."""
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(root):
+            raise BadModel(f"{where}/{path.name} leads out of the model repository")
+        return real.read_bytes()
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise BadModel(f"{where}/{path.name} cannot be read: {reason}") from error

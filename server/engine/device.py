@@ -1,0 +1,74 @@
+"""Chooses where a model runs: CUDA when there is a working one, the CPU otherwise."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import onnxruntime
+
+log = logging.getLogger(__name__)
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+class DeviceError(RuntimeError):
+    """The device asked for cannot be used here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """An onnxruntime device: `kind` is "cpu" or "cuda"."""
+
+    kind: str
+    index: int = 0
+
+    @property
+    def name(self) -> str:
+        """ "cpu" or "cuda:0"."""
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def providers(self) -> list[Any]:
+        """onnxruntime's providers; full float32 on CUDA, so that both devices agree."""
+        if self.kind == "cpu":
+            return ["CPUExecutionProvider"]
+        options = {"device_id": str(self.index), "use_tf32": "0"}
+        return [(CUDA_PROVIDER, options), "CPUExecutionProvider"]
+
+
+def choose(requested: str) -> Device:
+    """The device for "auto", "cpu" or "cuda".
+
+    Raises:
+        DeviceError: "cuda" was asked for and cannot be used.
+    """
+    if requested == "cpu":
+        return Device("cpu")
+    problem = _cuda_problem()
+    if problem is None:
+        return Device("cuda")
+    if requested == "cuda":
+        raise DeviceError(f"device cuda cannot be used: {problem}")
+    log.info("running on the CPU: %s", problem)
+    return Device("cpu")
+
+
+def _cuda_problem() -> str | None:
+    """Why CUDA cannot be used, or None; onnxruntime alone would use the CPU in silence."""
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return "this onnxruntime was built without CUDA"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1) is installed"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return "the NVIDIA driver does not start"
+    if count.value == 0:
+        return "the NVIDIA driver finds no GPU"
+    # CUDA and cuDNN may come from pip packages, which no loader path names.
+    onnxruntime.preload_dlls()
+    return None

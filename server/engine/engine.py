@@ -1,0 +1,95 @@
+"""The engine: one model's arenas and graphs, and the one call that steps rows of sessions.
+
+The batcher's thread is its only caller while serving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.bundle import manifest as files
+from server.bundle.repository import Bundle
+from server.engine.arena import Arena
+from server.engine.device import Device
+from server.engine.graph import BoundGraph, GraphError, open_session
+from server.errors import BadModel
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EngineRows:
+    """Rows of one run, no slot twice: slots i64 [B], fresh bool [B], lengths i32 [B] (1..T),
+    features f32 [B, T, I]."""
+
+    slots: NDArray[np.int64]
+    fresh: NDArray[np.bool_]
+    lengths: NDArray[np.int32]
+    features: Floats
+
+
+class Engine:
+    """Holds the state of `capacity` sessions in slots 1..capacity and steps them.
+
+    Raises:
+        BadModel: a graph does not load or does not have the bundle's inputs and outputs.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> None:
+        self.manifest = bundle.manifest
+        self.device = device
+        self.capacity = capacity
+        self.arenas = [Arena(state, capacity, device) for state in bundle.manifest.states]
+        self._step = self._bind(bundle, files.STEP, device, threads)
+        self._single = self._step_alone(bundle, device, threads)
+        rows = [f"row.{arena.name}" for arena in self.arenas]
+        self._read = self._bind(bundle, files.READ, device, threads, rows, writes=False)
+        self._write = self._bind(bundle, files.WRITE, device, threads, [])
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of device memory in the arenas."""
+        return sum(arena.nbytes for arena in self.arenas)
+
+    def run(self, rows: EngineRows) -> Floats:
+        """Step the rows and return their outputs f32 [B, T, O], NaN where a row overflowed."""
+        feeds = {"slots": rows.slots, "fresh": rows.fresh}
+        if rows.features.shape[1] == 1 and self._single is not None:
+            flat = rows.features.reshape(len(rows.slots), -1)
+            return self._single.run(feeds | {"input": flat})[0][:, None, :]
+        return self._step.run(feeds | {"input": rows.features, "lengths": rows.lengths})[0]
+
+    def read(self, slots: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """The rows of `slots`, one array `[B, *shape]` a state."""
+        return self._read.run({"slots": slots})
+
+    def write(self, slots: NDArray[np.int64], rows: list[NDArray[np.float32]]) -> None:
+        """Put rows back into `slots`, as `read` returned them."""
+        named = {f"row.{arena.name}": row for arena, row in zip(self.arenas, rows, strict=True)}
+        self._write.run({"slots": slots} | named)
+
+    def _step_alone(self, bundle: Bundle, device: Device, threads: int) -> BoundGraph | None:
+        """The graph without a time axis, where the bundle has one: faster for single steps."""
+        if files.SINGLE not in bundle.graphs:
+            return None
+        return self._bind(bundle, files.SINGLE, device, threads)
+
+    def _bind(
+        self,
+        bundle: Bundle,
+        name: str,
+        device: Device,
+        threads: int,
+        outputs: list[str] | None = None,
+        writes: bool = True,
+    ) -> BoundGraph:
+        try:
+            session = open_session(bundle.graphs[name], device, threads)
+            plain = ["output"] if outputs is None else outputs
+            return BoundGraph(session, self.arenas, plain, writes)
+        except (GraphError, RuntimeError, ValueError) as error:
+            where = f"{self.manifest.name}/{self.manifest.version}/{name}"
+            raise BadModel(f"{where} cannot be used: {error}") from error

@@ -1,0 +1,74 @@
+"""One ONNX graph bound to the arenas, so that a run moves only its rows and leaves states in place.
+
+`state.K` and `state.K.next` are bound to the same buffer. onnxruntime's ScatterND skips its copy
+when input and output are one, which it does not promise: `probe` checks it at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from server.engine.arena import Arena
+from server.engine.device import CUDA_PROVIDER, Device
+
+
+class GraphError(RuntimeError):
+    """The graph cannot be used; the message says why."""
+
+
+def open_session(graph: bytes, device: Device, threads: int) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on `device`.
+
+    Raises:
+        GraphError: the graph does not load, or CUDA was asked for and onnxruntime fell back.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Batches change size at every run; a memory plan a shape would only pile up.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=device.providers)
+    except Exception as error:
+        raise GraphError(f"does not load: {error}") from error
+    if device.kind == "cuda" and CUDA_PROVIDER not in session.get_providers():
+        raise GraphError("onnxruntime could not start CUDA; see its message above")
+    return session
+
+
+class BoundGraph:
+    """A graph whose state inputs and outputs are the arenas themselves."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        arenas: Sequence[Arena],
+        outputs: Sequence[str] = ("output",),
+        writes: bool = True,
+    ) -> None:
+        self._session = session
+        self._binding: Any = session.io_binding()
+        self._outputs = tuple(outputs)
+        for name in self._outputs:  # bound first, so that they lead get_outputs()
+            self._binding.bind_output(name, "cpu")
+        for arena in arenas:
+            self._binding.bind_ortvalue_input(f"state.{arena.name}", arena.value)
+            if writes:
+                self._binding.bind_ortvalue_output(f"state.{arena.name}.next", arena.value)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """One run; the arrays must be C-contiguous. Returns the plain outputs, on the host."""
+        for name, array in feeds.items():
+            self._binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            self._binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(self._binding)
+        # copy_outputs_to_cpu() would copy the arenas as well; take the plain outputs alone.
+        values = self._binding.get_outputs()
+        return [np.asarray(values[k].numpy()) for k in range(len(self._outputs))]

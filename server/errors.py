@@ -1,0 +1,188 @@
+"""Every way a call can fail, typed. A leaf: the core raises these, the transport translates them.
+
+Each class owns its gRPC status name and its `Reason` in the protocol, as words, so that the core
+stays free of gRPC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """A failure the caller is told of, in words and in fields."""
+
+    code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+
+    expected_step: int | None = None
+    ended_at: float | None = None
+    retry_after: float | None = None
+    field: str = ""
+    feature: str = ""
+    index: int | None = None
+
+
+class Internal(ServingError):
+    """An unexpected failure. The text is fixed; the trace is in the log alone."""
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the server's log has the details")
+
+
+class UnknownModel(ServingError):
+    code, reason = "NOT_FOUND", "UNKNOWN_MODEL"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"unknown model {model[:300]!r}")
+
+
+class UnknownVersion(ServingError):
+    code, reason = "NOT_FOUND", "UNKNOWN_VERSION"
+
+    def __init__(self, model: str, version: int) -> None:
+        super().__init__(f"model {model!r} has no version {version}")
+
+
+class BadModel(ServingError):
+    """A bundle that cannot be served: corrupt, unsafe or too new."""
+
+    code, reason = "FAILED_PRECONDITION", "BAD_MODEL"
+
+
+class UnknownSession(ServingError):
+    code, reason = "NOT_FOUND", "UNKNOWN_SESSION"
+
+    def __init__(self, model: str, session_id: str) -> None:
+        super().__init__(f"model {model!r} has no session {session_id!r}")
+
+
+class SessionEnded(ServingError):
+    """The session was live once; `ended_at` (seconds since the epoch) tells when it ended."""
+
+    code = "NOT_FOUND"
+    how: ClassVar[str] = "ended"
+
+    def __init__(self, model: str, session_id: str, ended_at: float) -> None:
+        when = datetime.fromtimestamp(ended_at, UTC).isoformat(timespec="milliseconds")
+        super().__init__(f"session {session_id!r} of model {model!r} {self.how} at {when}")
+        self.ended_at = ended_at
+
+
+class SessionExpired(SessionEnded):
+    reason = "EXPIRED"
+    how = "expired"
+
+
+class SessionClosed(SessionEnded):
+    reason = "CLOSED"
+    how = "was closed"
+
+
+class UnknownLane(ServingError):
+    code, reason = "NOT_FOUND", "UNKNOWN_LANE"
+
+    def __init__(self, lane: int) -> None:
+        super().__init__(f"lane {lane} names no session on this stream")
+        self.field = "lanes"
+
+
+class StepMismatch(ServingError):
+    """The step's number does not fit the session's count, which is `expected_step`."""
+
+    code = "FAILED_PRECONDITION"
+
+    def __init__(self, session_id: str, step: int, expected: int, why: str) -> None:
+        super().__init__(f"session {session_id!r}: step {step} {why}; expected step {expected}")
+        self.expected_step = expected
+
+
+class StepGap(StepMismatch):
+    reason = "STEP_GAP"
+
+
+class StepTooOld(StepMismatch):
+    reason = "STEP_TOO_OLD"
+
+
+class StepConflict(StepMismatch):
+    reason = "STEP_CONFLICT"
+
+
+class BadInput(ServingError):
+    """A value or column is malformed. `field`, `feature` and `index` name it."""
+
+    code, reason = "INVALID_ARGUMENT", "BAD_INPUT"
+
+    def __init__(
+        self, message: str, *, field: str, feature: str = "", index: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.field, self.feature, self.index = field, feature, index
+
+
+class Full(ServingError):
+    """No room; `retry_after` (seconds) tells when to try again."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(f"{message}; retry after {retry_after:.3g} s")
+        self.retry_after = retry_after
+
+
+class QueueFull(Full):
+    reason = "QUEUE_FULL"
+
+
+class SessionsFull(Full):
+    reason = "SESSIONS_FULL"
+
+
+class Starting(ServingError):
+    code, reason = "UNAVAILABLE", "STARTING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is still loading its models")
+
+
+class Draining(ServingError):
+    code, reason = "UNAVAILABLE", "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
+class DeadlinePassed(ServingError):
+    code, reason = "DEADLINE_EXCEEDED", "DEADLINE"
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the step entered a run; nothing changed")
+
+
+class StepCancelled(ServingError):
+    code, reason = "CANCELLED", "CANCELLED"
+
+    def __init__(self) -> None:
+        super().__init__("the step was cancelled before it entered a run; nothing changed")
+
+
+class RunFailed(ServingError):
+    code, reason = "INTERNAL", "RUN_FAILED"
+
+    def __init__(self) -> None:
+        super().__init__("the run that held the step failed; the server's log has the details")
+
+
+class NotFinite(ServingError):
+    """The model overflowed on this input; the graph kept the session's former state."""
+
+    code, reason = "INVALID_ARGUMENT", "NOT_FINITE"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"session {session_id!r}: the model's result for this step is not finite; "
+            "the session is as before"
+        )
+        self.field = "features"

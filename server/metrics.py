@@ -1,0 +1,141 @@
+"""What the server tells Prometheus. A leaf; the parts count here, the metrics port reads here.
+
+Histograms take an observation with a weight, so that a run of 1,024 rows costs one update a column
+of equal values and not 1,024.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+ROWS = tuple(float(1 << k) for k in range(13))
+LABELS = ("model", "version")
+
+disable_created_metrics()  # a series beside each counter that says nothing
+
+
+class Weighted:
+    """Bucket counts of one labelled histogram."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, value: float, weight: int = 1) -> None:
+        """Count `value` as if it had been seen `weight` times."""
+        with self._lock:
+            self._counts[bisect_left(self._bounds, value)] += weight
+            self._sum += value * weight
+
+    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
+        """Prometheus's cumulative buckets, and the sum."""
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        running, buckets = 0, []
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
+            running += count
+            buckets.append((bound, float(running)))
+        return buckets, total
+
+
+class HistogramFamily(Collector):
+    """A histogram by model and version."""
+
+    def __init__(
+        self, registry: CollectorRegistry, name: str, text: str, bounds: Sequence[float]
+    ) -> None:
+        self._name, self._text, self._bounds = name, text, bounds
+        self._children: dict[tuple[str, str], Weighted] = {}
+        registry.register(self)
+
+    def labels(self, model: str, version: str) -> Weighted:
+        """The histogram of one model version."""
+        return self._children.setdefault((model, version), Weighted(self._bounds))
+
+    def describe(self) -> Iterable[Metric]:
+        """The name, for the registry's check of duplicates."""
+        return [HistogramMetricFamily(self._name, self._text, labels=LABELS)]
+
+    def collect(self) -> Iterable[Metric]:
+        """The family as it stands."""
+        family = HistogramMetricFamily(self._name, self._text, labels=LABELS)
+        for labels, child in list(self._children.items()):
+            family.add_metric(list(labels), *child.cumulative())
+        return [family]
+
+
+class Metrics:
+    """Every metric family, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.steps = self._counter("steps", "Steps applied.")
+        self.opened = self._counter("sessions_opened", "Sessions opened.")
+        self.closed = self._counter("sessions_closed", "Sessions closed by their callers.")
+        self.expired = self._counter("sessions_expired", "Sessions expired.", "reason")
+        self.errors = self._counter("errors", "Calls and rows that failed.", "code", "reason")
+        self.remembered = self._counter("replies_remembered", "Rows answered from memory.")
+        self.live = self._gauge("sessions_live", "Live sessions.")
+        self.queued = self._gauge("queue_steps", "Steps waiting or running.")
+        self.state_bytes = self._gauge("state_bytes", "Bytes of device memory that hold state.")
+        self.device = self._gauge("device_info", "The device in use.", "device")
+        self.batch_rows = self._histogram("batch_rows", "Rows in a run.", ROWS)
+        self.queue_seconds = self._histogram(
+            "step_queue_seconds", "Seconds from a step's arrival to its run.", SECONDS
+        )
+        self.engine_seconds = self._histogram(
+            "step_engine_seconds", "Seconds of the run that held the step.", SECONDS
+        )
+        self.step_seconds = self._histogram(
+            "step_seconds", "Seconds from a step's arrival to its completion.", SECONDS
+        )
+
+    def _counter(self, name: str, text: str, *more: str) -> Counter:
+        return Counter(f"tidegate_{name}", text, (*LABELS, *more), registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *more: str) -> Gauge:
+        return Gauge(f"tidegate_{name}", text, (*LABELS, *more), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> HistogramFamily:
+        return HistogramFamily(self.registry, f"tidegate_{name}", text, bounds)
+
+
+class ModelMetrics:
+    """The metrics of one model version, labels filled in."""
+
+    def __init__(self, metrics: Metrics, model: str, version: int) -> None:
+        self._metrics, self._labels = metrics, (model, str(version))
+        self.steps = metrics.steps.labels(*self._labels)
+        self.opened = metrics.opened.labels(*self._labels)
+        self.closed = metrics.closed.labels(*self._labels)
+        self.idle = metrics.expired.labels(*self._labels, "idle")
+        self.remembered = metrics.remembered.labels(*self._labels)
+        self.batch_rows = metrics.batch_rows.labels(*self._labels)
+        self.queue_seconds = metrics.queue_seconds.labels(*self._labels)
+        self.engine_seconds = metrics.engine_seconds.labels(*self._labels)
+        self.step_seconds = metrics.step_seconds.labels(*self._labels)
+
+    def error(self, code: str, reason: str, count: int = 1) -> None:
+        """Count a failure by its gRPC code and its reason."""
+        self._metrics.errors.labels(*self._labels, code, reason.lower()).inc(count)
+
+    def watch(
+        self, live: Callable[[], float], queued: Callable[[], float], state_bytes: int, device: str
+    ) -> None:
+        """Read the gauges from the running parts whenever they are scraped."""
+        self._metrics.live.labels(*self._labels).set_function(live)
+        self._metrics.queued.labels(*self._labels).set_function(queued)
+        self._metrics.state_bytes.labels(*self._labels).set(state_bytes)
+        self._metrics.device.labels(*self._labels, device).set(1)

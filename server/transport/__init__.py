@@ -1,0 +1,1 @@
+"""gRPC, and the only part that knows it: requests to submissions, completions to replies."""

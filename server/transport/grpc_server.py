@@ -1,0 +1,78 @@
+"""The gRPC server: our service, health and reflection on one port. A transport, and replaceable."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from server.config import Config
+from server.sessions.models import Models
+from server.transport.mailbox import Mailbox
+from server.transport.servicer import Servicer
+from tidegate.v1 import tidegate_pb2, tidegate_pb2_grpc
+
+SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class PortTaken(RuntimeError):
+    """The gRPC port cannot be listened on."""
+
+
+class GrpcServer:
+    """grpc.aio behind start, ready, drain."""
+
+    def __init__(self, config: Config, models: Models) -> None:
+        size = config.max_message_bytes
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ]
+        )
+        mailbox = Mailbox(asyncio.get_running_loop())
+        self._servicer = Servicer(models, mailbox, config.max_inflight_messages)
+        self._health = health.HealthServicer()
+        tidegate_pb2_grpc.add_TidegateServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._address = f"{config.host}:{config.port}"
+
+    async def start(self) -> int:
+        """Listen, not serving yet; returns the port.
+
+        Raises:
+            PortTaken: the address cannot be listened on.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise PortTaken(f"cannot listen on {self._address}: {error}") from error
+        await self._server.start()
+        return port
+
+    async def ready(self) -> None:
+        """The models are warm: tell health checks so."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def refuse(self) -> None:
+        """Tell health checks that the server is going."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """End the streams, let calls finish for `grace` seconds, then close."""
+        self._servicer.drain()
+        await self._server.stop(grace)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)

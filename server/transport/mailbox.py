@@ -1,0 +1,43 @@
+"""Brings completions from the batchers' threads to the event loop, many for one wake-up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from server.batcher.submission import Submission
+
+Deliver = Callable[[Submission], None]
+
+
+class Mailbox:
+    """Calls back on the event loop, in the order in which completions were posted."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._posted: deque[tuple[Deliver, Submission]] = deque()
+        self._awake = False
+
+    def address(self, deliver: Deliver) -> Deliver:
+        """An `on_done` that has `deliver` called on the event loop."""
+
+        def post(submission: Submission) -> None:
+            self._posted.append((deliver, submission))
+            if not self._awake:
+                self._awake = True
+                self._wake()
+
+        return post
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            self._posted.clear()
+
+    def _deliver(self) -> None:
+        self._awake = False
+        while self._posted:
+            deliver, submission = self._posted.popleft()
+            deliver(submission)

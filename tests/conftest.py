@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests: one small model, and a server that most tests can share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.harness import RunningServer, running_server, small_model
+from training.weights import LstmWeights
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """A repository with the model `small/1`, and that model's weights."""
+
+    repository: Path
+    weights: LstmWeights
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
+    """The model `small/1`: 5 features, 3 outputs."""
+    repository = tmp_path_factory.mktemp("models")
+    return SmallModel(repository, small_model(repository))
+
+
+@pytest.fixture(scope="session")
+def server(small: SmallModel) -> Iterator[RunningServer]:
+    """A server of `small/1` with default settings, shared by tests that leave it as it was."""
+    with running_server(small.repository) as running:
+        yield running

@@ -1,0 +1,101 @@
+"""Runs a real server process for tests, and the small models it serves."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.bundle import random_bundle
+from training.weights import LstmWeights, random_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+READY = re.compile(r"serving grpc=(\S+) metrics=(\S+) device=")
+
+
+@dataclass
+class RunningServer:
+    """A server process that has said it serves."""
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    address: str
+    metrics_url: str
+
+    def log(self) -> str:
+        """What the process wrote so far."""
+        return self.log_file.read_text()
+
+    def metrics(self) -> str:
+        """The metrics page."""
+        with urllib.request.urlopen(self.metrics_url, timeout=5) as page:
+            text: str = page.read().decode()
+        return text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        total = 0.0
+        for line in self.metrics().splitlines():
+            wanted = all(f'{key}="{value}"' in line for key, value in labels.items())
+            if wanted and re.match(rf"{name}[{{ ]", line):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def terminate(self, timeout: float = 20) -> int:
+        """SIGTERM; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+
+def start(repository: Path, *flags: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a server on free ports, without waiting for it; returns it and its log."""
+    with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
+        command = [sys.executable, "-m", "server", "--model-repository", str(repository)]
+        command += ["--port", "0", "--metrics-port", "0", *flags]
+        return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
+
+
+def await_ready(process: subprocess.Popen[bytes], log: Path, seconds: float = 30) -> RunningServer:
+    """Wait until the server says that it serves."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if ready := READY.search(log.read_text()):
+            address, metrics = ready.groups()
+            return RunningServer(process, log, address, f"http://{metrics}/metrics")
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    raise RuntimeError(f"the server did not start:\n{log.read_text()}")
+
+
+@contextmanager
+def running_server(repository: Path, **flags: object) -> Iterator[RunningServer]:
+    """A server over `repository`; flags by name, e.g. `session_ttl=0.5`."""
+    words = [w for k, v in flags.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    process, log = start(repository, *words)
+    try:
+        yield await_ready(process, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        log.unlink()
+
+
+def small_model(
+    repository: Path, name: str = "small", version: int = 1, seed: int = 7
+) -> LstmWeights:
+    """Write a bundle of a small LSTM (5 features, 2 layers of 12, 3 outputs); returns its weights."""
+    weights = random_weights(5, 12, 2, 3, seed=seed, softmax=False)
+    random_bundle(repository / name / str(version), weights)
+    return weights

@@ -1,10 +1,79 @@
 # Tidegate's commands. `make demo` and `make test` need nothing but python3.11+ and make.
 PYTHON ?= python3
 VENV ?= .venv
+DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check install --quiet
+SOURCES := server tidegate training benchmarks tests examples deploy
 
-.PHONY: stubs
+.PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
+        train crossval bench gpu-proof container-check serve clean
 
-stubs:  ## regenerate the gRPC stubs from protos/
-	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. \
-	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/tidegate/v1/tidegate.proto
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out sessions, stop
+	examples/demo.sh $(DEMO_VENV)/bin
+
+test: $(VENV)/.installed tools  ## all tests, with everything they need
+	$(BIN)/python -m pytest
+
+$(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python $(PIP) --constraint requirements/dev.lock --editable '.[server,cli]'
+	touch $@
+
+$(VENV)/.installed: pyproject.toml requirements/dev.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --requirement requirements/dev.lock torch==2.13.0
+	$(BIN)/python $(PIP) --no-deps --editable .
+	touch $@
+
+tools:  ## promtool, from the system's packages where it is missing
+	@command -v promtool >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus; }
+
+check: lint types stubs-check lock-check  ## what CI checks besides the tests
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/hadolint Dockerfile
+
+types: $(VENV)/.installed
+	$(BIN)/mypy $(SOURCES)
+
+stubs: $(VENV)/.installed  ## regenerate the gRPC stubs from protos/
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos --python_out=. \
+	  --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
+	  protos/tidegate/v1/tidegate.proto
+
+stubs-check: stubs  ## fail if the committed stubs are not what protos/ says
+	git diff --exit-code -- tidegate/v1
+
+lock: $(VENV)/.installed  ## write requirements/*.lock from pyproject.toml
+	UV=$(BIN)/uv PYTHON=$(BIN)/python requirements/compile.sh
+
+lock-check: $(VENV)/.installed  ## fail if a lock is behind pyproject.toml
+	UV=$(BIN)/uv PYTHON=$(BIN)/python requirements/compile.sh --check
+
+serve: $(VENV)/.installed  ## a server over models/ on 127.0.0.1:50051
+	$(BIN)/python -m server --model-repository models
+
+train: $(VENV)/.installed  ## train the shipped bundle from scratch
+	$(BIN)/python -m training fit
+
+crossval: $(VENV)/.installed  ## accuracy on unseen people, 5 folds of 2
+	$(BIN)/python -m training crossval
+
+bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
+	$(BIN)/python -m benchmarks.steps
+
+gpu-proof:  ## CUDA against the CPU; needs onnxruntime-gpu, onnx, numpy and a GPU
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_proof
+
+container-check: $(VENV)/.installed  ## build the image, run it, stream through it, stop it
+	PATH=$(abspath $(BIN)):$$PATH deploy/container-check.sh
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -53,9 +53,10 @@ class NumpyLstm:
     def _head(self, hidden: Array) -> Array:
         logits = self._weights.head_w.astype(self._dtype) @ hidden + self._weights.head_b
         if not self._weights.softmax:
-            return logits
+            return np.asarray(logits)
         powers = np.exp(logits - logits.max())
-        return powers / powers.sum()
+        probabilities: Array = powers / powers.sum()
+        return probabilities
 
 
 def _cell(layer: LstmLayer, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
@@ -66,4 +67,4 @@ def _cell(layer: LstmLayer, x: Array, h: Array, c: Array) -> tuple[Array, Array]
 
 
 def _sigmoid(x: Array) -> Array:
-    return (1.0 + np.tanh(0.5 * x)) * 0.5
+    return np.asarray((1.0 + np.tanh(0.5 * x)) * 0.5)

@@ -18,6 +18,8 @@ from server.transport.grpc_server import GrpcServer
 
 log = logging.getLogger(__name__)
 
+LINGER_SECONDS = 0.5
+
 
 class App:
     """One server process."""
@@ -26,7 +28,7 @@ class App:
         self._config = config
         self._device = choose(config.device)
         self._metrics = Metrics()
-        self._models = Models()
+        self._models = Models(self._metrics)
         self._stop = asyncio.Event()
 
     async def run(self) -> bool:
@@ -77,6 +79,8 @@ class App:
         await transport.refuse()
         self._models.refuse()
         finished = await asyncio.to_thread(self._models.drain, deadline)
+        # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
+        await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))
         await transport.stop(max(0.1, deadline - time.monotonic()))
         if finished:
             await asyncio.to_thread(self._models.stop)

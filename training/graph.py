@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
-from training.weights import LstmLayer, LstmWeights
+from training.weights import LstmLayer, LstmWeights, Mirror
 
 OPSET = 18
 IR_VERSION = 9
@@ -151,12 +151,23 @@ def _gather(b: Builder, states: list[tuple[str, int]]) -> dict[str, str]:
 
 def _normalise(b: Builder, weights: LstmWeights, name: str) -> str:
     """(x - mean) / std, clipped: no finite input, however large, can make the cell overflow."""
+    if weights.mirror is not None:
+        name = _mirror(b, weights.mirror, name)
     centred = b.add("Sub", name, b.constant("mean", weights.mean))
     scaled = b.add("Div", centred, b.constant("std", weights.std))
     limit = np.float32(weights.clip)
     return b.add(
         "Clip", scaled, b.constant("low", np.array(-limit)), b.constant("high", np.array(limit))
     )
+
+
+def _mirror(b: Builder, mirror: Mirror, name: str) -> str:
+    """x * (1 - 2 * x[by] * flip)."""
+    by = b.constant("mirror_by", np.array([mirror.by], np.int64))
+    twice = b.constant("mirror_flip", 2 * np.array(mirror.flip, np.float32))
+    one = b.constant("one", np.ones((), np.float32))
+    turned = b.add("Mul", b.add("Gather", name, by, axis=-1), twice)
+    return b.add("Mul", name, b.add("Sub", one, turned))
 
 
 def _gemm_cell(b: Builder, layer: LstmLayer, k: int, x: str, h: str, c: str) -> tuple[str, str]:

@@ -43,6 +43,8 @@ class NumpyLstm:
 
     def _step(self, x: Array, state: State) -> tuple[Array, State]:
         weights = self._weights
+        if weights.mirror is not None:
+            x = x * (1 - 2 * x[weights.mirror.by] * np.array(weights.mirror.flip, self._dtype))
         signal = np.clip((x - weights.mean) / weights.std, -weights.clip, weights.clip)
         after: State = []
         for layer, (h, c) in zip(weights.layers, state, strict=True):

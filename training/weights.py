@@ -25,8 +25,19 @@ class LstmLayer:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """Features to negate where feature `by` is 1 (and to leave where it is 0); flip [I] is 0 or 1.
+
+    A watch on the other arm sees a movement's mirror image; with this, both arms train one model.
+    """
+
+    by: int
+    flip: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class LstmWeights:
-    """Normalise by mean and std [I], clip to ±clip, stacked layers, linear head [O, H], softmax."""
+    """Mirror, normalise by mean and std [I], clip to ±clip, layers, linear head [O, H], softmax."""
 
     mean: Floats
     std: Floats
@@ -35,6 +46,7 @@ class LstmWeights:
     head_w: Floats
     head_b: Floats
     softmax: bool
+    mirror: Mirror | None = None
 
     @property
     def inputs(self) -> int:

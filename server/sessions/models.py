@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 
 from server.errors import BadModel, ServingError, Starting, UnknownModel, UnknownVersion
+from server.metrics import Metrics
 from server.sessions.served_model import ServedModel
 
 
 class Models:
     """The registry. Filled at start; until `ready`, every look-up says the server is starting."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._served: dict[str, dict[int, ServedModel]] = {}
         self._broken: dict[str, dict[int, BadModel]] = {}
         self.ready = False
@@ -89,8 +91,14 @@ class Models:
             model.stop()
 
     def count_error(self, error: ServingError, name: str, version: int) -> None:
-        """Count a failed call under the model it named, if that is served."""
+        """Count a failed call under the model version it named; under none if that is unknown.
+
+        What callers name and is not served must not become a label: there is no end of names.
+        """
         served = self._served.get(name, {})
         if served:
-            model = served.get(version) or served[max(served)]
-            model.metrics.error(error.code, error.reason)
+            served[version if version in served else max(served)].metrics.error(
+                error.code, error.reason
+            )
+        else:
+            self._metrics.errors.labels("", "", error.code, error.reason.lower()).inc()

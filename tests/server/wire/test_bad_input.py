@@ -113,14 +113,15 @@ def test_an_oversized_message_is_refused(stub: TidegateStub, server: RunningServ
     with pytest.raises(grpc.RpcError) as caught:
         stub.Step(request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "larger than max" in caught.value.details()
+    assert "larger than max" in str(caught.value.details())
     assert server.process.poll() is None
 
 
 def test_rubbish_bytes_are_refused(stub: TidegateStub, server: RunningServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
         for method in ("Step", "Open", "Close", "Get", "List"):
-            call = channel.unary_unary(f"/tidegate.v1.Tidegate/{method}")
+            path = f"/tidegate.v1.Tidegate/{method}"
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
             with pytest.raises(grpc.RpcError):
                 call(b"\xff\xfe rubbish \x00" * 7)
     assert server.process.poll() is None
@@ -131,6 +132,10 @@ def test_a_huge_but_finite_value_leaves_its_neighbours_right(stub: TidegateStub)
     huge = np.full((1, 5), 3.4e38, np.float32)
     assert np.isfinite(outputs(stub.Step(step_request("huge", 0, huge)))).all()
     stub.Close(pb.CloseRequest(model="small", session_id="huge"))
+
+
+def one_row(**more: object) -> pb.StepBatch:
+    return pb.StepBatch(id=5, lanes=bytes(4), features=bytes(20), **more)  # type: ignore[arg-type]
 
 
 def opens(*names: str) -> list[pb.LaneOpen]:
@@ -160,14 +165,14 @@ def test_a_bad_row_of_a_stream_never_harms_its_neighbours(stub: TidegateStub) ->
         (pb.StepBatch(id=5, lanes=b"\0\0\0"), "lanes"),
         (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(7)), "features"),
         (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(16)), "features"),
-        (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(20), first_steps=bytes(16)), "first_steps"),
-        (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(20), first_steps=b"\xff" * 8), "first_steps"),
-        (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(20), lengths=bytes(8)), "lengths"),
-        (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(20), lengths=bytes(4)), "steps"),
-        (pb.StepBatch(id=5, lanes=bytes(4), features=bytes(20), lengths=b"\xff" * 4), "steps"),
-        (pb.StepBatch(id=5, model="other", lanes=bytes(4), features=bytes(20)), "model"),
+        (one_row(first_steps=bytes(16)), "first_steps"),
+        (one_row(first_steps=b"\xff" * 8), "first_steps"),
+        (one_row(lengths=bytes(8)), "lengths"),
+        (one_row(lengths=bytes(4)), "steps"),
+        (one_row(lengths=b"\xff" * 4), "steps"),
+        (one_row(model="other"), "model"),
     ],
-)  # fmt: skip
+)
 def test_malformed_columns_are_named_and_the_stream_lives_on(
     stub: TidegateStub, message: pb.StepBatch, field: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Short ways to talk to a server over a real channel, with nothing of the client library between."""
+"""Short ways to talk to a server over a real channel, without the client library."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ def failing(reason: str) -> Iterator[list[Failure]]:
     seen: list[Failure] = []
     with pytest.raises(grpc.RpcError) as caught:
         yield seen
-    metadata = {key: value for key, value in caught.value.trailing_metadata()}
-    detail = pb.ErrorDetail.FromString(metadata[DETAIL_KEY])
+    metadata = {entry[0]: entry[1] for entry in caught.value.trailing_metadata() or ()}
+    packed = metadata[DETAIL_KEY]
+    assert isinstance(packed, bytes)
+    detail = pb.ErrorDetail.FromString(packed)
     assert pb.Reason.Name(detail.reason) == f"REASON_{reason}", detail
     assert caught.value.details() == detail.message
     assert caught.value.code().value[0] == detail.code

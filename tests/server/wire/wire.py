@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -43,7 +44,8 @@ def failing(reason: str) -> Iterator[list[Failure]]:
     seen: list[Failure] = []
     with pytest.raises(grpc.RpcError) as caught:
         yield seen
-    metadata = {entry[0]: entry[1] for entry in caught.value.trailing_metadata() or ()}
+    entries: Any = caught.value.trailing_metadata()
+    metadata: dict[str, str | bytes] = dict(entries)
     packed = metadata[DETAIL_KEY]
     assert isinstance(packed, bytes)
     detail = pb.ErrorDetail.FromString(packed)

@@ -89,7 +89,7 @@ class Batcher:
             rows = np.flatnonzero(batch.open_rows)
             if len(rows):
                 self._run(batch, rows, fresh)
-            self._observe(batch, len(rows), started)
+            self._observe(batch, started)
         except Exception:
             log.exception("a run of %d rows failed", len(batch))
             for row in np.flatnonzero(batch.open_rows).tolist():
@@ -103,7 +103,12 @@ class Batcher:
             lengths=batch.lengths if whole else batch.lengths[rows],
             features=batch.features(rows),
         )
-        self._ledger.commit(batch, rows, ran, self._engine.run(ran))
+        started = time.monotonic()
+        outputs = self._engine.run(ran)
+        took = time.monotonic() - started
+        self._metrics.batch_rows.observe(len(rows))
+        self._metrics.engine_seconds.observe(took, int(ran.lengths.sum()))
+        self._ledger.commit(batch, rows, ran, outputs)
 
     def _complete(self, batch: Batch) -> None:
         try:
@@ -112,14 +117,12 @@ class Batcher:
             log.exception("a completion failed")
         now = time.monotonic()
         for part, start, stop in batch.picked:
-            self._metrics.step_seconds.observe(now - part.submission.enqueued_at, stop - start)
+            whole = now - part.submission.enqueued_at
+            self._metrics.step_seconds.observe(whole, part.count(start, stop))
 
-    def _observe(self, batch: Batch, rows: int, started: float) -> None:
+    def _observe(self, batch: Batch, started: float) -> None:
         took = time.monotonic() - started
         self._rate += 0.1 * (batch.steps / max(took, 1e-6) - self._rate)
         for part, start, stop in batch.picked:
             waited = started - part.submission.enqueued_at
-            self._metrics.queue_seconds.observe(waited, stop - start)
-        if rows:
-            self._metrics.batch_rows.observe(rows)
-            self._metrics.engine_seconds.observe(took, rows)
+            self._metrics.queue_seconds.observe(waited, part.count(start, stop))

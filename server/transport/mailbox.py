@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
 from server.batcher.submission import Submission
+
+log = logging.getLogger(__name__)
 
 Deliver = Callable[[Submission], None]
 
@@ -40,4 +43,7 @@ class Mailbox:
         self._awake = False
         while self._posted:
             deliver, submission = self._posted.popleft()
-            deliver(submission)
+            try:
+                deliver(submission)
+            except Exception:  # one broken caller must not keep the others from their replies
+                log.exception("a completion could not be delivered")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.errors import ServingError
+from server.errors import BadInput, ServingError
 from server.sessions.models import Models
 from server.transport import convert, unary
 from server.transport.mailbox import Mailbox
@@ -83,14 +83,11 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         """A page token is VERSION/ID, the last session of the page before."""
         size = min(request.page_size or PAGE, LARGEST_PAGE)
         models = self._models.versions(request.model, request.version)
-        at, _, after = request.page_token.partition("/")
-        if at:
-            models = [
-                model for model in models if str(model.version) <= at or model.version <= int(at)
-            ]
+        at, after = _page_token(request.page_token)
+        models = [model for model in models if not at or model.version <= at]
         sessions: list[pb.Session] = []
         for model in models:
-            start = after if str(model.version) == at else ""
+            start = after if model.version == at else ""
             sessions += map(convert.session, model.list(start, size + 1 - len(sessions)))
             if len(sessions) > size:
                 last = sessions[size - 1]
@@ -106,8 +103,12 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
             try:
                 yield
             except ServingError as error:
-                self._count(error, model, version)
+                self._models.count_error(error, model, version)
                 raise
 
-    def _count(self, error: ServingError, name: str, version: int) -> None:
-        self._models.count_error(error, name, version)
+
+def _page_token(token: str) -> tuple[int, str]:
+    version, slash, session_id = token.partition("/")
+    if token and not (slash and version.isascii() and version.isdigit()):
+        raise BadInput(f"page_token {token[:300]!r} is none of ours", field="page_token")
+    return int(version or 0), session_id

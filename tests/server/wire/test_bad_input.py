@@ -108,6 +108,13 @@ def test_the_longest_id_is_accepted(stub: TidegateStub) -> None:
     stub.Close(pb.CloseRequest(model="small", session_id=name))
 
 
+@pytest.mark.parametrize("token", ["rubbish", "x/y", "/", "-1/a"])
+def test_a_page_token_of_our_own_making_is_asked_for(stub: TidegateStub, token: str) -> None:
+    with failing("BAD_INPUT") as seen:
+        stub.List(pb.ListRequest(model="small", page_token=token))
+    assert seen[0].detail.field == "page_token"
+
+
 def test_an_oversized_message_is_refused(stub: TidegateStub, server: RunningServer) -> None:
     request = pb.StepRequest(model="small", session_id="victim", features=[0.0] * 5_000_000)
     with pytest.raises(grpc.RpcError) as caught:

@@ -1,0 +1,66 @@
+"""`benchmarks.steps` runs as users run it, briefly, and refuses wrong answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import cores
+from benchmarks.models import H64
+from benchmarks.steps import WAYS
+from benchmarks.witness import Witness, WrongAnswer
+from tests.harness import ROOT
+from training.reference import NumpyLstm
+
+
+def test_every_way_in_is_measured_and_its_answers_checked(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.steps", "--seconds", "0.2", "--repeats", "1"]
+    finished = subprocess.run(
+        [*command, "--json", str(figures)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    results = json.loads(figures.read_text())["results"]
+    assert [(r["way"], r["rows"], r["in_flight"]) for r in results] == [
+        (way.name, way.rows, way.in_flight) for way in WAYS
+    ]
+    for result in results:
+        assert result["checked_steps"] > 0
+        assert result["steps_per_second"] > 0
+        assert result["alone_steps_per_second"] > result["steps_per_second"]
+    assert finished.stdout.count("\n| ") == len(WAYS) + 1
+
+
+def test_the_witness_accepts_the_reference_and_refuses_one_wrong_step() -> None:
+    observations = np.random.default_rng(3).normal(size=(4, 16)).astype(np.float32)
+    model = NumpyLstm(H64.weights())
+    outputs, _ = model.run(np.resize(observations, (10, 16)), model.initial())
+    good, bad = Witness(observations), Witness(observations)
+    for step, row in enumerate(outputs):
+        good.see(row.astype(np.float32))
+        bad.see((row + (1e-3 if step == 6 else 0)).astype(np.float32))
+    assert good.check(H64.weights()) == 10
+    with pytest.raises(WrongAnswer, match="step 6"):
+        bad.check(H64.weights())
+    with pytest.raises(WrongAnswer, match="no step"):
+        Witness(observations).check(H64.weights())
+
+
+def test_the_affinity_of_this_process_is_put_back() -> None:
+    before = os.sched_getaffinity(0)
+    server, load = cores.choose()
+    with cores.pinned(server):
+        assert os.sched_getaffinity(0) == {server}
+    assert os.sched_getaffinity(0) == before
+    assert {server, load} <= before
+
+
+def test_cpu_time_of_a_process_is_read_in_seconds() -> None:
+    used = sum(os.times()[:2])
+    assert cores.cpu_seconds(os.getpid()) == pytest.approx(used, abs=0.1)

@@ -1,0 +1,178 @@
+"""Replies that never arrive: no step is lost, none is applied twice, over a real lossy network."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from tests.client.bundles import CHUNK, EXERCISE, MODEL
+from tests.client.observations import TOLERANCE, assert_close, expected, observations
+from tests.client.proxy import Proxy
+from tests.harness import RunningServer
+from tidegate import Client, Session, SyncClient, errors
+from tidegate.numbering import FloatArray
+from training.reference import NumpyLstm
+
+
+@pytest.fixture
+def proxy(serving: RunningServer) -> Iterator[Proxy]:
+    with Proxy(serving.address) as proxy:
+        yield proxy
+
+
+def name() -> str:
+    return f"watch-{uuid4()}"
+
+
+def test_a_connection_cut_before_the_reply_goes_unnoticed(
+    serving: RunningServer, proxy: Proxy
+) -> None:
+    async def play() -> None:
+        xs = observations(40)
+        async with Client(proxy.address) as client, client.session(MODEL, name()) as session:
+            outputs = []
+            for at, x in enumerate(xs):
+                proxy.cut_at_next_reply = at % 10 == 5
+                outputs.append(await session.step(x))
+            assert_close(np.array(outputs), expected(xs))
+            assert (await session.info()).steps == len(xs)
+
+    before = serving.metric("tidegate_replies_remembered_total")
+    asyncio.run(play())
+    assert serving.metric("tidegate_replies_remembered_total") - before >= 1
+
+
+def test_the_synchronous_client_does_not_notice_either(proxy: Proxy) -> None:
+    xs = observations(20)
+    with SyncClient(proxy.address) as client, client.session(MODEL, name()) as session:
+        outputs = []
+        for at, x in enumerate(xs):
+            proxy.cut_at_next_reply = at % 10 == 5
+            outputs.append(session.step(x))
+        assert_close(np.array(outputs), expected(xs))
+
+
+async def lose(session: Session, proxy: Proxy, steps: FloatArray) -> None:
+    """A call that reaches the server and whose reply never comes back."""
+    number = session.steps
+    proxy.holding.set()
+    with pytest.raises(errors.DeadlineExceeded):
+        await session.chunk(steps, timeout=0.3)
+    proxy.cut()  # the connection is broken anyhow: bytes are missing from it
+    proxy.holding.clear()
+    assert session.steps == number
+
+
+@pytest.mark.parametrize("length", [1, CHUNK])
+def test_a_lost_call_made_again_is_not_applied_again(proxy: Proxy, length: int) -> None:
+    async def play() -> None:
+        xs = observations(2 + 2 * length)
+        async with Client(proxy.address) as client, client.session(MODEL, name()) as session:
+            outputs = [await session.chunk(xs[:2])]
+            await lose(session, proxy, xs[2 : 2 + length])
+            assert (await session.info()).steps == 2 + length
+            outputs.append(await session.chunk(xs[2 : 2 + length]))
+            outputs.append(await session.chunk(xs[2 + length :]))
+            assert_close(np.concatenate(outputs), expected(xs))
+            assert (await session.info()).steps == session.steps == len(xs)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("length", [1, CHUNK])
+def test_after_a_lost_call_another_observation_takes_its_place_in_the_count(
+    proxy: Proxy, length: int
+) -> None:
+    async def play() -> None:
+        xs = observations(length + 3)
+        async with Client(proxy.address) as client, client.session(MODEL, name()) as session:
+            await lose(session, proxy, xs[:length])
+            outputs = np.array([await session.step(x) for x in xs[length:]])
+            assert_close(outputs, expected(xs)[length:])
+            assert (await session.info()).steps == session.steps == len(xs)
+
+    asyncio.run(play())
+
+
+def test_a_long_chunk_lost_halfway_is_made_again_from_where_it_was(proxy: Proxy) -> None:
+    async def play() -> None:
+        xs = observations(6 * CHUNK)
+        async with Client(proxy.address) as client, client.session(MODEL, name()) as session:
+            task = asyncio.create_task(session.chunk(xs))
+            while session.steps < 2 * CHUNK:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert 2 * CHUNK <= session.steps < len(xs)
+            assert_close(await session.chunk(xs), expected(xs))
+            assert (await session.info()).steps == session.steps == len(xs)
+
+    asyncio.run(play())
+
+
+class Witness:
+    """Follows a session by the equations, trying which of the failed steps were applied."""
+
+    def __init__(self) -> None:
+        self._lstm = NumpyLstm(EXERCISE)
+        self._state = self._lstm.initial()
+
+    def see(self, x: FloatArray, output: FloatArray, applied: int, lost: list[FloatArray]) -> None:
+        """`output` answered `x`, and `applied` of the `lost` steps went before it."""
+        for before in itertools.combinations(lost, applied):
+            outputs, state = self._lstm.run(np.array([*before, x]), self._state)
+            if np.abs(outputs[-1] - output).max() <= TOLERANCE:
+                self._state = state
+                return
+        raise AssertionError(f"no history with {applied} of {len(lost)} lost steps explains this")
+
+
+async def hurried(session: Session, x: FloatArray, chance: random.Random) -> FloatArray:
+    """A step that may run out of time, by the caller's cancellation or by gRPC's deadline."""
+    seconds = chance.uniform(0.0002, 0.006)
+    if chance.random() < 0.5:
+        return await session.step(x, timeout=seconds)
+    return await asyncio.wait_for(session.step(x), seconds)
+
+
+async def play_roughly(client: Client, seed: int) -> tuple[int, int]:
+    """One session, many of whose steps are given up midway: how many, and how many were applied."""
+    chance, witness = random.Random(seed), Witness()
+    lost: list[FloatArray] = []
+    failures = strays = number = 0
+    async with client.session(MODEL, name()) as session:
+        for x in observations(50, seed):
+            while True:
+                patient = len(lost) >= 4 or chance.random() < 0.6
+                try:
+                    output = await (session.step(x) if patient else hurried(session, x, chance))
+                except (TimeoutError, errors.DeadlineExceeded):
+                    failures += 1
+                    if not any(each is x for each in lost):
+                        lost.append(x)
+                    if chance.random() < 0.5:
+                        break  # given up for good: the next observation follows
+                    continue
+                applied = session.steps - number - 1
+                witness.see(x, output, applied, [each for each in lost if each is not x])
+                number, lost, strays = session.steps, [], strays + applied
+                break
+        if not lost:
+            assert (await session.info()).steps == session.steps
+    return failures, strays
+
+
+def test_steps_given_up_midway_are_applied_once_or_never(serving: RunningServer) -> None:
+    async def play() -> list[tuple[int, int]]:
+        async with Client(serving.address) as client:
+            return await asyncio.gather(*(play_roughly(client, seed) for seed in range(24)))
+
+    played = asyncio.run(play())
+    failures, strays = (sum(each) for each in zip(*played, strict=True))
+    assert failures > 100, "hardly a step was given up: the test shows nothing"
+    assert strays > 0, "no step given up was applied: the test shows nothing"

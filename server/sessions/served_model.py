@@ -19,6 +19,7 @@ from server.sessions.memory import Memory
 from server.sessions.table import SessionInfo, SessionTable
 
 MAX_ID_BYTES = 256
+LONGEST_WAIT = 1.0
 
 
 class ServedModel:
@@ -163,7 +164,8 @@ class ServedModel:
             raise Draining
         if self._table.full:
             oldest = float(self._table.last_used[self._table.slots()].min())
-            wait = max(0.001, oldest + self._ttl - time.time())
+            # The next expiry is certain; a close may come at any time, so never wait for long.
+            wait = min(LONGEST_WAIT, max(0.001, oldest + self._ttl - time.time()))
             raise SessionsFull(f"model {self.name!r} holds {self.capacity} sessions", wait)
 
     def _info(self, session_id: str) -> SessionInfo:

@@ -73,7 +73,7 @@ gpu-proof:  ## CUDA against the CPU; needs onnxruntime-gpu, onnx, numpy and a GP
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_proof
 
 container-check: $(VENV)/.installed  ## build the image, run it, stream through it, stop it
-	PATH=$(abspath $(BIN)):$$PATH deploy/container-check.sh
+	PYTHON=$(BIN)/python deploy/container-check.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,77 @@
+# Tidegate's server. VARIANT=cpu (default) or gpu:
+#   docker build -t tidegate:cpu .
+#   docker build -t tidegate:gpu --build-arg VARIANT=gpu .
+# A mirror or certificate that pip needs goes in as a secret and stays out of the image:
+#   docker build --secret id=pip,src=pip.conf .
+ARG VARIANT=cpu
+
+FROM python:3.13-slim-trixie AS base
+
+# The project's wheel: the server and the client library it shares its stubs with.
+FROM base AS wheel
+WORKDIR /src
+COPY requirements/build.lock requirements/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /build \
+    && python3 -m pip --python /build/bin/python install --require-hashes -r requirements/build.lock
+COPY pyproject.toml README.md ./
+COPY tidegate tidegate
+COPY server server
+RUN python3 -m pip --python /build/bin/python wheel --no-deps --no-build-isolation \
+    --no-index --wheel-dir /wheels .
+
+# The CPU's packages, without onnxruntime-gpu's CUDA part: 285 MB that only a GPU can use.
+FROM base AS packages-cpu
+COPY requirements/server.lock /requirements/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /venv \
+    && python3 -m pip --python /venv/bin/python install --require-hashes -r /requirements/server.lock \
+    && find /venv -name 'libonnxruntime_providers_cuda.so' -delete \
+    && find /venv -name 'libonnxruntime_providers_tensorrt.so' -delete
+
+# The GPU's packages: CUDA and cuDNN from pip, which the server preloads; the host has the driver.
+FROM base AS packages-gpu
+COPY requirements/gpu.lock /requirements/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /venv \
+    && python3 -m pip --python /venv/bin/python install --require-hashes -r /requirements/gpu.lock
+
+# A stage of this file, which needs no tag.
+# hadolint ignore=DL3006
+FROM packages-${VARIANT} AS packages
+COPY --from=wheel /wheels /wheels
+# Without the commands whose packages are not here: training, and the client's own command.
+RUN python3 -m pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl \
+    && rm -f /venv/bin/tidegate /venv/bin/tidegate-train
+
+FROM base AS settings-cpu
+ENV TIDEGATE_DEVICE=cpu
+
+FROM base AS settings-gpu
+ENV TIDEGATE_DEVICE=auto \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# hadolint ignore=DL3006
+FROM settings-${VARIANT}
+ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    TIDEGATE_HOST=0.0.0.0 \
+    TIDEGATE_PORT=50051 \
+    TIDEGATE_METRICS_PORT=9095 \
+    TIDEGATE_MODEL_REPOSITORY=/models
+COPY --from=packages /venv /venv
+COPY deploy/healthcheck.py deploy/entrypoint.py /usr/local/lib/tidegate/
+COPY models /models
+USER 10001:10001
+WORKDIR /
+EXPOSE 50051 9095
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["/venv/bin/python", "/usr/local/lib/tidegate/healthcheck.py"]
+ENTRYPOINT ["/venv/bin/python", "/usr/local/lib/tidegate/entrypoint.py"]

@@ -1,0 +1,67 @@
+"""Asks a Prometheus every question of the dashboard and of the alerts.
+
+A part of container-check, once load has been scraped: each expression must be valid, and each panel
+must show data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+HERE = Path(__file__).parent
+DASHBOARD = HERE / "grafana" / "dashboards" / "tidegate.json"
+VARIABLES = {"$model": ".*", "$version": ".*", "$__rate_interval": "1m"}
+PATIENCE = 10
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Panel and expression, with the dashboard's variables filled in."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            expression = target["expr"]
+            for name, value in VARIABLES.items():
+                expression = expression.replace(name, value)
+            yield panel["title"], expression
+
+
+def values(prometheus: str, expression: str) -> list[float]:
+    """The values an expression has now.
+
+    Raises:
+        OSError: Prometheus is not there or refuses the expression.
+    """
+    query = urlencode({"query": expression})
+    with urlopen(f"{prometheus}/api/v1/query?{query}", timeout=10) as reply:
+        found = json.load(reply)["data"]["result"]
+    return [float(each["value"][1]) for each in found]
+
+
+def shows_data(prometheus: str, expression: str) -> bool:
+    """Whether the expression has numbers; a rate needs two scrapes, so it may take a little."""
+    for _ in range(PATIENCE):
+        found = values(prometheus, expression)
+        if found and not any(math.isnan(value) for value in found):
+            return True
+        time.sleep(1)
+    return False
+
+
+def main() -> int:
+    """0 when every panel shows numbers."""
+    asked = list(expressions())
+    empty = [each for each in asked if not shows_data(sys.argv[1], each[1])]
+    print(f"{len(asked) - len(empty)} of the dashboard's {len(asked)} expressions show data")
+    for title, expression in empty:
+        print(f"no data: {title}: {expression}", file=sys.stderr)
+    return 1 if empty else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
-SOURCES := server tidegate training benchmarks tests examples deploy
+SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
         train crossval bench gpu-proof container-check serve clean

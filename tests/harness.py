@@ -95,7 +95,7 @@ def running_server(repository: Path, **flags: object) -> Iterator[RunningServer]
 def small_model(
     repository: Path, name: str = "small", version: int = 1, seed: int = 7
 ) -> LstmWeights:
-    """Write a bundle of a small LSTM (5 features, 2 layers of 12, 3 outputs); returns its weights."""
+    """Write a bundle of a small LSTM (5 features, 2x12 units, 3 outputs); returns its weights."""
     weights = random_weights(5, 12, 2, 3, seed=seed, softmax=False)
     random_bundle(repository / name / str(version), weights)
     return weights

@@ -35,7 +35,7 @@ class Recording:
 
 
 def read_recordings() -> list[Recording]:
-    """All 140 recordings, in the file's order. The arm is the last feature, 0 or 1, at each step."""
+    """All 140 recordings, in the file's order. The last feature is the arm, 0 or 1."""
     raw: dict[str, Any] = np.load(_file(), allow_pickle=True).item()
     columns = zip(raw["X"], raw["subject"], raw["side"], raw["y"], strict=True)
     return [_recording(*row) for row in columns]

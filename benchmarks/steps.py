@@ -1,0 +1,181 @@
+"""Steps/s and server CPU a step for each way in, beside onnxruntime alone on the same batches.
+
+The server runs on one core, the load on another, over loopback; onnxruntime alone runs on the
+server's core just before each load, so that both meet the same machine. `make bench`, or
+`python -m benchmarks.steps`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from benchmarks import alone, cores
+from benchmarks.load import Load, StreamLoad, UnaryLoad
+from benchmarks.models import H64
+from benchmarks.server_process import ServerProcess, serving
+
+# Columnar messages under way on the one stream, with different sessions: the server decodes one
+# while it runs the other.
+COLUMNAR_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way in: `in_flight` calls or messages at once, of `rows` rows each."""
+
+    name: str
+    rows: int
+    in_flight: int
+    batch: int
+    load: Callable[[grpc.aio.Channel, str, int, int], Load]
+
+
+def _unary(channel: grpc.aio.Channel, name: str, in_flight: int, _: int) -> Load:
+    return UnaryLoad(channel, name, in_flight)
+
+
+WAYS = (
+    *(Way("unary Step", 1, n, n, _unary) for n in (1, 16, 64)),
+    Way("stream, single steps", 1, 64, 64, StreamLoad),
+    *(Way("stream, columnar", n, COLUMNAR_IN_FLIGHT, n, StreamLoad) for n in (64, 256, 1024)),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Medians over the repeats of one way in, and onnxruntime alone on batches of `batch`."""
+
+    way: str
+    rows: int
+    in_flight: int
+    batch: int
+    steps_per_second: float
+    slowest: float
+    fastest: float
+    server_microseconds: float
+    server_busy: float
+    alone_steps_per_second: float
+    alone_microseconds: float
+    checked_steps: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    seconds: float
+    steps: int
+    cpu: float
+
+
+async def _measure(way: Way, server: ServerProcess, seconds: float, repeats: int) -> tuple[
+    list[_Window], int
+]:  # fmt: skip
+    """Windows of `seconds` over one load that runs through, and steps checked against NumPy."""
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        load = way.load(channel, f"{way.name}-{way.rows}-{way.in_flight}", way.in_flight, way.rows)
+        await load.open()
+        running = asyncio.create_task(load.run())
+        await asyncio.wait([running], timeout=seconds / 2)
+        windows = [await _window(load, running, server, seconds) for _ in range(repeats)]
+        load.stop()
+        await running
+        return windows, load.witness.check(H64.weights())
+
+
+async def _window(
+    load: Load, running: asyncio.Task[None], server: ServerProcess, seconds: float
+) -> _Window:
+    started, steps, cpu = time.perf_counter(), load.steps, server.cpu_seconds()
+    await asyncio.wait([running], timeout=seconds)
+    if running.done():
+        running.result()
+    now, count, used = time.perf_counter(), load.steps, server.cpu_seconds()
+    return _Window(now - started, count - steps, used - cpu)
+
+
+def _result(way: Way, windows: list[_Window], checked: int, beside: alone.Alone) -> Result:
+    rates = [window.steps / window.seconds for window in windows]
+    return Result(
+        way=way.name,
+        rows=way.rows,
+        in_flight=way.in_flight,
+        batch=way.batch,
+        steps_per_second=statistics.median(rates),
+        slowest=min(rates),
+        fastest=max(rates),
+        server_microseconds=statistics.median(1e6 * w.cpu / max(w.steps, 1) for w in windows),
+        server_busy=statistics.median(w.cpu / w.seconds for w in windows),
+        alone_steps_per_second=beside.steps_per_second,
+        alone_microseconds=beside.cpu_microseconds,
+        checked_steps=checked,
+    )
+
+
+def run(seconds: float, repeats: int) -> list[Result]:
+    """Measure every way in."""
+    server_core, load_core = cores.choose()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        H64.write(Path(folder))
+        with serving(Path(folder), server_core) as server, cores.pinned(load_core):
+            for way in WAYS:
+                with cores.pinned(server_core):
+                    beside = alone.measure(way.batch, seconds / 3, repeats)
+                windows, checked = asyncio.run(_measure(way, server, seconds, repeats))
+                results.append(_result(way, windows, checked, beside))
+                print(f"measured {way.name}, {way.rows} x {way.in_flight}", file=sys.stderr)
+    return results
+
+
+def table(results: list[Result]) -> str:
+    """The results in Markdown."""
+    lines = [
+        "| way in | rows a message | in flight | steps/s (slowest to fastest) "
+        "| server CPU µs a step | server core busy | onnxruntime alone, batch "
+        "| its steps/s | its CPU µs a step | server CPU / its |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in results:
+        times = r.server_microseconds / r.alone_microseconds
+        lines.append(
+            f"| {r.way} | {r.rows:,} | {r.in_flight} "
+            f"| {r.steps_per_second:,.0f} ({r.slowest:,.0f} to {r.fastest:,.0f}) "
+            f"| {r.server_microseconds:,.2f} | {r.server_busy:.0%} | {r.batch:,} "
+            f"| {r.alone_steps_per_second:,.0f} | {r.alone_microseconds:,.2f} | {times:,.1f} x |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Exit status 0, or a traceback where an answer is wrong."""
+    parser = argparse.ArgumentParser(prog="benchmarks.steps", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a window")
+    parser.add_argument("--repeats", type=int, default=3, help="windows; the median is printed")
+    parser.add_argument("--json", type=Path, help="write the results here too")
+    arguments = parser.parse_args()
+    when, where = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", cores.machine()
+    results = run(arguments.seconds, arguments.repeats)
+    checked = sum(result.checked_steps for result in results)
+    print(f"h64 (16 features, 64 units, 32 outputs); {when}; {where}; median of "
+          f"{arguments.repeats} windows of {arguments.seconds:g} s; every reply's status and step "
+          f"number checked, {checked:,} steps equal to the NumPy LSTM's within 1e-5\n")  # fmt: skip
+    print(table(results))
+    if arguments.json:
+        document = {"when": when, "machine": where, "results": [asdict(r) for r in results]}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

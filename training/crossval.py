@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from training.data import LABELS, read_recordings, source
 from training.fit import FitConfig, evaluate, fit
 from training.split import FOLDS, by_person
@@ -26,7 +24,6 @@ def cross_validate(config: FitConfig, report: Path, processes: int = 2) -> dict[
 
 
 def _fold(people: tuple[int, int], config: FitConfig) -> dict[str, Any]:
-    torch.set_num_threads(1)
     started = time.monotonic()
     train, held_out = by_person(read_recordings(), people)
     score = evaluate(fit(train, config, quiet=True), held_out)

@@ -52,6 +52,7 @@ class Score:
 
 def fit(recordings: list[Recording], config: FitConfig, *, quiet: bool = False) -> StreamingLstm:
     """Train on all of `recordings`; returns the averaged model, ready to evaluate."""
+    torch.set_num_threads(1)  # sums in one order: the seed repeats the result on any machine
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     model = _new_model(recordings, config)

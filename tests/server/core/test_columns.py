@@ -1,0 +1,71 @@
+"""The packed columns: what fits is read as it was written, anything else is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.bundle.manifest import Manifest
+from server.errors import BadInput
+from server.transport import columns
+from tests.server.core.parts import make_bundle
+from tidegate.v1 import tidegate_pb2 as pb
+
+FIELDS = {"lanes", "first_steps", "lengths", "features", "steps"}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    folder: Path = tmp_path_factory.mktemp("models")
+    return make_bundle(folder).manifest
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**62), st.integers(1, 64)), max_size=20
+)
+
+
+@settings(deadline=None)
+@given(rows=ROWS, numbered=st.booleans(), single=st.booleans(), seed=st.integers(0, 2**32 - 1))
+def test_columns_are_read_as_they_were_written(
+    manifest: Manifest, rows: list[tuple[int, int, int]], numbered: bool, single: bool, seed: int
+) -> None:
+    lengths = [1 if single else length for _, _, length in rows]
+    values = np.random.default_rng(seed).normal(size=sum(lengths) * 5).astype("<f4")
+    message = pb.StepBatch(
+        lanes=np.array([lane for lane, _, _ in rows], "<u4").tobytes(),
+        first_steps=np.array([s for _, s, _ in rows], "<u8").tobytes() if numbered else b"",
+        lengths=b"" if single else np.array(lengths, "<u4").tobytes(),
+        features=values.tobytes(),
+    )
+    read = columns.read(pb.StepBatch.FromString(message.SerializeToString()), manifest)
+    assert read.lanes.tolist() == [lane for lane, _, _ in rows]
+    assert read.lengths.tolist() == lengths
+    assert read.first_steps.tolist() == [step if numbered else -1 for _, step, _ in rows]
+    np.testing.assert_array_equal(read.features.ravel(), values)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    lanes=st.binary(max_size=40),
+    first_steps=st.binary(max_size=80),
+    lengths=st.binary(max_size=40),
+    features=st.binary(max_size=400),
+)
+def test_any_bytes_are_read_consistently_or_refused_by_name(
+    manifest: Manifest, lanes: bytes, first_steps: bytes, lengths: bytes, features: bytes
+) -> None:
+    message = pb.StepBatch(lanes=lanes, first_steps=first_steps, lengths=lengths, features=features)
+    try:
+        read = columns.read(message, manifest)
+    except BadInput as error:
+        assert error.field in FIELDS
+        assert str(error)
+    else:
+        assert len(read.lanes) == len(read.lengths) == len(read.first_steps)
+        assert read.features.shape == (read.lengths.sum(), 5)
+        assert not len(read.lengths) or 1 <= read.lengths.min() <= read.lengths.max() <= 64

@@ -1,0 +1,56 @@
+"""Tidegate's client library: what another service installs to stream sessions to a server.
+
+Names are resolved on first use, because the server imports `tidegate.v1` through this package
+and must not pay for a client it never makes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidegate import errors
+    from tidegate.client import Client, Session
+    from tidegate.model import Feature, Model, Output, SessionInfo
+    from tidegate.options import ClientOptions, RetryPolicy
+    from tidegate.sync import SyncClient, SyncSession
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "ClientOptions",
+    "Feature",
+    "Model",
+    "Output",
+    "RetryPolicy",
+    "Session",
+    "SessionInfo",
+    "SyncClient",
+    "SyncSession",
+    "__version__",
+    "errors",
+]
+
+_HOMES = {
+    "Client": "client",
+    "Session": "client",
+    "SyncClient": "sync",
+    "SyncSession": "sync",
+    "ClientOptions": "options",
+    "RetryPolicy": "options",
+    "Feature": "model",
+    "Model": "model",
+    "Output": "model",
+    "SessionInfo": "model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that holds `name`, once."""
+    if name == "errors":
+        return import_module("tidegate.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tidegate' has no attribute {name!r}")
+    value = getattr(import_module(f"tidegate.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

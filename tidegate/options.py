@@ -1,0 +1,110 @@
+"""Settings of a client, checked on construction, and their translation into gRPC's channel options.
+
+Retries are gRPC's own, driven by a service config: they honour the server's pushback, and back off
+exponentially with jitter. They are safe because every step carries its number.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+SERVICE = "tidegate.v1.Tidegate"
+# StepStream is left out: gRPC cannot repeat a stream once a reply has come.
+RETRIED = ("Step", "Open", "Close", "Get", "List", "ListModels")
+# gRPC lowers anything above to this by itself; saying so is kinder than silently doing less.
+MOST_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, and after which pauses, a call refused or lost on the way is repeated."""
+
+    attempts: int = 5
+    """Attempts in all, the first included: 1 (never retry) to 5 (gRPC's limit)."""
+    initial_backoff: float = 0.05
+    """Seconds before the second attempt (gRPC varies each pause by 20 %)."""
+    max_backoff: float = 2.0
+    """The longest pause, in seconds. A pause asked for by the server may be longer."""
+    multiplier: float = 3.0
+    """How much longer each pause is than the one before."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, int) or not 1 <= self.attempts <= MOST_ATTEMPTS:
+            raise ValueError(
+                f"RetryPolicy.attempts must be a whole number from 1 to {MOST_ATTEMPTS}, "
+                f"not {self.attempts!r}"
+            )
+        _check_positive("RetryPolicy.initial_backoff", self.initial_backoff, least=0.001)
+        _check_positive("RetryPolicy.max_backoff", self.max_backoff, least=0.001)
+        _check_positive("RetryPolicy.multiplier", self.multiplier, least=1.0)
+        if self.max_backoff < self.initial_backoff:
+            raise ValueError("RetryPolicy.max_backoff must not be less than initial_backoff")
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """What holds for every call of one client."""
+
+    timeout: float = 10.0
+    """Seconds a call may take, retries included, where the call names no `timeout` itself."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    """How calls are repeated."""
+    max_message_bytes: int = 16 * 1024 * 1024
+    """The largest reply accepted."""
+    reconnect_backoff: float = 0.1
+    """Seconds before the first attempt to reconnect; doubles up to `max_reconnect_backoff`."""
+    max_reconnect_backoff: float = 5.0
+    """The longest pause between attempts to reconnect, in seconds."""
+
+    def __post_init__(self) -> None:
+        _check_positive("ClientOptions.timeout", self.timeout, least=0.001)
+        if not isinstance(self.retry, RetryPolicy):
+            raise ValueError(f"ClientOptions.retry must be a RetryPolicy, not {self.retry!r}")
+        if not isinstance(self.max_message_bytes, int) or not 1 <= self.max_message_bytes < 2**31:
+            raise ValueError(
+                "ClientOptions.max_message_bytes must be a whole number from 1 to 2147483647, "
+                f"not {self.max_message_bytes!r}"
+            )
+        _check_positive("ClientOptions.reconnect_backoff", self.reconnect_backoff, least=0.001)
+        _check_positive(
+            "ClientOptions.max_reconnect_backoff", self.max_reconnect_backoff, least=0.1
+        )
+
+    def channel_options(self) -> list[tuple[str, int | str]]:
+        """These settings in gRPC's own words."""
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.initial_reconnect_backoff_ms", round(self.reconnect_backoff * 1000)),
+            ("grpc.min_reconnect_backoff_ms", 1000),
+            ("grpc.max_reconnect_backoff_ms", round(self.max_reconnect_backoff * 1000)),
+        ]
+        if self.retry.attempts == 1:
+            return [*options, ("grpc.enable_retries", 0)]
+        return [*options, ("grpc.service_config", json.dumps(_service_config(self.retry)))]
+
+
+def _service_config(retry: RetryPolicy) -> dict[str, object]:
+    return {
+        "methodConfig": [
+            {
+                "name": [{"service": SERVICE, "method": method} for method in RETRIED],
+                "retryPolicy": {
+                    "maxAttempts": retry.attempts,
+                    "initialBackoff": f"{retry.initial_backoff:.3f}s",
+                    "maxBackoff": f"{retry.max_backoff:.3f}s",
+                    "backoffMultiplier": retry.multiplier,
+                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                },
+            }
+        ]
+    }
+
+
+def _check_positive(name: str, value: float, *, least: float) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value < least
+    ):
+        raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}")

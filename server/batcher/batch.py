@@ -94,16 +94,18 @@ class Batch:
             _scatter(part, start, stop, outputs[low:high, 0])
         self.open_rows[:] = False
 
-    def complete(self) -> None:
-        """Every row has its outcome: tell the submissions."""
-        for part, start, stop in self.picked:
-            part.submission.complete(stop - start)
-
     def _column(self, of: Callable[[Submission], NDArray[T]]) -> NDArray[T]:
         pieces = [
             of(part.submission)[_rows(part, start, stop)] for part, start, stop in self.picked
         ]
         return _joined(pieces)
+
+
+def fail_all(picked: list[Picked], error: ServingError) -> None:
+    """Fail the rows of a batch that could not be made."""
+    for part, start, stop in picked:
+        for at in range(start, stop):
+            part.submission.fail(at if part.rows is None else int(part.rows[at]), error)
 
 
 def _joined(pieces: list[NDArray[T]]) -> NDArray[T]:

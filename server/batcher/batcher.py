@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batcher.batch import Batch
-from server.batcher.queue import StepQueue
+from server.batcher.batch import Batch, fail_all
+from server.batcher.queue import Picked, StepQueue
 from server.batcher.submission import Submission
 from server.engine.engine import Engine, EngineRows
 from server.errors import RunFailed
@@ -75,10 +75,13 @@ class Batcher:
 
     def _loop(self) -> None:
         while (picked := self.queue.take(self._max_batch)) is not None:
-            batch = Batch(picked)
-            self._step(batch)
+            try:
+                self._step(Batch(picked))
+            except Exception:
+                log.exception("no batch could be made of %d parts", len(picked))
+                fail_all(picked, RunFailed())
             self.queue.finish(picked)
-            self._complete(batch)
+            self._complete(picked)
 
     def _step(self, batch: Batch) -> None:
         """One run. Whatever fails, every row leaves with an outcome and the loop goes on."""
@@ -110,13 +113,13 @@ class Batcher:
         self._metrics.engine_seconds.observe(took, int(ran.lengths.sum()))
         self._ledger.commit(batch, rows, ran, outputs)
 
-    def _complete(self, batch: Batch) -> None:
-        try:
-            batch.complete()
-        except Exception:
-            log.exception("a completion failed")
+    def _complete(self, picked: list[Picked]) -> None:
         now = time.monotonic()
-        for part, start, stop in batch.picked:
+        for part, start, stop in picked:
+            try:
+                part.submission.complete(stop - start)
+            except Exception:  # one caller's completion must not cost the others theirs
+                log.exception("a completion failed")
             whole = now - part.submission.enqueued_at
             self._metrics.step_seconds.observe(whole, part.count(start, stop))
 

@@ -83,6 +83,19 @@ def test_a_failing_run_fails_its_rows_changes_nothing_and_the_loop_goes_on(
     np.testing.assert_allclose(after.outputs[2:], expected(x)[1:], atol=1e-5)
 
 
+def test_rows_that_make_no_batch_fail_and_the_loop_goes_on(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller, x = Caller(model), observations(1, 1)
+    model.open("a")
+    with monkeypatch.context() as broken:
+        broken.setattr("server.batcher.batch._joined", lambda _: 1 / 0)
+        failed = caller.step([("a", 0, x)])
+    assert {type(error) for error in failed.errors.values()} == {RunFailed}
+    assert "no batch could be made" in caplog.text
+    assert list(caller.step([("a", 0, x)]).status) == [APPLIED]
+
+
 def test_cancelled_and_late_rows_never_run(bundle: Bundle, folder: Path) -> None:
     model = make_model(bundle, folder)
     caller, x = Caller(model), observations(2, 1)

@@ -4,8 +4,6 @@ The server sends an `ErrorDetail` in the trailing metadata; where it could not (
 deadline that passed on this side, gRPC's own limits), the status code decides.
 """
 
-
-
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any

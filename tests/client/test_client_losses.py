@@ -168,11 +168,17 @@ async def play_roughly(client: Client, seed: int) -> tuple[int, int]:
 
 
 def test_steps_given_up_midway_are_applied_once_or_never(serving: RunningServer) -> None:
-    async def play() -> list[tuple[int, int]]:
-        async with Client(serving.address) as client:
-            return await asyncio.gather(*(play_roughly(client, seed) for seed in range(24)))
+    """Which steps are caught midway is up to the machine: play until some were applied."""
 
-    played = asyncio.run(play())
-    failures, strays = (sum(each) for each in zip(*played, strict=True))
-    assert failures > 100, "hardly a step was given up: the test shows nothing"
-    assert strays > 0, "no step given up was applied: the test shows nothing"
+    async def play(seeds: range) -> list[tuple[int, int]]:
+        async with Client(serving.address) as client:
+            return await asyncio.gather(*(play_roughly(client, seed) for seed in seeds))
+
+    failures = strays = 0
+    for attempt in range(8):
+        played = asyncio.run(play(range(24 * attempt, 24 * attempt + 24)))
+        failures += sum(each[0] for each in played)
+        strays += sum(each[1] for each in played)
+        if failures > 100 and strays > 0:
+            return
+    raise AssertionError(f"{failures} given up, {strays} of them applied: the test shows nothing")

@@ -12,6 +12,11 @@ import onnxruntime
 log = logging.getLogger(__name__)
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+# The smallest model there is (y = x, opset 18), to see whether a provider starts.
+IDENTITY = bytes.fromhex(
+    "08093a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a001012"
+)
 
 
 class DeviceError(RuntimeError):
@@ -71,4 +76,12 @@ def _cuda_problem() -> str | None:
         return "the NVIDIA driver finds no GPU"
     # CUDA and cuDNN may come from pip packages, which no loader path names.
     onnxruntime.preload_dlls()
-    return None
+    return start_problem(Device("cuda"))
+
+
+def start_problem(device: Device) -> str | None:
+    """Why onnxruntime cannot run on `device`, found by trying, or None."""
+    session = onnxruntime.InferenceSession(IDENTITY, providers=device.providers)
+    if device.kind == "cpu" or CUDA_PROVIDER in session.get_providers():
+        return None
+    return "onnxruntime's CUDA provider does not start; its message above names what it misses"

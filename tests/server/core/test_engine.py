@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 from server.bundle.repository import Bundle
+from server.engine.device import IDENTITY, Device, choose, start_problem
 from server.engine.engine import Engine, EngineRows
 from server.engine.probe import probe
 from server.errors import BadModel
@@ -26,6 +27,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def rows(slots: list[int], features: np.ndarray, fresh: bool) -> EngineRows:
     lengths = np.full(len(slots), features.shape[1], np.int32)
     return EngineRows(np.array(slots), np.full(len(slots), fresh), lengths, features)
+
+
+def test_a_provider_that_does_not_start_is_told_from_one_that_does() -> None:
+    """Without CUDA onnxruntime goes on with the CPU in silence; that must not count as CUDA."""
+    assert start_problem(CPU) is None
+    model = onnx.load_from_string(IDENTITY)
+    onnx.checker.check_model(model, full_check=True)
+    if choose("auto").kind == "cpu":
+        assert "CUDA provider does not start" in str(start_problem(Device("cuda")))
+    else:
+        assert start_problem(Device("cuda")) is None
 
 
 def test_a_step_moves_its_own_rows_alone_and_where_they_lie(bundle: Bundle) -> None:

@@ -27,6 +27,11 @@ def _positive(value: float) -> bool:
     return value > 0
 
 
+def _duration(seconds: float) -> bool:
+    """Ten years at most: times stay within what clocks and timestamps can say."""
+    return 0 < seconds <= 10 * 365 * 86_400
+
+
 def _port(value: int) -> bool:
     return 0 <= value <= 65535
 
@@ -57,7 +62,10 @@ class Config:
     threads: int = setting(1, "onnxruntime's threads within a run", _positive, "be at least 1")
     max_sessions: int = setting(10_000, "live sessions a model", _positive, "be at least 1")
     session_ttl: float = setting(
-        3600.0, "idle seconds after which a session expires", _positive, "be above 0"
+        3600.0,
+        "idle seconds after which a session expires",
+        _duration,
+        "be above 0 and at most ten years",
     )
     remembered_steps: int = setting(
         64, "steps a session whose outputs are kept for retries", _positive, "be at least 1"
@@ -70,7 +78,9 @@ class Config:
     max_inflight_messages: int = setting(
         64, "unanswered messages a stream before reading pauses", _positive, "be at least 1"
     )
-    drain_seconds: float = setting(20.0, "time to finish at shutdown", _positive, "be above 0")
+    drain_seconds: float = setting(
+        20.0, "time to finish at shutdown", _duration, "be above 0 and at most ten years"
+    )
     log_level: str = setting(
         "info", "debug/info/warning/error", lambda v: v in LEVELS, f"be one of {LEVELS}"
     )

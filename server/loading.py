@@ -35,7 +35,11 @@ def load_models(config: Config, device: Device, metrics: Metrics, models: Models
             models.add(_serve(entry, config, device, metrics))
         except BadModel as error:
             log.error("not served: %s", error)
-            models.add_broken(entry.name, entry.version, error)
+            models.add_broken(entry.name, entry.version, str(error))
+        except Exception as error:  # whatever is wrong with one bundle, the others are served
+            where = f"{entry.name}/{entry.version}"
+            log.exception("not served: %s", where)
+            models.add_broken(entry.name, entry.version, f"{where} cannot be loaded: {error!r}")
     models.ready = True
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.batcher.part import Part, split
 from server.batcher.submission import Submission
-from server.errors import QueueFull
+from server.errors import BadInput, QueueFull, ServingError
 
 Picked = tuple[Part, int, int]
 
@@ -25,7 +25,8 @@ class StepQueue:
 
     def __init__(self, capacity: int, limit: int) -> None:
         self._limit = limit
-        self._ready: dict[int, deque[Part]] = {}
+        # Parts that may run, by width; each a heap by number, so that the oldest comes first.
+        self._ready: dict[int, list[tuple[int, Part]]] = {}
         # Which part was the last to name a slot, by number; 0: the slot neither waits nor runs.
         self._last = np.zeros(capacity + 1, dtype=np.int64)
         self._parts: dict[int, Part] = {}
@@ -45,6 +46,7 @@ class StepQueue:
 
         Raises:
             QueueFull: there is no room; `rate` (steps a second) tells when to try again.
+            BadInput: the submission is larger than the whole queue.
         """
         with self._condition:
             if self.steps + submission.steps > self._limit:
@@ -87,10 +89,10 @@ class StepQueue:
             time.sleep(0.005)
         return True
 
-    def _full(self, steps: int, rate: float) -> QueueFull:
-        if steps > self._limit:
+    def _full(self, steps: int, rate: float) -> ServingError:
+        if steps > self._limit:  # waiting would not help
             text = f"{steps} steps are more than the queue's {self._limit}; send fewer at once"
-            return QueueFull(text, 1.0)
+            return BadInput(text, field="steps")
         text = f"{self.steps} steps wait already and the queue holds {self._limit}"
         return QueueFull(text, min(1.0, max(0.001, self.steps / max(rate, 1.0))))
 
@@ -104,29 +106,32 @@ class StepQueue:
             self._parts[other].blocked.append(part)
             part.blockers += 1
         if part.blockers == 0:
-            self._ready.setdefault(part.width, deque()).append(part)
+            self._let_in(number, part)
+
+    def _let_in(self, number: int, part: Part) -> None:
+        heappush(self._ready.setdefault(part.width, []), (number, part))
 
     def _release(self, part: Part) -> None:
         number = self._numbers.pop(part)
         del self._parts[number]
         mine = part.slots[self._last[part.slots] == number]
         self._last[mine] = 0
-        for other in reversed(part.blocked):
+        for other in part.blocked:
             other.blockers -= 1
-            if other.blockers == 0:  # older than what came in since, so to the front
-                self._ready.setdefault(other.width, deque()).appendleft(other)
+            if other.blockers == 0:
+                self._let_in(self._numbers[other], other)
 
     def _pick(self, room: int) -> list[Picked]:
-        width = min(self._ready, key=lambda w: self._ready[w][0].submission.enqueued_at)
+        width = min(self._ready, key=lambda width: self._ready[width][0])
         parts = self._ready[width]
         picked: list[Picked] = []
         while parts and room:
-            part = parts[0]
+            _, part = parts[0]
             start, stop = part.taken, part.taken + min(part.left, room)
             picked.append((part, start, stop))
             part.taken, room = stop, room - (stop - start)
             if part.left == 0:
-                parts.popleft()
+                heappop(parts)
         if not parts:
             del self._ready[width]
         return picked

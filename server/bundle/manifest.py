@@ -10,6 +10,7 @@ from typing import Any
 from server.errors import BadModel
 
 FORMAT = 1
+MAX_CHUNK, MAX_BATCH = 4096, 65_536
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -80,7 +81,14 @@ def parse(text: bytes, where: str) -> Manifest:
         _check(manifest)
     except BadModel:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise BadModel(f"{where}/model.json is malformed: {error!r}") from error
     return manifest
 
@@ -122,9 +130,19 @@ def _read_output(raw: dict[str, Any]) -> Output:
 def _check(manifest: Manifest) -> None:
     if not (manifest.features and manifest.outputs and manifest.states):
         raise ValueError("features, outputs and states must not be empty")
-    if min(manifest.max_chunk, manifest.max_batch, manifest.version) < 1:
-        raise ValueError("version, max_chunk and max_batch must be at least 1")
+    if manifest.version < 1:
+        raise ValueError("version must be at least 1")
+    for name, value, limit in (
+        ("max_chunk", manifest.max_chunk, MAX_CHUNK),
+        ("max_batch", manifest.max_batch, MAX_BATCH),
+    ):
+        if not 1 <= value <= limit:
+            raise ValueError(f"{name} must be 1 to {limit}, not {value}")
+    if any(output.size < 1 for output in manifest.outputs):
+        raise ValueError("every output must have at least 1 value")
     for state in manifest.states:
+        if any(size < 1 for size in state.shape):
+            raise ValueError(f"state {state.name!r} has the impossible shape {state.shape}")
         if state.dtype not in ("float32", "float16"):
             raise ValueError(f"state {state.name!r} has unsupported dtype {state.dtype!r}")
     for name in manifest.files:

@@ -74,6 +74,6 @@ def _read(path: Path, root: Path, where: str) -> bytes:
         if not real.is_relative_to(root):
             raise BadModel(f"{where}/{path.name} leads out of the model repository")
         return real.read_bytes()
-    except OSError as error:
-        reason = error.strerror or "unreadable"
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        reason = getattr(error, "strerror", None) or "unreadable"
         raise BadModel(f"{where}/{path.name} cannot be read: {reason}") from error

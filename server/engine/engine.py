@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.bundle import manifest as files
+from server.bundle.manifest import State
 from server.bundle.repository import Bundle
 from server.engine.arena import Arena
 from server.engine.device import Device
@@ -42,7 +43,7 @@ class Engine:
         self.manifest = bundle.manifest
         self.device = device
         self.capacity = capacity
-        self.arenas = [Arena(state, capacity, device) for state in bundle.manifest.states]
+        self.arenas = [self._arena(state) for state in bundle.manifest.states]
         self._step = self._bind(bundle, files.STEP, device, threads)
         self._single = self._step_alone(bundle, device, threads)
         rows = [f"row.{arena.name}" for arena in self.arenas]
@@ -70,6 +71,14 @@ class Engine:
         """Put rows back into `slots`, as `read` returned them."""
         named = {f"row.{arena.name}": row for arena, row in zip(self.arenas, rows, strict=True)}
         self._write.run({"slots": slots} | named)
+
+    def _arena(self, state: State) -> Arena:
+        try:
+            return Arena(state, self.capacity, self.device)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            text = f"state {state.name!r} of {self.capacity} sessions"
+            where = f"{self.manifest.name}/{self.manifest.version}"
+            raise BadModel(f"{where}: no room for {text}: {error}") from error
 
     def _step_alone(self, bundle: Bundle, device: Device, threads: int) -> BoundGraph | None:
         """The graph without a time axis, where the bundle has one: faster for single steps."""

@@ -50,7 +50,7 @@ class SessionLedger:
         outputs: NDArray[np.float32],
     ) -> None:
         """Count and remember the rows that ran; fail those whose result the graph refused."""
-        if not np.isfinite(outputs.sum()):
+        if not np.isfinite(outputs.sum(dtype=np.float64)):
             rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
         self._count(batch.generations[rows], ran, outputs)
         batch.answer_rows(rows, outputs)
@@ -85,6 +85,7 @@ class SessionLedger:
         if isinstance(answer, ServingError):
             batch.fail(row, answer)
         else:
+            self._table.last_used[batch.slots[row]] = time.time()  # retries keep a session live
             batch.answer(row, answer, REMEMBERED)
             self._metrics.remembered.inc()
 

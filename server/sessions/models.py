@@ -16,7 +16,7 @@ class Models:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._served: dict[str, dict[int, ServedModel]] = {}
-        self._broken: dict[str, dict[int, BadModel]] = {}
+        self._broken: dict[str, dict[int, str]] = {}
         self.ready = False
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -27,7 +27,7 @@ class Models:
         """Serve a model version."""
         self._served.setdefault(model.name, {})[model.version] = model
 
-    def add_broken(self, name: str, version: int, why: BadModel) -> None:
+    def add_broken(self, name: str, version: int, why: str) -> None:
         """Remember why a model version cannot be served, to tell whoever asks for it."""
         self._broken.setdefault(name, {})[version] = why
 
@@ -45,7 +45,7 @@ class Models:
         version = version or max(served or broken)
         if version in served:
             return served[version]
-        raise broken.get(version) or UnknownVersion(name, version)
+        raise BadModel(broken[version]) if version in broken else UnknownVersion(name, version)
 
     def holder(self, name: str, version: int, session_id: str) -> ServedModel:
         """The model version that holds a session, newest first where `version` is 0.

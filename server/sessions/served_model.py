@@ -83,6 +83,7 @@ class ServedModel:
                 self._table.add(session_id)
                 self._endings.forget(session_id)
                 self.metrics.opened.inc()
+            self._table.last_used[self._table.by_id[session_id]] = time.time()
             return self._info(session_id), created
 
     def close(self, session_id: str) -> int:

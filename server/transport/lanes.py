@@ -20,7 +20,8 @@ class Lanes:
         self._model = model
         self._slots = np.zeros(0, dtype=np.int64)  # 0: the lane names nothing
         self._generations = np.zeros(0, dtype=np.int64)
-        self._ids: dict[int, str] = {}
+        # Replaced when a lane is named again: rows under way keep the names they came with.
+        self.ids: dict[int, str] = {}
 
     def open(self, request: pb.LaneOpen) -> pb.LaneOpened:
         """Name a lane, opening its session if asked to."""
@@ -49,10 +50,6 @@ class Lanes:
         )
         return slots, generations
 
-    def session_id(self, lane: int) -> str:
-        """The id that a known lane names."""
-        return self._ids[lane]
-
     def _open(self, request: pb.LaneOpen) -> pb.LaneOpened:
         if request.lane >= MAX_LANES:
             text = f"lane {request.lane} is above {MAX_LANES - 1}"
@@ -65,7 +62,9 @@ class Lanes:
         slot, generation = model.locate(request.session_id)
         self._grow(request.lane)
         self._slots[request.lane], self._generations[request.lane] = slot, generation
-        self._ids[request.lane] = request.session_id
+        if request.lane in self.ids:
+            self.ids = dict(self.ids)
+        self.ids[request.lane] = request.session_id
         return pb.LaneOpened(lane=request.lane, steps=info.steps, created=created)
 
     def _grow(self, lane: int) -> None:

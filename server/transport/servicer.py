@@ -109,6 +109,6 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
 def _page_token(token: str) -> tuple[int, str]:
     version, slash, session_id = token.partition("/")
-    if token and not (slash and version.isascii() and version.isdigit()):
+    if token and not (slash and version.isascii() and version.isdigit() and len(version) < 19):
         raise BadInput(f"page_token {token[:300]!r} is none of ours", field="page_token")
     return int(version or 0), session_id

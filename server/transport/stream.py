@@ -110,7 +110,7 @@ class StepStream:
     ) -> Submission:
         """The message's rows; those that must not run have failed already."""
         model, lanes = self._bind(message)
-        known = lanes.known(rows.lanes)
+        known, ids = lanes.known(rows.lanes), lanes.ids
         slots, generations = lanes.locate(rows.lanes, known)
         submission = Submission(
             slots=slots,
@@ -118,7 +118,7 @@ class StepStream:
             first_steps=rows.first_steps,
             lengths=rows.lengths,
             features=rows.features,
-            session_id=lambda row: lanes.session_id(int(rows.lanes[row])),
+            session_id=lambda row: ids[int(rows.lanes[row])],
             on_done=self._mailbox.address(lambda done: self._done(message.id, done, opened)),
             deadline=_deadline(message.timeout_us),
         )

@@ -78,6 +78,13 @@ def test_a_bad_value_is_refused_by_name(tmp_path: Path, name: str) -> None:
         })  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["session_ttl", "drain_seconds"])
+@pytest.mark.parametrize("text", ["inf", "nan", "1e12"])
+def test_a_duration_no_clock_can_say_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be above 0 and at most ten years"):
+        read(tmp_path, [], {f"TIDEGATE_{name.upper()}": text})
+
+
 @pytest.mark.parametrize(("name", "text"), [("port", "http"), ("session_ttl", "soon")])
 def test_a_value_of_the_wrong_type_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be (int|float), not '{text}'"):

@@ -11,7 +11,7 @@ from server.batcher.batch import Batch
 from server.batcher.part import width_of
 from server.batcher.queue import Picked, StepQueue
 from server.batcher.submission import Submission
-from server.errors import QueueFull, UnknownLane
+from server.errors import BadInput, QueueFull, UnknownLane
 
 CAPACITY = 6
 ROW = st.tuples(st.integers(1, CAPACITY), st.sampled_from([1, 1, 1, 2, 3, 5, 8]))
@@ -102,7 +102,7 @@ def test_a_full_queue_refuses_whole_submissions_at_once() -> None:
     assert queue.steps == 4
     assert not queue.busy(np.array([3, 4])).any()
     queue.put(submission([(3, 1)]), rate=100.0)
-    with pytest.raises(QueueFull, match="more than the queue's 5"):
+    with pytest.raises(BadInput, match="more than the queue's 5"):
         queue.put(submission([(4, 6)]), rate=100.0)
 
 
@@ -111,7 +111,16 @@ def test_the_oldest_steps_go_first_even_when_others_came_meanwhile() -> None:
     for rows in ([(1, 1)], [(1, 1)], [(2, 1)], [(1, 1)], [(3, 1)]):
         queue.put(submission(rows), rate=1.0)
     order = [batch.slots.tolist() for batch in drain(queue, 1)]
-    assert order == [[1], [1], [1], [2], [3]]
+    assert order == [[1], [1], [2], [1], [3]]
+
+
+def test_sessions_that_pipeline_do_not_starve_one_that_came_between() -> None:
+    queue = StepQueue(60, 10_000)
+    many = [(slot, 1) for slot in range(1, 9)]
+    for rows in (many, many, [(50, 1)], *([many] * 16)):
+        queue.put(submission(rows), rate=1.0)
+    order = [batch.slots.tolist() for batch in drain(queue, 8)]
+    assert [50 in slots for slots in order].index(True) == 2
 
 
 def test_rows_that_failed_before_are_never_queued() -> None:

@@ -150,6 +150,19 @@ def test_a_session_never_expires_while_a_step_waits(bundle: Bundle, folder: Path
     assert model.expire(time.time() + 11) == 1
 
 
+def test_retries_and_attaching_keep_a_session_live(model: ServedModel) -> None:
+    caller, x = Caller(model), observations(5, 1)
+    for name in ("retried", "attached", "left"):
+        model.open(name)
+        caller.step([(name, 0, x)])
+    time.sleep(0.05)
+    middle = time.time()
+    assert list(caller.step([("retried", 0, x)]).status) == [REMEMBERED]
+    assert model.open("attached")[1] is False
+    assert model.expire(middle + 60.0) == 1
+    assert [model.holds(name) for name in ("retried", "attached", "left")] == [True, True, False]
+
+
 def test_a_full_model_and_a_draining_one_refuse(model: ServedModel) -> None:
     for k in range(8):
         model.open(f"s{k}")

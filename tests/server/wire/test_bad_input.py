@@ -108,7 +108,7 @@ def test_the_longest_id_is_accepted(stub: TidegateStub) -> None:
     stub.Close(pb.CloseRequest(model="small", session_id=name))
 
 
-@pytest.mark.parametrize("token", ["rubbish", "x/y", "/", "-1/a"])
+@pytest.mark.parametrize("token", ["rubbish", "x/y", "/", "-1/a", "9" * 5000 + "/a"])
 def test_a_page_token_of_our_own_making_is_asked_for(stub: TidegateStub, token: str) -> None:
     with failing("BAD_INPUT") as seen:
         stub.List(pb.ListRequest(model="small", page_token=token))

@@ -42,6 +42,22 @@ def spoil(folder: Path) -> None:
     (folder / "model.json").write_text("{")
 
 
+def deep(folder: Path, number: str) -> None:
+    file = folder / "model.json"
+    file.write_text(file.read_text().replace('"version": 1', f'"version": {number}'))
+
+
+def shape(folder: Path, dimensions: list[int]) -> None:
+    states = json.loads((folder / "model.json").read_text())["states"]
+    states[0]["shape"] = dimensions
+    rewrite(folder, states=states)
+
+
+def link_to_itself(folder: Path) -> None:
+    (folder / "step.onnx").unlink()
+    (folder / "step.onnx").symlink_to("step.onnx")
+
+
 BREAK: dict[str, tuple[Callable[[Path], None], str]] = {
     "corrupt": (corrupt, "step.onnx is corrupt: sha256"),
     "newer": (lambda folder: rewrite(folder, format=2), "has format 2; this server reads format 1"),
@@ -49,6 +65,15 @@ BREAK: dict[str, tuple[Callable[[Path], None], str]] = {
     "linked out": (link_out, "step.onnx leads out of the model repository"),
     "missing": (lambda folder: (folder / "read.onnx").unlink(), "read.onnx cannot be read"),
     "no json": (spoil, "model.json is malformed"),
+    "endless version": (lambda folder: deep(folder, "1e999"), "model.json is malformed"),
+    "too deep": (lambda folder: deep(folder, "[" * 100_000), "model.json is malformed"),
+    "bad shape": (lambda folder: shape(folder, [-3]), "has the impossible shape (-3,)"),
+    "huge shape": (lambda folder: shape(folder, [10**15]), "no room for state 'h0'"),
+    "endless chunk": (
+        lambda folder: rewrite(folder, max_chunk=10**9),
+        "max_chunk must be 1 to 4096",
+    ),
+    "linked to itself": (link_to_itself, "step.onnx cannot be read"),
     "misnamed": (lambda folder: rewrite(folder, name="other"), "model.json is about other/1"),
 }
 

@@ -113,17 +113,32 @@ def test_a_lane_never_reaches_the_slot_s_next_holder(small: SmallModel) -> None:
         assert stub.Get(pb.GetRequest(model="small", session_id="holder-b")).steps == 0
 
 
-def test_a_full_queue_refuses_at_once_and_nothing_is_lost(small: SmallModel) -> None:
+def test_a_message_larger_than_the_queue_is_refused_and_nothing_is_lost(small: SmallModel) -> None:
     x = observations(5, 64)
     flags = {"max_queued_steps": 32}
     with running_server(small.repository, **flags) as server, connected(server) as stub:
         big = batch(1, range(64), x, [0] * 64, opens=opens("full", 64))
         half = batch(2, range(32), x[:32], [0] * 32)
         first, second = stub.StepStream(iter([big, half]))
-        assert reasons(first) == dict.fromkeys(range(64), "QUEUE_FULL")
-        assert first.errors[0].error.retry_after_ms >= 1
+        assert reasons(first) == dict.fromkeys(range(64), "BAD_INPUT")
+        assert "more than the queue's 32" in first.errors[0].error.message
         assert list(second.status) == [0] * 32
         assert server.metric("tidegate_steps_total") == 32
+
+
+def test_a_full_queue_refuses_at_once_and_applies_what_it_took(small: SmallModel) -> None:
+    x = np.repeat(observations(5, 1), 60, axis=0)
+    flags = {"max_queued_steps": 64, "max_batch": 1}
+    with running_server(small.repository, **flags) as server, connected(server) as stub:
+        lanes = [pb.StepBatch(id=0, model="small", opens=opens("full", 60))]
+        messages = [batch(number, range(60), x) for number in range(1, 31)]
+        _, *replies = stub.StepStream(iter(lanes + messages))
+        refused = [reply for reply in replies if reply.errors]
+        assert refused and len(refused) < 30
+        for reply in refused:
+            assert reasons(reply) == dict.fromkeys(range(60), "QUEUE_FULL")
+            assert 1 <= reply.errors[0].error.retry_after_ms <= 1000
+        assert server.metric("tidegate_steps_total") == 60 * (30 - len(refused))
 
 
 def test_rows_past_their_time_are_dropped_and_change_nothing(server: RunningServer) -> None:

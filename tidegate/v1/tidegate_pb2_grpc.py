@@ -70,6 +70,36 @@ class TidegateStub:
                 request_serializer=tidegate_dot_v1_dot_tidegate__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ListModelsReply.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_unary(
+                '/tidegate.v1.Tidegate/Export',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.ExportRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.Snapshot.FromString,
+                _registered_method=True)
+        self.Import = channel.unary_unary(
+                '/tidegate.v1.Tidegate/Import',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.ImportRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ImportReply.FromString,
+                _registered_method=True)
+        self.Fork = channel.unary_unary(
+                '/tidegate.v1.Tidegate/Fork',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.ForkRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.Session.FromString,
+                _registered_method=True)
+        self.Reset = channel.unary_unary(
+                '/tidegate.v1.Tidegate/Reset',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.ResetRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.Session.FromString,
+                _registered_method=True)
+        self.Forecast = channel.unary_unary(
+                '/tidegate.v1.Tidegate/Forecast',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.ForecastRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ForecastReply.FromString,
+                _registered_method=True)
+        self.Peek = channel.unary_unary(
+                '/tidegate.v1.Tidegate/Peek',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.PeekRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.PeekReply.FromString,
+                _registered_method=True)
 
 
 class TidegateServicer:
@@ -125,6 +155,48 @@ class TidegateServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """Take a session's snapshot: its state, count and remembered steps. The session goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request, context):
+        """Make a session from a snapshot; it goes on where the exported one stood.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """Copy a live session under another id: a branch for what-if questions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reset(self, request, context):
+        """Put a live session back to its initial state; its count starts at 0 again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forecast(self, request, context):
+        """Outputs of the next steps, from a session's state, which stays untouched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Peek(self, request, context):
+        """Read a session's state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TidegateServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +234,36 @@ def add_TidegateServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ListModelsRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_tidegate__pb2.ListModelsReply.SerializeToString,
+            ),
+            'Export': grpc.unary_unary_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ExportRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.Snapshot.SerializeToString,
+            ),
+            'Import': grpc.unary_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ImportRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.ImportReply.SerializeToString,
+            ),
+            'Fork': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ForkRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.Session.SerializeToString,
+            ),
+            'Reset': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reset,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ResetRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.Session.SerializeToString,
+            ),
+            'Forecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forecast,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.ForecastRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.ForecastReply.SerializeToString,
+            ),
+            'Peek': grpc.unary_unary_rpc_method_handler(
+                    servicer.Peek,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.PeekRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.PeekReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +456,168 @@ class Tidegate:
             '/tidegate.v1.Tidegate/ListModels',
             tidegate_dot_v1_dot_tidegate__pb2.ListModelsRequest.SerializeToString,
             tidegate_dot_v1_dot_tidegate__pb2.ListModelsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/Export',
+            tidegate_dot_v1_dot_tidegate__pb2.ExportRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.Snapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/Import',
+            tidegate_dot_v1_dot_tidegate__pb2.ImportRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.ImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/Fork',
+            tidegate_dot_v1_dot_tidegate__pb2.ForkRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/Reset',
+            tidegate_dot_v1_dot_tidegate__pb2.ResetRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/Forecast',
+            tidegate_dot_v1_dot_tidegate__pb2.ForecastRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.ForecastReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Peek(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/Peek',
+            tidegate_dot_v1_dot_tidegate__pb2.PeekRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.PeekReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,18 @@ class TidegateStub:
     """List live sessions, ordered by id, in pages."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ListModelsRequest, _tidegate_pb2.ListModelsReply]
     """The models served: their features, outputs and limits."""
+    Export: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ExportRequest, _tidegate_pb2.Snapshot]
+    """Take a session's snapshot: its state, count and remembered steps. The session goes on."""
+    Import: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ImportRequest, _tidegate_pb2.ImportReply]
+    """Make a session from a snapshot; it goes on where the exported one stood."""
+    Fork: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ForkRequest, _tidegate_pb2.Session]
+    """Copy a live session under another id: a branch for what-if questions."""
+    Reset: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ResetRequest, _tidegate_pb2.Session]
+    """Put a live session back to its initial state; its count starts at 0 again."""
+    Forecast: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ForecastRequest, _tidegate_pb2.ForecastReply]
+    """Outputs of the next steps, from a session's state, which stays untouched."""
+    Peek: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.PeekRequest, _tidegate_pb2.PeekReply]
+    """Read a session's state."""
 
 @_typing.type_check_only
 class TidegateAsyncStub(TidegateStub):
@@ -71,6 +83,18 @@ class TidegateAsyncStub(TidegateStub):
     """List live sessions, ordered by id, in pages."""
     ListModels: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ListModelsRequest, _tidegate_pb2.ListModelsReply]  # type: ignore[assignment]
     """The models served: their features, outputs and limits."""
+    Export: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ExportRequest, _tidegate_pb2.Snapshot]  # type: ignore[assignment]
+    """Take a session's snapshot: its state, count and remembered steps. The session goes on."""
+    Import: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ImportRequest, _tidegate_pb2.ImportReply]  # type: ignore[assignment]
+    """Make a session from a snapshot; it goes on where the exported one stood."""
+    Fork: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ForkRequest, _tidegate_pb2.Session]  # type: ignore[assignment]
+    """Copy a live session under another id: a branch for what-if questions."""
+    Reset: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ResetRequest, _tidegate_pb2.Session]  # type: ignore[assignment]
+    """Put a live session back to its initial state; its count starts at 0 again."""
+    Forecast: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ForecastRequest, _tidegate_pb2.ForecastReply]  # type: ignore[assignment]
+    """Outputs of the next steps, from a session's state, which stays untouched."""
+    Peek: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.PeekRequest, _tidegate_pb2.PeekReply]  # type: ignore[assignment]
+    """Read a session's state."""
 
 class TidegateServicer(metaclass=_abc_1.ABCMeta):
     """The server holds each session's recurrent state; callers send only the next observations."""
@@ -130,5 +154,53 @@ class TidegateServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tidegate_pb2.ListModelsReply, _abc.Awaitable[_tidegate_pb2.ListModelsReply]]:
         """The models served: their features, outputs and limits."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _tidegate_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.Snapshot, _abc.Awaitable[_tidegate_pb2.Snapshot]]:
+        """Take a session's snapshot: its state, count and remembered steps. The session goes on."""
+
+    @_abc_1.abstractmethod
+    def Import(
+        self,
+        request: _tidegate_pb2.ImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.ImportReply, _abc.Awaitable[_tidegate_pb2.ImportReply]]:
+        """Make a session from a snapshot; it goes on where the exported one stood."""
+
+    @_abc_1.abstractmethod
+    def Fork(
+        self,
+        request: _tidegate_pb2.ForkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.Session, _abc.Awaitable[_tidegate_pb2.Session]]:
+        """Copy a live session under another id: a branch for what-if questions."""
+
+    @_abc_1.abstractmethod
+    def Reset(
+        self,
+        request: _tidegate_pb2.ResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.Session, _abc.Awaitable[_tidegate_pb2.Session]]:
+        """Put a live session back to its initial state; its count starts at 0 again."""
+
+    @_abc_1.abstractmethod
+    def Forecast(
+        self,
+        request: _tidegate_pb2.ForecastRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.ForecastReply, _abc.Awaitable[_tidegate_pb2.ForecastReply]]:
+        """Outputs of the next steps, from a session's state, which stays untouched."""
+
+    @_abc_1.abstractmethod
+    def Peek(
+        self,
+        request: _tidegate_pb2.PeekRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.PeekReply, _abc.Awaitable[_tidegate_pb2.PeekReply]]:
+        """Read a session's state."""
 
 def add_TidegateServicer_to_server(servicer: TidegateServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -70,6 +70,9 @@ class Config:
     remembered_steps: int = setting(
         64, "steps a session whose outputs are kept for retries", _positive, "be at least 1"
     )
+    max_forecast_steps: int = setting(
+        1000, "steps one Forecast may look ahead", _positive, "be at least 1"
+    )
     max_queued_steps: int = setting(65_536, "steps waiting, a model", _positive, "be at least 1")
     max_batch: int = setting(1024, "rows in one run, at most", _positive, "be at least 1")
     max_message_bytes: int = setting(

@@ -80,6 +80,19 @@ class SessionClosed(SessionEnded):
     how = "was closed"
 
 
+class SessionExists(ServingError):
+    code, reason = "ALREADY_EXISTS", "SESSION_EXISTS"
+
+    def __init__(self, model: str, session_id: str) -> None:
+        super().__init__(f"model {model!r} has a live session {session_id!r} already")
+
+
+class BadSnapshot(ServingError):
+    """A snapshot of another model, version or format, or not of this bundle's states."""
+
+    code, reason = "FAILED_PRECONDITION", "BAD_SNAPSHOT"
+
+
 class UnknownLane(ServingError):
     code, reason = "NOT_FOUND", "UNKNOWN_LANE"
 

@@ -21,7 +21,8 @@ class Batch:
     """Columns over all rows of a run; row i belongs to `owner(i)`. No slot occurs twice.
 
     `slots`, `generations`, `first_steps` are i64 [B], `lengths` i32 [B]; `features` pads to
-    f32 [B, T, I]. `open_rows` marks rows without an outcome yet.
+    f32 [B, T, I]. `open_rows` marks rows without an outcome yet, `counts` is the ledger's: i64 [B],
+    the step at which each row starts.
     """
 
     def __init__(self, picked: list[Picked]) -> None:
@@ -31,6 +32,7 @@ class Batch:
         self.generations = self._column(lambda submission: submission.generations)
         self.first_steps = self._column(lambda submission: submission.first_steps)
         self.lengths = self._column(lambda submission: submission.lengths)
+        self.counts = np.zeros(len(self.slots), dtype=np.int64)
         self.open_rows = np.ones(len(self.slots), dtype=np.bool_)
         self._starts = np.cumsum([0] + [stop - start for _, start, stop in picked])
 

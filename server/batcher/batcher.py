@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Protocol
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.batcher.batch import Batch, fail_all
+from server.batcher.errand import Errand
 from server.batcher.queue import Picked, StepQueue
 from server.batcher.submission import Submission
 from server.engine.engine import Engine, EngineRows
@@ -23,6 +26,8 @@ from server.errors import RunFailed
 from server.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Ledger(Protocol):
@@ -68,6 +73,16 @@ class Batcher:
         """
         self.queue.put(submission, self._rate)
 
+    def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
+        """Have `work` done in the batcher's thread while no run is under way.
+
+        Raises:
+            QueueFull: too much of it waits already.
+        """
+        errand = Errand(work)
+        self.queue.ask(errand)
+        return errand.done
+
     def stop(self) -> None:
         """Finish what is queued, then end the thread."""
         self.queue.stop()
@@ -75,13 +90,19 @@ class Batcher:
 
     def _loop(self) -> None:
         while (picked := self.queue.take(self._max_batch)) is not None:
-            try:
-                self._step(Batch(picked))
-            except Exception:
-                log.exception("no batch could be made of %d parts", len(picked))
-                fail_all(picked, RunFailed())
-            self.queue.finish(picked)
-            self._complete(picked)
+            if errand := self.queue.errand():
+                errand.run(self._engine)
+            if picked:
+                self._turn(picked)
+
+    def _turn(self, picked: list[Picked]) -> None:
+        try:
+            self._step(Batch(picked))
+        except Exception:
+            log.exception("no batch could be made of %d parts", len(picked))
+            fail_all(picked, RunFailed())
+        self.queue.finish(picked)
+        self._complete(picked)
 
     def _step(self, batch: Batch) -> None:
         """One run. Whatever fails, every row leaves with an outcome and the loop goes on."""

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.batcher.errand import Errand
 from server.batcher.part import Part, split
 from server.batcher.submission import Submission
 from server.errors import BadInput, QueueFull, ServingError
 
 Picked = tuple[Part, int, int]
+
+MAX_ERRANDS = 4096
 
 
 class StepQueue:
@@ -33,6 +38,7 @@ class StepQueue:
         self._numbers: dict[Part, int] = {}
         self._next = 1
         self._condition = threading.Condition()
+        self._errands: deque[Errand[Any]] = deque()
         self._stopped = False
         self.steps = 0
 
@@ -57,14 +63,33 @@ class StepQueue:
             self._condition.notify()
 
     def take(self, max_rows: int) -> list[Picked] | None:
-        """Wait for rows that may run now and take at most `max_rows`, oldest first.
+        """Wait for rows that may run now, or for an errand; take at most `max_rows`, oldest first.
 
-        Returns (part, from, to) triples of one width; None when stopped.
+        Returns (part, from, to) triples of one width, none if there are only errands; None when
+        stopped.
         """
         with self._condition:
-            while not self._ready and not self._stopped:
+            while not (self._ready or self._errands or self._stopped):
                 self._condition.wait()
-            return self._pick(max_rows) if self._ready else None
+            if self._ready:
+                return self._pick(max_rows)
+            return [] if self._errands else None
+
+    def ask(self, errand: Errand[Any]) -> None:
+        """Queue work to be done between two runs.
+
+        Raises:
+            QueueFull: too much of it waits already.
+        """
+        with self._condition:
+            if len(self._errands) >= MAX_ERRANDS:
+                raise QueueFull(f"{MAX_ERRANDS} calls wait for the engine already", 0.1)
+            self._errands.append(errand)
+            self._condition.notify()
+
+    def errand(self) -> Errand[Any] | None:
+        """The oldest errand: one between two runs, so that steps hardly wait for them."""
+        return self._errands.popleft() if self._errands else None
 
     def finish(self, picked: list[Picked]) -> None:
         """The rows have left their run: let in what was held back behind them."""

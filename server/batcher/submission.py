@@ -18,6 +18,7 @@ from server.errors import ServingError
 
 APPLIED, REMEMBERED, FAILED = 0, 1, 2
 UNNUMBERED = -1
+RESTART = -2  # whatever the session's count: this is step 0, from the initial state
 
 
 class Submission:
@@ -26,7 +27,7 @@ class Submission:
     Args:
         slots: i64 [N], the sessions' arena rows.
         generations: i64 [N], which holder of the slot is meant.
-        first_steps: i64 [N], numbers from 0, or UNNUMBERED.
+        first_steps: i64 [N], numbers from 0, or UNNUMBERED, or RESTART.
         lengths: i32 [N], steps in the row, at least 1.
         features: f32 [sum(lengths), I], row after row.
         session_id: names row i, for errors.

@@ -41,6 +41,7 @@ class State:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    initial: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,23 @@ class Manifest:
     def inputs_width(self) -> int:
         """Values in one observation."""
         return len(self.features)
+
+    @property
+    def feedback(self) -> tuple[int, ...] | None:
+        """For each feature the output value of its name, if every feature has one.
+
+        A plain value is named by its output, or where that has several values, by its labels.
+        """
+        at: dict[str, int] = {}
+        start = 0
+        for output in self.outputs:
+            names = output.labels or ((output.name,) if output.size == 1 else ())
+            if output.kind == "value":
+                at |= {name: start + k for k, name in enumerate(names)}
+            start += output.size
+        if any(feature.name not in at for feature in self.features):
+            return None
+        return tuple(at[feature.name] for feature in self.features)
 
     @property
     def outputs_width(self) -> int:
@@ -110,7 +128,12 @@ def _read(raw: dict[str, Any]) -> Manifest:
         features=tuple(Feature(str(f["name"]), str(f.get("unit", ""))) for f in raw["features"]),
         outputs=tuple(_read_output(output) for output in raw["outputs"]),
         states=tuple(
-            State(str(s["name"]), tuple(map(int, s["shape"])), str(s["dtype"]))
+            State(
+                str(s["name"]),
+                tuple(map(int, s["shape"])),
+                str(s["dtype"]),
+                float(s.get("initial", 0.0)),
+            )
             for s in raw["states"]
         ),
         max_chunk=int(raw["max_chunk"]),

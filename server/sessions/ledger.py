@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.batcher.batch import Batch
-from server.batcher.submission import REMEMBERED, UNNUMBERED
+from server.batcher.submission import REMEMBERED, RESTART
 from server.engine.engine import EngineRows
 from server.errors import NotFinite, ServingError, StepConflict, StepGap, StepTooOld
 from server.metrics import ModelMetrics
@@ -34,11 +34,13 @@ class SessionLedger:
         """Answer or fail the rows that must not run; returns which rows start afresh."""
         with self._table.lock:
             counts = self._table.counts[batch.slots]
+            counts[batch.first_steps == RESTART] = 0
+            batch.counts = counts
             live = self._table.generations[batch.slots] == batch.generations
-            next_up = (batch.first_steps == counts) | (batch.first_steps == UNNUMBERED)
+            next_up = (batch.first_steps == counts) | (batch.first_steps < 0)
             for row in np.flatnonzero(batch.open_rows & ~(live & next_up)).tolist():
                 self._settle_row(batch, row, bool(live[row]), int(counts[row]))
-            self._number(batch, counts)
+            self._number(batch)
         fresh: NDArray[np.bool_] = counts == 0
         return fresh
 
@@ -52,27 +54,31 @@ class SessionLedger:
         """Count and remember the rows that ran; fail those whose result the graph refused."""
         if not np.isfinite(outputs.sum(dtype=np.float64)):
             rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
-        self._count(batch.generations[rows], ran, outputs)
+        self._count(batch, rows, ran, outputs)
         batch.answer_rows(rows, outputs)
 
     def _count(
-        self, generations: NDArray[np.int64], ran: EngineRows, outputs: NDArray[np.float32]
+        self,
+        batch: Batch,
+        rows: NDArray[np.int64],
+        ran: EngineRows,
+        outputs: NDArray[np.float32],
     ) -> None:
         with self._table.lock:
-            mine = self._table.generations[ran.slots] == generations  # not closed meanwhile
+            mine = self._table.generations[ran.slots] == batch.generations[rows]  # not closed since
             keep = slice(None) if mine.all() else np.flatnonzero(mine)
             slots, lengths = ran.slots[keep], ran.lengths[keep]
-            counts = self._table.counts[slots]
+            counts = batch.counts[rows][keep]
             self._memory.keep(slots, counts, lengths, ran.features[keep], outputs[keep])
             self._table.counts[slots] = counts + lengths
             self._table.last_used[slots] = time.time()
         self._metrics.steps.inc(int(ran.lengths.sum()))
 
-    def _number(self, batch: Batch, counts: NDArray[np.int64]) -> None:
-        """Unnumbered rows take the session's count as their number, for the reply."""
-        for row in np.flatnonzero(batch.open_rows & (batch.first_steps == UNNUMBERED)).tolist():
+    def _number(self, batch: Batch) -> None:
+        """Rows without a number take the step at which they start as theirs, for the reply."""
+        for row in np.flatnonzero(batch.open_rows & (batch.first_steps < 0)).tolist():
             submission, at = batch.owner(row)
-            submission.first_steps[at] = counts[row]
+            submission.first_steps[at] = batch.counts[row]
 
     def _settle_row(self, batch: Batch, row: int, live: bool, count: int) -> None:
         submission, at = batch.owner(row)

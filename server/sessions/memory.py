@@ -6,6 +6,8 @@ features) from another observation sent under a number already used.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,9 +21,7 @@ class Memory:
         self.depth = depth
         self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
         self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
-        # Odd multipliers make each feature's contribution reversible modulo 2**64.
-        draws = np.random.default_rng(20240229).integers(1 << 62, size=inputs, dtype=np.uint64)
-        self._weights = draws * np.uint64(2) + np.uint64(1)
+        self._weights = _multipliers(inputs)
 
     def keep(
         self,
@@ -47,6 +47,31 @@ class Memory:
         outputs: Floats = self._outputs[slot, at]
         return outputs
 
+    def tail(self, slot: int, count: int) -> tuple[Floats, NDArray[np.uint64]]:
+        """What is remembered of a session at step `count`, oldest first: outputs [n, O], and the
+        fingerprints of their features [n]; n is `depth` or less."""
+        at = np.arange(max(0, count - self.depth), count) % self.depth
+        return self._outputs[slot, at], self._prints[slot, at]
+
+    def restore(self, slot: int, count: int, outputs: Floats, prints: NDArray[np.uint64]) -> None:
+        """Put back a `tail` of a session at step `count`; of a longer one, the latest `depth`.
+
+        Steps of which nothing was brought are as if their features had been others.
+        """
+        known = min(len(prints), self.depth)
+        at = np.arange(count - known, count) % self.depth
+        self._prints[slot] = 0
+        self._outputs[slot, at] = outputs[len(outputs) - known :]
+        self._prints[slot, at] = prints[len(prints) - known :]
+
     def _fingerprints(self, features: Floats) -> NDArray[np.uint64]:
         bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
         return (bits + np.uint64(1)) @ self._weights
+
+
+def _multipliers(inputs: int) -> NDArray[np.uint64]:
+    """Odd, so that each feature's contribution is reversible modulo 2**64; the same for ever, since
+    snapshots carry fingerprints from one server to another."""
+    drawn = hashlib.shake_128(b"tidegate fingerprint 1").digest(8 * inputs)
+    odd: NDArray[np.uint64] = np.frombuffer(drawn, dtype="<u8").astype(np.uint64) | np.uint64(1)
+    return odd

@@ -16,6 +16,7 @@ from server.metrics import Metrics, ModelMetrics
 from server.sessions.endings import Endings
 from server.sessions.ledger import SessionLedger
 from server.sessions.memory import Memory
+from server.sessions.states import States
 from server.sessions.table import SessionInfo, SessionTable
 
 MAX_ID_BYTES = 256
@@ -45,6 +46,8 @@ class ServedModel:
             max_batch=config.max_batch,
             max_queued_steps=config.max_queued_steps,
         )
+        self.states = States(self.manifest, self._batcher, self, self._table, memory)
+        self.max_forecast = config.max_forecast_steps
         self._draining = False
         queue = self._batcher.queue
         self.metrics.watch(
@@ -75,16 +78,13 @@ class ServedModel:
             SessionsFull: no slot is free.
             Draining: the server is shutting down.
         """
-        _check_id(session_id)
+        check_id(session_id)
         with self._table.lock:
             created = session_id not in self._table.by_id
             if created:
-                self._make_room()
-                self._table.add(session_id)
-                self._endings.forget(session_id)
-                self.metrics.opened.inc()
+                self.admit(session_id)
             self._table.last_used[self._table.by_id[session_id]] = time.time()
-            return self._info(session_id), created
+            return self.info(session_id), created
 
     def close(self, session_id: str) -> int:
         """End a session; returns the steps it had applied. Steps still waiting fail.
@@ -93,7 +93,7 @@ class ServedModel:
             UnknownSession, SessionExpired, SessionClosed: it is not live.
         """
         with self._table.lock:
-            self._slot(session_id)
+            self.slot(session_id)
             self._endings.closed(session_id, time.time())
             self.metrics.closed.inc()
             return self._table.remove(session_id)
@@ -105,13 +105,13 @@ class ServedModel:
             UnknownSession, SessionExpired, SessionClosed: it is not live.
         """
         with self._table.lock:
-            self._slot(session_id)
-            return self._info(session_id)
+            self.slot(session_id)
+            return self.info(session_id)
 
     def list(self, after: str, size: int) -> list[SessionInfo]:
         """Up to `size` live sessions whose ids follow `after`, by id."""
         with self._table.lock:
-            return [self._info(session_id) for session_id in self._table.page(after, size)]
+            return [self.info(session_id) for session_id in self._table.page(after, size)]
 
     def holds(self, session_id: str) -> bool:
         """Whether the session is live here."""
@@ -128,7 +128,7 @@ class ServedModel:
             UnknownSession, SessionExpired, SessionClosed: it is not live.
         """
         with self._table.lock:
-            slot = self._slot(session_id)
+            slot = self.slot(session_id)
             return slot, int(self._table.generations[slot])
 
     def submit(self, submission: Submission) -> None:
@@ -154,7 +154,16 @@ class ServedModel:
         self.metrics.idle.inc(len(gone))
         return len(gone)
 
-    def _slot(self, session_id: str) -> int:
+    def admit(self, session_id: str) -> int:
+        """Open a session that is not live, under the table's lock; its slot. Raises as `open`."""
+        check_id(session_id)
+        self._make_room()
+        self._endings.forget(session_id)
+        self.metrics.opened.inc()
+        return self._table.add(session_id)
+
+    def slot(self, session_id: str) -> int:
+        """A live session's slot, under the table's lock. Raises as `get`."""
         slot = self._table.by_id.get(session_id)
         if slot is None:
             raise self._endings.error(session_id)
@@ -169,7 +178,8 @@ class ServedModel:
             wait = min(LONGEST_WAIT, max(0.001, oldest + self._ttl - time.time()))
             raise SessionsFull(f"model {self.name!r} holds {self.capacity} sessions", wait)
 
-    def _info(self, session_id: str) -> SessionInfo:
+    def info(self, session_id: str) -> SessionInfo:
+        """A live session, under the table's lock."""
         table, slot = self._table, self._table.by_id[session_id]
         used = float(table.last_used[slot])
         return SessionInfo(
@@ -183,7 +193,12 @@ class ServedModel:
         )
 
 
-def _check_id(session_id: str) -> None:
+def check_id(session_id: str) -> None:
+    """Refuse what cannot be a session's id.
+
+    Raises:
+        BadInput: it is empty, or longer than 256 bytes of UTF-8.
+    """
     size = len(session_id.encode())
     if not 1 <= size <= MAX_ID_BYTES:
         text = f"session_id must have 1 to {MAX_ID_BYTES} bytes of UTF-8, not {size}"

@@ -33,4 +33,6 @@ def model(served: ServedModel) -> pb.Model:
         max_chunk=manifest.max_chunk,
         device=served.device,
         max_sessions=served.capacity,
+        feeds_back=manifest.feedback is not None,
+        max_forecast=served.max_forecast,
     )

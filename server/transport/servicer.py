@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from server.errors import BadInput, ServingError
 from server.sessions.models import Models
-from server.transport import convert, unary
+from server.sessions.served_model import ServedModel
+from server.transport import convert, unary, whole
 from server.transport.mailbox import Mailbox
 from server.transport.stream import StepStream
 from server.transport.translate import Context, translated
@@ -15,6 +18,14 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 
 PAGE, LARGEST_PAGE = 100, 1000
+
+
+class OfSession(Protocol):
+    """A request about one session."""
+
+    model: str
+    version: int
+    session_id: str
 
 
 class Servicer(tidegate_pb2_grpc.TidegateServicer):
@@ -58,15 +69,50 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseReply:  # noqa: N802
         """End a session."""
-        async with self._call(context, request.model, request.version):
-            model = self._models.holder(request.model, request.version, request.session_id)
+        async with self._holder(context, request) as model:
             return pb.CloseReply(steps=model.close(request.session_id))
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Session:  # noqa: N802
         """Look at a session."""
-        async with self._call(context, request.model, request.version):
-            model = self._models.holder(request.model, request.version, request.session_id)
+        async with self._holder(context, request) as model:
             return convert.session(model.get(request.session_id))
+
+    async def Export(self, request: pb.ExportRequest, context: Context) -> pb.Snapshot:  # noqa: N802
+        """Take a session's snapshot."""
+        async with self._holder(context, request) as model:
+            return await whole.export(model, request.session_id)
+
+    async def Import(self, request: pb.ImportRequest, context: Context) -> pb.ImportReply:  # noqa: N802
+        """Make a session from a snapshot."""
+        snapshot = request.snapshot
+        async with self._call(context, snapshot.model, snapshot.version):
+            info = await whole.take_in(self._models, request)
+            return pb.ImportReply(session=convert.session(info))
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.Session:  # noqa: N802
+        """Copy a session."""
+        async with self._holder(context, request) as model:
+            forked = model.states.fork(request.session_id, request.new_session_id)
+            return convert.session(await asyncio.wrap_future(forked))
+
+    async def Reset(self, request: pb.ResetRequest, context: Context) -> pb.Session:  # noqa: N802
+        """Put a session back to its start."""
+        async with self._holder(context, request) as model:
+            return convert.session(
+                await asyncio.wrap_future(model.states.reset(request.session_id))
+            )
+
+    async def Forecast(  # noqa: N802
+        self, request: pb.ForecastRequest, context: Context
+    ) -> pb.ForecastReply:
+        """Look ahead from a session's state."""
+        async with self._holder(context, request) as model:
+            return await whole.forecast(model, request)
+
+    async def Peek(self, request: pb.PeekRequest, context: Context) -> pb.PeekReply:  # noqa: N802
+        """Read a session's state."""
+        async with self._holder(context, request) as model:
+            return await whole.peek(model, request.session_id)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListReply:  # noqa: N802
         """List live sessions, a version after the other."""
@@ -95,6 +141,12 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
                     sessions=sessions[:size], next_page_token=f"{last.version}/{last.session_id}"
                 )
         return pb.ListReply(sessions=sessions)
+
+    @asynccontextmanager
+    async def _holder(self, context: Context, request: OfSession) -> AsyncIterator[ServedModel]:
+        """The model version that holds the session a request names."""
+        async with self._call(context, request.model, request.version):
+            yield self._models.holder(request.model, request.version, request.session_id)
 
     @asynccontextmanager
     async def _call(self, context: Context, model: str, version: int) -> AsyncIterator[None]:

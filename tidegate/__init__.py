@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tidegate import errors
-    from tidegate.client import Client, Session
+    from tidegate.block import ManySteps
+    from tidegate.client import Client
     from tidegate.model import Feature, Model, Output, SessionInfo
-    from tidegate.options import ClientOptions, RetryPolicy
+    from tidegate.options import ClientOptions, Coalescing, RetryPolicy
+    from tidegate.session import Session
     from tidegate.sync import SyncClient, SyncSession
 
 __version__ = "0.1.0"
@@ -19,7 +21,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Client",
     "ClientOptions",
+    "Coalescing",
     "Feature",
+    "ManySteps",
     "Model",
     "Output",
     "RetryPolicy",
@@ -33,9 +37,11 @@ __all__ = [
 
 _HOMES = {
     "Client": "client",
-    "Session": "client",
+    "Session": "session",
     "SyncClient": "sync",
     "SyncSession": "sync",
+    "Coalescing": "options",
+    "ManySteps": "block",
     "ClientOptions": "options",
     "RetryPolicy": "options",
     "Feature": "model",

@@ -1,33 +1,32 @@
-"""The asynchronous client: sessions over `grpc.aio`.
+"""The asynchronous client: a channel, its streams by model version, and sessions over them."""
 
-A thin face: what to send and what replies mean is in `stepping`; here are the channel, the lock
-that keeps a session's steps in order, and the translation of failures.
-"""
+from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import Sequence
+from typing import Self
 
 import grpc
+import numpy as np
 from grpc import aio
 from numpy.typing import ArrayLike
 
-from tidegate import errors
-from tidegate.model import Catalogue, Model, SessionInfo
-from tidegate.numbering import FloatArray
+from tidegate import packing
+from tidegate.block import Block, ManySteps
+from tidegate.calls import Calls
+from tidegate.model import Model
 from tidegate.options import ClientOptions
-from tidegate.stepping import Deadline, Run, Stepper
-from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.session import Session
+from tidegate.stream import Stream
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
-Request = TypeVar("Request")
-Reply = TypeVar("Reply")
-Method = Callable[..., Awaitable[Reply]]
 
+class Client(Calls):
+    """A connection to a Tidegate server, for one event loop. Use it with `async with`.
 
-class Client:
-    """A connection to a Tidegate server, for one event loop. Use it with `async with`."""
+    Raises:
+        ValueError: from `ClientOptions`, naming the setting.
+    """
 
     def __init__(
         self,
@@ -35,12 +34,13 @@ class Client:
         options: ClientOptions | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
+        super().__init__(options or ClientOptions())
         self.address = address
-        self.options = options or ClientOptions()
+        self.loop: asyncio.AbstractEventLoop
         self._credentials = credentials
-        self._catalogue = Catalogue()
         self._channel: aio.Channel | None = None
-        self._stub: pb_grpc.TidegateAsyncStub | None = None
+        self._streams: dict[tuple[str, int], Stream] = {}
+        self._newest: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         self.connect()
@@ -51,6 +51,7 @@ class Client:
 
     def connect(self) -> None:
         """Make the channel, inside a running event loop. gRPC connects with the first call."""
+        self.loop = asyncio.get_running_loop()
         settings = self.options.channel_options()
         if self._credentials is None:
             self._channel = aio.insecure_channel(self.address, settings)
@@ -60,13 +61,16 @@ class Client:
 
     async def close(self) -> None:
         """Close the channel. Sessions stay live on the server until they are closed or expire."""
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            await stream.close()
         channel, self._channel, self._stub = self._channel, None, None
         if channel is not None:
             await channel.close()
 
     def session(
         self, model: str, session_id: str, *, version: int = 0, keep: bool = False
-    ) -> "Session":
+    ) -> Session:
         """A session, for `async with`, which opens it (or attaches to the live one) and closes it.
 
         Args:
@@ -77,151 +81,48 @@ class Client:
         """
         return Session(self, model, session_id, version, keep)
 
-    async def models(self, *, timeout: float | None = None) -> list[Model]:
-        """Every model version served."""
-        request = pb.ListModelsRequest()
-        return self._catalogue.fill(await self._call(self._rpc.ListModels, request, timeout))
-
-    async def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
-        """One model; version 0 is the newest. Asks the server only for what was not seen yet."""
-        known = self._catalogue.find(name, version)
-        if known is None:
-            await self.models(timeout=timeout)
-            known = self._catalogue.pick(name, version)
-        return known
-
-    async def sessions(
-        self, model: str, version: int = 0, *, timeout: float | None = None
-    ) -> AsyncIterator[SessionInfo]:
-        """Every live session of a model, page after page."""
-        request = pb.ListRequest(model=model, version=version, page_size=1000)
-        while True:
-            reply = await self._call(self._rpc.List, request, timeout)
-            for session in reply.sessions:
-                yield SessionInfo.from_proto(session)
-            if not reply.next_page_token:
-                return
-            request.page_token = reply.next_page_token
-
-    async def close_session(
-        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
-    ) -> int:
-        """End a session without having it open here; returns the steps it had applied."""
-        request = pb.CloseRequest(model=model, version=version, session_id=session_id)
-        return (await self._call(self._rpc.Close, request, timeout)).steps
-
-    @property
-    def _rpc(self) -> "pb_grpc.TidegateAsyncStub":
-        if self._stub is None:
-            raise RuntimeError("the client is not connected: use `async with Client(...)`")
-        return self._stub
-
-    async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
-        limit = self.options.timeout if timeout is None else timeout
-        try:
-            return await method(request, timeout=limit)
-        except aio.AioRpcError as error:
-            raise errors.from_rpc(error) from None
-
-
-class Session:
-    """One session. Steps may be asked for from several tasks; they go out in that order."""
-
-    def __init__(
-        self, client: Client, model: str, session_id: str, version: int, keep: bool
-    ) -> None:
-        self._client = client
-        self.name, self.session_id, self.version = model, session_id, version
-        self.keep = keep
-        """Whether leaving the `async with` block leaves the session live."""
-        self.created = False
-        """Whether opening made the session; False where it was live already."""
-        self._stepper: Stepper | None = None
-        self._order = asyncio.Lock()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
+    async def step_many(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.keep:
-            return
-        try:
-            await self.close()
-        except errors.SessionGone:
-            pass  # it has ended, which is what was wanted
-        except errors.TidegateError:
-            if error is None:  # the block's own failure tells more
-                raise
+        model: str,
+        session_ids: Sequence[str],
+        first_steps: ArrayLike,
+        features: ArrayLike,
+        *,
+        version: int = 0,
+        create: bool = True,
+        timeout: float | None = None,
+    ) -> ManySteps:
+        """Step many sessions at once, for callers that hold arrays and count steps themselves.
 
-    async def open(self, *, timeout: float | None = None) -> None:
-        """Open the session, or attach to the live one and go on at its count."""
-        request = pb.OpenRequest(model=self.name, version=self.version, session_id=self.session_id)
-        client = self._client
-        reply = await client._call(client._rpc.Open, request, timeout)
-        self.created, self.version = reply.created, reply.session.version
-        model = await client.model(self.name, self.version, timeout=timeout)
-        self._stepper = Stepper(model, reply.session)
+        Args:
+            first_steps: [N], the number of each session's first step here, from 0. The same
+                numbers with the same features again are a retry, which moves nothing.
+            features: [N, I], a step for each session, or [N, T, I], a chunk for each.
+            version: the model version; 0 is the newest at this client's first call.
+            create: open the sessions that are not live.
 
-    async def close(self, *, timeout: float | None = None) -> int:
-        """End the session; returns the steps the server had applied."""
-        return await self._client.close_session(
-            self.name, self.session_id, version=self.version, timeout=timeout
-        )
-
-    async def info(self, *, timeout: float | None = None) -> SessionInfo:
-        """The session as the server sees it."""
-        request = pb.GetRequest(model=self.name, version=self.version, session_id=self.session_id)
-        client = self._client
-        return SessionInfo.from_proto(await client._call(client._rpc.Get, request, timeout))
-
-    @property
-    def model(self) -> Model:
-        """The model version to which the session is pinned."""
-        return self._opened.model
-
-    @property
-    def steps(self) -> int:
-        """Steps known to be applied; the next step's number."""
-        return self._opened.steps
-
-    async def step(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
-        """Apply one observation of raw features; returns the outputs, float32 [O]."""
-        stepper = self._opened
-        return (await self._drive(stepper.run(stepper.one(features)), timeout)).reshape(-1)
-
-    async def chunk(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
-        """Apply consecutive observations [T, I], in as many requests as needed; returns [T, O].
-
-        `timeout` is for all of them together.
+        Raises:
+            BadInput: the arrays do not fit each other or the model.
+            TidegateError: the server could not be reached. What is wrong with single rows stands
+                in `ManySteps.errors`, and harms no other row.
         """
-        stepper = self._opened
-        return await self._drive(stepper.run(stepper.many(features)), timeout)
+        stream = await self.stream(model, version or self._newest.get(model, 0), timeout=timeout)
+        self._newest.setdefault(model, stream.model.version)
+        steps = packing.rows(features, len(session_ids), stream.model)
+        done: asyncio.Future[ManySteps] = self.loop.create_future()
+        expiry = self.loop.time() + self.seconds(timeout)
+        block = Block(session_ids, first_steps, steps, stream.model.width, create, done, expiry)
+        block.flat = np.ndim(features) == 2
+        return await stream.carry(block)
 
-    async def _drive(self, run: Run, timeout: float | None) -> FloatArray:
-        client = self._client
-        deadline = Deadline(client.options.timeout if timeout is None else timeout)
-        async with self._order:
-            try:
-                request = next(run)
-                while True:
-                    try:
-                        reply = await client._call(client._rpc.Step, request, deadline.left())
-                    except errors.TidegateError as error:
-                        request = run.throw(error)
-                    else:
-                        request = run.send(reply)
-            except StopIteration as done:
-                outputs: FloatArray = done.value
-                return outputs
+    async def stream(self, model: str, version: int, *, timeout: float | None = None) -> Stream:
+        """The stream that carries a model version's steps; sessions and `step_many` use it."""
+        if version and (known := self._streams.get((model, version))):
+            return known
+        found = await self.model(model, version, timeout=timeout)
+        return self._streams.get((model, found.version)) or self._open_stream(found)
 
-    @property
-    def _opened(self) -> Stepper:
-        if self._stepper is None:
-            raise RuntimeError("the session is not open: use `async with client.session(...)`")
-        return self._stepper
+    def _open_stream(self, model: Model) -> Stream:
+        stream = Stream(self._rpc.StepStream, model, self.options)
+        self._streams[model.name, model.version] = stream
+        return stream

@@ -88,6 +88,18 @@ class SessionClosed(SessionGone):
     """The session was closed."""
 
 
+class SessionExists(TidegateError):
+    """A session of that id is live already."""
+
+    default_code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class BadSnapshot(TidegateError):
+    """The snapshot cannot be taken in; the message says what in it does not fit."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class WrongStep(TidegateError):
     """The step's number does not fit the session; another writer moved it."""
 
@@ -224,7 +236,11 @@ _BY_REASON: dict[int, type[TidegateError]] = {
     pb.REASON_NOT_FINITE: NotFinite,
     pb.REASON_STARTING: Starting,
     pb.REASON_BAD_MODEL: BadModel,
+    pb.REASON_SESSION_EXISTS: SessionExists,
+    pb.REASON_BAD_SNAPSHOT: BadSnapshot,
 }
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
     kind.default_code: kind for kind in (Unavailable, DeadlineExceeded, Cancelled, Internal)
@@ -243,9 +259,15 @@ def from_rpc(error: grpc.RpcError) -> TidegateError:
     return _BY_CODE.get(code, TidegateError)(message or code.name, code)
 
 
-def bad_input(message: str) -> BadInput:
+def from_detail(detail: pb.ErrorDetail) -> TidegateError:
+    """The exception for a failed row of a stream's message."""
+    kind = _BY_REASON.get(detail.reason, TidegateError)
+    return kind(detail.message, _CODES.get(detail.code), detail)
+
+
+def bad_input(message: str, field: str = "features") -> BadInput:
     """The exception for an array this library cannot turn into steps."""
-    detail = pb.ErrorDetail(reason=pb.REASON_BAD_INPUT, message=message, field="features")
+    detail = pb.ErrorDetail(reason=pb.REASON_BAD_INPUT, message=message, field=field)
     return BadInput(message, detail=detail)
 
 

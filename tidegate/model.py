@@ -38,6 +38,10 @@ class Model:
     max_chunk: int
     device: str
     max_sessions: int
+    feeds_back: bool = False
+    """Whether a forecast can feed its outputs back as features."""
+    max_forecast: int = 0
+    """The most steps of a forecast."""
 
     @classmethod
     def from_proto(cls, model: pb.Model) -> "Model":
@@ -54,6 +58,8 @@ class Model:
             max_chunk=model.max_chunk,
             device=model.device,
             max_sessions=model.max_sessions,
+            feeds_back=model.feeds_back,
+            max_forecast=model.max_forecast,
         )
 
     @property

@@ -6,11 +6,13 @@ exponentially with jitter. They are safe because every step carries its number.
 
 import json
 import math
-from dataclasses import dataclass, field
+import random
+from dataclasses import dataclass, field, fields
 
 SERVICE = "tidegate.v1.Tidegate"
-# StepStream is left out: gRPC cannot repeat a stream once a reply has come.
-RETRIED = ("Step", "Open", "Close", "Get", "List", "ListModels")
+# StepStream is left out, since gRPC cannot repeat a stream once a reply has come: `stream` does.
+# Import, Fork and Reset too: a repetition of one that was done finds another state of things.
+RETRIED = ("Step", "Open", "Close", "Get", "List", "ListModels", "Export", "Forecast", "Peek")
 # gRPC lowers anything above to this by itself; saying so is kinder than silently doing less.
 MOST_ATTEMPTS = 5
 
@@ -28,6 +30,11 @@ class RetryPolicy:
     multiplier: float = 3.0
     """How much longer each pause is than the one before."""
 
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row, varied by 20 % as gRPC does."""
+        pause = min(self.max_backoff, self.initial_backoff * self.multiplier ** (failures - 1))
+        return pause * random.uniform(0.8, 1.2)
+
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or not 1 <= self.attempts <= MOST_ATTEMPTS:
             raise ValueError(
@@ -42,6 +49,27 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
+class Coalescing:
+    """How concurrently awaited steps travel together, and how many may wait."""
+
+    in_flight: int = 2
+    """Messages on their way at once, a model version. While they are, the next one gathers."""
+    message_steps: int = 4096
+    """The most steps in a message."""
+    message_bytes: int = 1 << 20
+    """The most bytes of features in a message; a row larger than that goes alone. Keep it below
+    the server's `max_message_bytes`."""
+    waiting_steps: int = 65_536
+    """Steps without an answer, a model version, from which on `step` waits before it takes more."""
+    waiting_bytes: int = 64 << 20
+    """Likewise, bytes of their features."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check_count(f"Coalescing.{each.name}", getattr(self, each.name))
+
+
+@dataclass(frozen=True)
 class ClientOptions:
     """What holds for every call of one client."""
 
@@ -49,6 +77,8 @@ class ClientOptions:
     """Seconds a call may take, retries included, where the call names no `timeout` itself."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """How calls are repeated."""
+    coalescing: Coalescing = field(default_factory=Coalescing)
+    """How steps travel together."""
     max_message_bytes: int = 16 * 1024 * 1024
     """The largest reply accepted."""
     reconnect_backoff: float = 0.1
@@ -60,6 +90,10 @@ class ClientOptions:
         _check_positive("ClientOptions.timeout", self.timeout, least=0.001)
         if not isinstance(self.retry, RetryPolicy):
             raise ValueError(f"ClientOptions.retry must be a RetryPolicy, not {self.retry!r}")
+        if not isinstance(self.coalescing, Coalescing):
+            raise ValueError(
+                f"ClientOptions.coalescing must be a Coalescing, not {self.coalescing!r}"
+            )
         if not isinstance(self.max_message_bytes, int) or not 1 <= self.max_message_bytes < 2**31:
             raise ValueError(
                 "ClientOptions.max_message_bytes must be a whole number from 1 to 2147483647, "
@@ -98,6 +132,11 @@ def _service_config(retry: RetryPolicy) -> dict[str, object]:
             }
         ]
     }
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 def _check_positive(name: str, value: float, *, least: float) -> None:

@@ -1,30 +1,64 @@
-"""The synchronous client: the same face as `client`, over gRPC's blocking channel.
+"""The synchronous client: the asynchronous one, driven by an event loop in a thread of its own.
 
-For threads: a client and its sessions may be used from several at a time.
+For threads: a client and its sessions may be used from several at a time, and steps that several
+threads wait for travel together.
 """
 
+from __future__ import annotations
+
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from tidegate import errors
-from tidegate.model import Catalogue, Model, SessionInfo
-from tidegate.numbering import FloatArray
+from tidegate.block import ManySteps
+from tidegate.client import Client
+from tidegate.model import Model, SessionInfo
 from tidegate.options import ClientOptions
-from tidegate.stepping import Deadline, Run, Stepper
-from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
+from tidegate.packing import FloatArray
+from tidegate.session import Session
 
-Request = TypeVar("Request")
-Reply = TypeVar("Reply")
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="tidegate-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have `work` done there and wait for it; an interrupted wait cancels it."""
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return done.result()
+        except BaseException:
+            done.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
 
 
 class SyncClient:
-    """A connection to a Tidegate server. Use it with `with`."""
+    """A connection to a Tidegate server. Use it with `with`. Everything is as with `Client`."""
 
     def __init__(
         self,
@@ -32,12 +66,9 @@ class SyncClient:
         options: ClientOptions | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.address = address
-        self.options = options or ClientOptions()
-        self._credentials = credentials
-        self._catalogue = Catalogue()
-        self._channel: grpc.Channel | None = None
-        self._stub: pb_grpc.TidegateStub | None = None
+        self._client = Client(address, options, credentials)
+        self.address, self.options = address, self._client.options
+        self._thread: LoopThread | None = None
 
     def __enter__(self) -> Self:
         self.connect()
@@ -47,93 +78,113 @@ class SyncClient:
         self.close()
 
     def connect(self) -> None:
-        """Make the channel. gRPC connects with the first call."""
-        settings = self.options.channel_options()
-        if self._credentials is None:
-            self._channel = grpc.insecure_channel(self.address, settings)
-        else:
-            self._channel = grpc.secure_channel(self.address, self._credentials, settings)
-        self._stub = pb_grpc.TidegateStub(self._channel)
+        """Start the thread and make the channel. gRPC connects with the first call."""
+        self._thread = LoopThread()
+        self.run(_connect(self._client))
 
     def close(self) -> None:
         """Close the channel. Sessions stay live on the server until they are closed or expire."""
-        channel, self._channel, self._stub = self._channel, None, None
-        if channel is not None:
-            channel.close()
+        if self._thread is not None:
+            self.run(self._client.close())
+            self._thread.stop()
+            self._thread = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for something that the client's event loop does."""
+        if self._thread is None:
+            work.close()
+            raise RuntimeError("the client is not connected: use `with SyncClient(...)`")
+        return self._thread.run(work)
 
     def session(
         self, model: str, session_id: str, *, version: int = 0, keep: bool = False
-    ) -> "SyncSession":
-        """A session, for `with`, which opens it (or attaches to the live one) and closes it.
+    ) -> SyncSession:
+        """A session, for `with`, which opens it (or attaches to the live one) and closes it."""
+        return SyncSession(
+            self, self._client.session(model, session_id, version=version, keep=keep)
+        )
 
-        Args:
-            model: the model's name.
-            session_id: the caller's name for the session, 1 to 256 bytes of UTF-8.
-            version: the model version; 0 is the live session's, else the newest.
-            keep: leave the session live at the end.
-        """
-        return SyncSession(self, model, session_id, version, keep)
+    def step_many(
+        self,
+        model: str,
+        session_ids: Sequence[str],
+        first_steps: ArrayLike,
+        features: ArrayLike,
+        *,
+        version: int = 0,
+        create: bool = True,
+        timeout: float | None = None,
+    ) -> ManySteps:
+        """Step many sessions at once; see `Client.step_many`."""
+        return self.run(
+            self._client.step_many(
+                model, session_ids, first_steps, features,
+                version=version, create=create, timeout=timeout,
+            )
+        )  # fmt: skip
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every model version served."""
-        request = pb.ListModelsRequest()
-        return self._catalogue.fill(self._call(self._rpc.ListModels, request, timeout))
+        return self.run(self._client.models(timeout=timeout))
 
     def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
-        """One model; version 0 is the newest. Asks the server only for what was not seen yet."""
-        known = self._catalogue.find(name, version)
-        if known is None:
-            self.models(timeout=timeout)
-            known = self._catalogue.pick(name, version)
-        return known
+        """One model; version 0 is the newest."""
+        return self.run(self._client.model(name, version, timeout=timeout))
 
     def sessions(
         self, model: str, version: int = 0, *, timeout: float | None = None
     ) -> Iterator[SessionInfo]:
         """Every live session of a model, page after page."""
-        request = pb.ListRequest(model=model, version=version, page_size=1000)
-        while True:
-            reply = self._call(self._rpc.List, request, timeout)
-            yield from map(SessionInfo.from_proto, reply.sessions)
-            if not reply.next_page_token:
-                return
-            request.page_token = reply.next_page_token
+        pages = self._client.sessions(model, version, timeout=timeout)
+        while (session := self.run(_next(pages))) is not None:
+            yield session
+
+    def get_session(
+        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
+    ) -> SessionInfo:
+        """A live session, without having it open here."""
+        return self.run(
+            self._client.get_session(model, session_id, version=version, timeout=timeout)
+        )
 
     def close_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> int:
         """End a session without having it open here; returns the steps it had applied."""
-        request = pb.CloseRequest(model=model, version=version, session_id=session_id)
-        return self._call(self._rpc.Close, request, timeout).steps
+        return self.run(
+            self._client.close_session(model, session_id, version=version, timeout=timeout)
+        )
 
-    @property
-    def _rpc(self) -> pb_grpc.TidegateStub:
-        if self._stub is None:
-            raise RuntimeError("the client is not connected: use `with SyncClient(...)`")
-        return self._stub
+    def export_session(
+        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
+    ) -> bytes:
+        """A session's snapshot, as bytes to keep or to send. The session goes on."""
+        return self.run(
+            self._client.export_session(model, session_id, version=version, timeout=timeout)
+        )
 
-    def _call(self, method: Callable[..., Reply], request: Request, timeout: float | None) -> Reply:
-        limit = self.options.timeout if timeout is None else timeout
-        try:
-            return method(request, timeout=limit)
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error) from None
+    def import_session(
+        self,
+        snapshot: bytes,
+        *,
+        session_id: str = "",
+        replace: bool = False,
+        timeout: float | None = None,
+    ) -> SessionInfo:
+        """Make a session from a snapshot; see `Client.import_session`."""
+        return self.run(
+            self._client.import_session(
+                snapshot, session_id=session_id, replace=replace, timeout=timeout
+            )
+        )
 
 
 class SyncSession:
-    """One session. Steps may be asked for from several threads; they go out one at a time."""
+    """One session. Steps may be asked for from several threads; they go in that order."""
 
-    def __init__(
-        self, client: SyncClient, model: str, session_id: str, version: int, keep: bool
-    ) -> None:
-        self._client = client
-        self.name, self.session_id, self.version = model, session_id, version
-        self.keep = keep
-        """Whether leaving the `with` block leaves the session live."""
-        self.created = False
-        """Whether opening made the session; False where it was live already."""
-        self._stepper: Stepper | None = None
-        self._order = threading.Lock()
+    def __init__(self, client: SyncClient, session: Session) -> None:
+        self._client, self._session = client, session
+        self.name, self.session_id, self.keep = session.name, session.session_id, session.keep
 
     def __enter__(self) -> Self:
         self.open()
@@ -145,79 +196,75 @@ class SyncSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.keep:
-            return
-        try:
-            self.close()
-        except errors.SessionGone:
-            pass  # it has ended, which is what was wanted
-        except errors.TidegateError:
-            if error is None:  # the block's own failure tells more
-                raise
+        self._client.run(self._session.__aexit__(kind, error, trace))
 
     def open(self, *, timeout: float | None = None) -> None:
         """Open the session, or attach to the live one and go on at its count."""
-        request = pb.OpenRequest(model=self.name, version=self.version, session_id=self.session_id)
-        client = self._client
-        reply = client._call(client._rpc.Open, request, timeout)
-        self.created, self.version = reply.created, reply.session.version
-        model = client.model(self.name, self.version, timeout=timeout)
-        self._stepper = Stepper(model, reply.session)
+        self._client.run(self._session.open(timeout=timeout))
 
     def close(self, *, timeout: float | None = None) -> int:
         """End the session; returns the steps the server had applied."""
-        return self._client.close_session(
-            self.name, self.session_id, version=self.version, timeout=timeout
-        )
+        return self._client.run(self._session.close(timeout=timeout))
 
     def info(self, *, timeout: float | None = None) -> SessionInfo:
         """The session as the server sees it."""
-        request = pb.GetRequest(model=self.name, version=self.version, session_id=self.session_id)
-        client = self._client
-        return SessionInfo.from_proto(client._call(client._rpc.Get, request, timeout))
+        return self._client.run(self._session.info(timeout=timeout))
+
+    @property
+    def created(self) -> bool:
+        """Whether opening made the session; False where it was live already."""
+        return self._session.created
+
+    @property
+    def version(self) -> int:
+        """The model version to which the session is pinned."""
+        return self._session.version
 
     @property
     def model(self) -> Model:
         """The model version to which the session is pinned."""
-        return self._opened.model
+        return self._session.model
 
     @property
     def steps(self) -> int:
         """Steps known to be applied; the next step's number."""
-        return self._opened.steps
+        return self._session.steps
 
     def step(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
         """Apply one observation of raw features; returns the outputs, float32 [O]."""
-        stepper = self._opened
-        return self._drive(stepper.run(stepper.one(features)), timeout).reshape(-1)
+        return self._client.run(self._session.step(features, timeout=timeout))
 
     def chunk(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
-        """Apply consecutive observations [T, I], in as many requests as needed; returns [T, O].
+        """Apply consecutive observations [T, I], in as many requests as needed; returns [T, O]."""
+        return self._client.run(self._session.chunk(features, timeout=timeout))
 
-        `timeout` is for all of them together.
-        """
-        stepper = self._opened
-        return self._drive(stepper.run(stepper.many(features)), timeout)
+    def forecast(
+        self, steps: int, features: ArrayLike | None = None, *, timeout: float | None = None
+    ) -> FloatArray:
+        """What the session would answer to its next `steps` steps, f32 [steps, O]."""
+        return self._client.run(self._session.forecast(steps, features, timeout=timeout))
 
-    def _drive(self, run: Run, timeout: float | None) -> FloatArray:
-        client = self._client
-        deadline = Deadline(client.options.timeout if timeout is None else timeout)
-        with self._order:
-            try:
-                request = next(run)
-                while True:
-                    try:
-                        reply = client._call(client._rpc.Step, request, deadline.left())
-                    except errors.TidegateError as error:
-                        request = run.throw(error)
-                    else:
-                        request = run.send(reply)
-            except StopIteration as done:
-                outputs: FloatArray = done.value
-                return outputs
+    def fork(self, session_id: str, *, timeout: float | None = None) -> SyncSession:
+        """Copy the session under another id; the copy is open and goes on from here."""
+        copy = self._client.run(self._session.fork(session_id, timeout=timeout))
+        return SyncSession(self._client, copy)
 
-    @property
-    def _opened(self) -> Stepper:
-        if self._stepper is None:
-            raise RuntimeError("the session is not open: use `with client.session(...)`")
-        return self._stepper
+    def reset(self, *, timeout: float | None = None) -> None:
+        """Put the session back to step 0 and its initial state, after what is under way."""
+        self._client.run(self._session.reset(timeout=timeout))
+
+    def export(self, *, timeout: float | None = None) -> bytes:
+        """The session's snapshot, for `SyncClient.import_session`."""
+        return self._client.run(self._session.export(timeout=timeout))
+
+    def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[np.floating]]:
+        """The session's state: each state's name and its values."""
+        return self._client.run(self._session.peek(timeout=timeout))
+
+
+async def _connect(client: Client) -> None:
+    client.connect()
+
+
+async def _next(pages: AsyncIterator[SessionInfo]) -> SessionInfo | None:
+    return await anext(pages, None)

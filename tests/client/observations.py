@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.client.bundles import EXERCISE
-from tidegate.numbering import FloatArray
+from tidegate.packing import FloatArray
 from training.reference import NumpyLstm
 
 TOLERANCE = 1e-5

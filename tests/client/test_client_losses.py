@@ -14,7 +14,7 @@ from tests.client.observations import TOLERANCE, assert_close, expected, observa
 from tests.client.proxy import Proxy
 from tests.harness import RunningServer
 from tidegate import Client, Session, SyncClient, errors
-from tidegate.numbering import FloatArray
+from tidegate.packing import FloatArray
 from training.reference import NumpyLstm
 
 

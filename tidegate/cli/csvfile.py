@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tidegate.cli.failure import BadFile
-from tidegate.numbering import FloatArray
+from tidegate.packing import FloatArray
 
 
 @dataclass(frozen=True)

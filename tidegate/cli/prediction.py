@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tidegate.model import Model
-from tidegate.numbering import FloatArray
+from tidegate.packing import FloatArray
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from tidegate.cli.prediction import Reader
 from tidegate.cli.progress import Progress, SessionProgress
 from tidegate.cli.summary import summary_lines
 from tidegate.cli.table import keep_showing, make_view
-from tidegate.client import Client, Session
+from tidegate.client import Client
 from tidegate.model import Model
 from tidegate.options import ClientOptions
+from tidegate.session import Session
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,253 @@
+"""One session, as callers hold it: what they await goes into rows, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tidegate import errors, packing
+from tidegate.model import Model, SessionInfo
+from tidegate.packing import FloatArray
+from tidegate.row import Row, Stage
+from tidegate.stream import Stream
+from tidegate.track import Track
+
+if TYPE_CHECKING:
+    from tidegate.client import Client
+
+
+class Session:
+    """A session of one model. Steps may be asked for from several tasks; they go in that order.
+
+    Steps that many sessions' callers await at the same time travel together.
+    """
+
+    def __init__(
+        self, client: Client, model: str, session_id: str, version: int, keep: bool
+    ) -> None:
+        self._client = client
+        self.name, self.session_id, self.version = model, session_id, version
+        self.keep = keep
+        """Whether leaving the `async with` block leaves the session live."""
+        self.created = False
+        """Whether opening made the session; False where it was live already."""
+        self._track: Track | None = None
+        self._stream: Stream
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.keep:
+            return
+        try:
+            await self.close()
+        except errors.SessionGone:
+            pass  # it has ended, which is what was wanted
+        except errors.TidegateError:
+            if error is None:  # the block's own failure tells more
+                raise
+
+    async def open(self, *, timeout: float | None = None) -> None:
+        """Open the session, or attach to the live one and go on at its count."""
+        reply = await self._client.open_session(
+            self.name, self.session_id, version=self.version, timeout=timeout
+        )
+        self.created, self.version = reply.created, reply.session.version
+        self._stream = await self._client.stream(self.name, self.version, timeout=timeout)
+        self._stream.lanes.release(self.session_id)
+        self._track = Track(self.session_id, reply.session.steps, self._stream)
+
+    async def close(self, *, timeout: float | None = None) -> int:
+        """End the session; returns the steps the server had applied."""
+        return await self._client.close_session(
+            self.name, self.session_id, version=self.version, timeout=timeout
+        )
+
+    async def info(self, *, timeout: float | None = None) -> SessionInfo:
+        """The session as the server sees it."""
+        return await self._client.get_session(
+            self.name, self.session_id, version=self.version, timeout=timeout
+        )
+
+    @property
+    def model(self) -> Model:
+        """The model version to which the session is pinned."""
+        self._opened()
+        return self._stream.model
+
+    @property
+    def steps(self) -> int:
+        """Steps known to be applied; the next step's number."""
+        return self._opened().number
+
+    async def step(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
+        """Apply one observation of raw features; returns the outputs, float32 [O].
+
+        Raises:
+            BadInput: not the model's features, or not finite.
+            TidegateError: as the server or the connection has it.
+        """
+        track, stream = self._track or self._opened(), self._stream
+        packed = packing.one(features, stream.model)
+        if track.unread and track.repeats(packed):
+            known: FloatArray = (await self._recall(track, packed, timeout))[0]
+            return known
+        row = self._row(track, packed, 1, timeout)
+        backlog = stream.backlog
+        if backlog.crowded:
+            await self._room(1, row.expiry)
+        else:
+            backlog.steps += 1
+        timer = None if timeout is None else self._timer(track, timeout)
+        try:
+            track.put(row)
+            return await row.done
+        except BaseException:
+            track.give_up(row)
+            raise
+        finally:
+            backlog.free(1)
+            if timer is not None:
+                timer.cancel()
+
+    async def chunk(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
+        """Apply consecutive observations [T, I], in as many requests as needed; returns [T, O].
+
+        `timeout` is for all of them together. Raises as `step`; `BadInput.index` counts in
+        `features`.
+        """
+        track, model = self._opened(), self._stream.model
+        steps = packing.many(features, model)
+        known = np.empty((0, model.width), np.float32)
+        if track.unread and len(steps) and track.repeats(steps.tobytes()):
+            known = await self._recall(track, steps.tobytes(), timeout)
+        if len(known) == len(steps):
+            return known
+        outputs = await self._pieces(track, steps[len(known) :], len(known), timeout)
+        return np.concatenate([known, *outputs])
+
+    async def forecast(
+        self, steps: int, features: ArrayLike | None = None, *, timeout: float | None = None
+    ) -> FloatArray:
+        """What the session would answer to its next `steps` steps, f32 [steps, O]; it stays as it
+        is. `features` as in `Client.forecast`."""
+        return await self._client.forecast(
+            self.name, self.session_id, steps, features, version=self.version, timeout=timeout
+        )
+
+    async def fork(self, session_id: str, *, timeout: float | None = None) -> Session:
+        """Copy the session under another id; the copy is open and goes on from here."""
+        await self._client.fork_session(
+            self.name, self.session_id, session_id, version=self.version, timeout=timeout
+        )
+        copy = Session(self._client, self.name, session_id, self.version, self.keep)
+        await copy.open(timeout=timeout)
+        copy.created = True
+        return copy
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """Put the session back to step 0 and its initial state, after what is under way."""
+        track = self._opened()
+        async with asyncio.timeout(self._client.seconds(timeout)):
+            while track.rows:
+                await asyncio.wait([track.settled(track.rows[-1])])
+        await self._client.reset_session(
+            self.name, self.session_id, version=self.version, timeout=timeout
+        )
+        track.restart()
+
+    async def export(self, *, timeout: float | None = None) -> bytes:
+        """The session's snapshot, for `Client.import_session`."""
+        return await self._client.export_session(
+            self.name, self.session_id, version=self.version, timeout=timeout
+        )
+
+    async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[np.floating]]:
+        """The session's state: each state's name and its values."""
+        return await self._client.peek(
+            self.name, self.session_id, version=self.version, timeout=timeout
+        )
+
+    async def _pieces(
+        self, track: Track, steps: FloatArray, before: int, timeout: float | None
+    ) -> list[FloatArray]:
+        most = self._stream.model.max_chunk
+        pieces = [steps[at : at + most] for at in range(0, len(steps), most)]
+        rows = [self._row(track, piece.tobytes(), len(piece), timeout) for piece in pieces]
+        for row in rows:
+            row.call = rows
+        await self._room(len(steps), rows[0].expiry)
+        timer = None if timeout is None else self._timer(track, timeout)
+        outputs: list[FloatArray] = []
+        try:
+            for row in rows:
+                track.put(row)
+            for row in rows:
+                outputs.append((await row.done).reshape(row.steps, -1))
+            return outputs
+        except BaseException as error:
+            _give_up(track, rows)
+            if isinstance(error, errors.BadInput):
+                error.offset = before + sum(map(len, outputs))
+            raise
+        finally:
+            self._stream.backlog.free(len(steps))
+            if timer is not None:
+                timer.cancel()
+
+    async def _recall(self, track: Track, packed: bytes, timeout: float | None) -> FloatArray:
+        """The outputs of steps that were given up and are asked for again, from the first on."""
+        async with asyncio.timeout(self._client.seconds(timeout)):
+            for row in list(track.unread):
+                row.expiry = self._expiry(timeout)
+                if row.stage is Stage.CUT_OFF:
+                    track.send_again(row)
+                if row.stage is Stage.SENT:
+                    await track.settled(row)
+        return track.read(packed)
+
+    async def _room(self, steps: int, expiry: float) -> None:
+        try:
+            async with asyncio.timeout_at(expiry):
+                await self._stream.backlog.room(min(steps, self._stream.backlog.limit))
+        except TimeoutError:
+            raise errors.DeadlineExceeded("no room for more steps within the timeout") from None
+
+    def _row(self, track: Track, packed: bytes, steps: int, timeout: float | None) -> Row:
+        done = self._client.loop.create_future()
+        return Row(track, packed, steps, done, self._expiry(timeout))
+
+    def _expiry(self, timeout: float | None) -> float:
+        return self._client.loop.time() + self._client.seconds(timeout)
+
+    def _timer(self, track: Track, timeout: float) -> asyncio.TimerHandle:
+        """The usual timeout is watched over now and then; one of the caller's own, to the point."""
+        error = errors.DeadlineExceeded(f"no reply within {timeout:g} s")
+        loop = self._client.loop
+        return loop.call_later(timeout, lambda: track.expire(loop.time(), error))
+
+    def _opened(self) -> Track:
+        if self._track is None:
+            raise RuntimeError("the session is not open: use `async with client.session(...)`")
+        return self._track
+
+
+def _give_up(track: Track, rows: list[Row]) -> None:
+    """Those not sent first, from the last, so that none of them goes instead of another."""
+    for row in reversed(rows):
+        if row.stage is Stage.WAITING:
+            row.done.cancel()
+            track.give_up(row)
+    for row in rows:
+        track.give_up(row)

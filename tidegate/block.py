@@ -145,7 +145,7 @@ class Part:
 
 
 def _numbers(first_steps: ArrayLike, count: int) -> NDArray[np.uint64]:
-    numbers = np.asarray(first_steps)
+    numbers = np.asarray(first_steps) if count else np.empty(0, np.uint64)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
         raise errors.bad_input(
             f"first_steps must be {count} whole numbers from 0, not {numbers.dtype} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tidegate.block import Part
 from tidegate.lanes import Lanes
@@ -18,19 +18,23 @@ class Outbox:
 
     def __init__(self, lanes: Lanes, message_steps: int, message_bytes: int) -> None:
         self.message_bytes = message_bytes
-        self._lanes, self._message_steps = lanes, message_steps
+        self._lanes, self.message_steps = lanes, message_steps
         self.rows: deque[Row] = deque()
         self.parts: deque[Part] = deque()
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.parts)
 
-    def put_back(self, rows: Iterable[Row], parts: Iterable[Part]) -> None:
+    def put_back(self, rows: Sequence[Row], parts: Sequence[Part]) -> None:
         """What was taken has to be sent again, before everything else."""
         for row in rows:
             row.resent |= row.stage is Stage.SENT
-        self.rows.extendleft(reversed(list(rows)))
-        self.parts.extendleft(reversed(list(parts)))
+        self.rows.extendleft(reversed(rows))
+        self.parts.extendleft(reversed(parts))
+
+    def shrink_steps(self, message: Message) -> None:
+        """Make messages of half as many steps as that one, from now on."""
+        self.message_steps = min(self.message_steps, message.steps // 2)
 
     def clear(self) -> tuple[list[Row], list[Part]]:
         """Take everything out."""
@@ -78,7 +82,7 @@ class Outbox:
     def _fits(self, message: Message, steps: int, size: int) -> bool:
         """What is too large for any message goes alone."""
         return message.steps == 0 or (
-            message.steps + steps <= self._message_steps
+            message.steps + steps <= self.message_steps
             and message.size + size <= self.message_bytes
         )
 

@@ -19,13 +19,22 @@ from tidegate.v1 import tidegate_pb2 as pb
 FOR_NOW = (errors.QueueFull, errors.Draining, errors.Starting)
 
 Later = Callable[[float, Sequence[Row], Sequence[Part]], None]
+Shrink = Callable[[Message], None]
 
 
 class Settler:
-    """Settles messages of one model. `later` sends rows and parts again after so many seconds."""
+    """Settles messages of one model.
 
-    def __init__(self, model: Model, lanes: Lanes, later: Later, retry: RetryPolicy) -> None:
-        self._width, self._lanes, self._later, self._retry = model.width, lanes, later, retry
+    Args:
+        later: sends rows and parts again after so many seconds.
+        shrink: keeps messages smaller than one that the server's queue cannot hold.
+    """
+
+    def __init__(
+        self, model: Model, lanes: Lanes, later: Later, shrink: Shrink, retry: RetryPolicy
+    ) -> None:
+        self._width, self._lanes, self._retry = model.width, lanes, retry
+        self._later, self._shrink = later, shrink
 
     def settle(self, message: Message, reply: pb.StepBatchReply) -> None:
         """Give every row of the message its outcome.
@@ -36,6 +45,8 @@ class Settler:
         answers = Answers(message, reply, self._width)
         unnamed = self._named(message, reply)
         self._probed(message, unnamed)
+        if self._too_many(message, answers):
+            return
         if answers.singles is not None and not message.parts:
             for row, outputs in zip(message.rows, answers.singles, strict=True):
                 row.track.applied(row, outputs)
@@ -74,6 +85,16 @@ class Settler:
                 row.track.refused(row, error)
         if ready:
             self._later(0.0, ready, ())
+
+    def _too_many(self, message: Message, answers: Answers) -> bool:
+        """The server's queue is smaller than the message: send it again in pieces."""
+        refused = [each for each in answers.errors.values() if isinstance(each, errors.BadInput)]
+        count = len(answers.status)
+        if count < 2 or len(refused) < count or any(each.field != "steps" for each in refused):
+            return False
+        self._shrink(message)
+        self._later(0.0, message.rows, message.parts)
+        return True
 
     def _settle_row(
         self, row: Row, outcome: FloatArray | TidegateError, unnamed: dict[str, TidegateError]

@@ -39,7 +39,8 @@ class Session:
         self._stream: Stream
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        if self._track is None:  # a fork is open already
+            await self.open()
         return self
 
     async def __aexit__(

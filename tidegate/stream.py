@@ -51,7 +51,9 @@ class Stream:
         self.backlog = Backlog(limits, len(model.features) * WIRE.itemsize)
         self._open_call, self._retry, self._most = open_call, options.retry, limits.in_flight
         self._outbox = Outbox(self.lanes, limits.message_steps, limits.message_bytes)
-        self._settler = Settler(model, self.lanes, self._later, options.retry)
+        self._settler = Settler(
+            model, self.lanes, self._later, self._outbox.shrink_steps, options.retry
+        )
         self._in_flight: dict[int, Message] = {}
         self._held: dict[asyncio.TimerHandle, tuple[Sequence[Row], Sequence[Part]]] = {}
         self._sent = self._failures = 0
@@ -162,6 +164,8 @@ class Stream:
         """The connection is lost: send again what was not answered, after a pause, or give up."""
         self.lanes.forget()
         self._put_back(error)
+        if isinstance(error, errors.MessageTooLarge):
+            return  # smaller ones go at once
         self._failures += 1
         if not _passes(error) or self._failures >= self._retry.attempts:
             self._fail(error)
@@ -179,11 +183,12 @@ class Stream:
 
     def _shrink(self, largest: Message, error: TidegateError) -> None:
         """A limit on the way is lower than ours: keep to half of what did not pass."""
-        rows = len(largest.rows) + sum(map(len, largest.parts))
-        if rows == 1:
-            self._fail_message(largest, error)
-        else:
+        if len(largest.rows) + sum(map(len, largest.parts)) > 1:
             self._outbox.message_bytes = largest.size // 2
+        elif largest.rows and str(error).startswith("SERVER:"):  # so it has not been read at all
+            largest.rows[0].track.refused(largest.rows.pop(), error)
+        else:
+            self._fail_message(largest, error)
 
     def _fail_message(self, message: Message, error: TidegateError) -> None:
         for row in message.rows:
@@ -237,6 +242,6 @@ class Stream:
 
 def _passes(error: TidegateError) -> bool:
     """Whether another attempt may succeed."""
-    if isinstance(error, errors.Unavailable | errors.MessageTooLarge):
+    if isinstance(error, errors.Unavailable):
         return True
     return error.detail is None and error.code in BREAKS

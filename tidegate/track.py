@@ -19,7 +19,7 @@ from tidegate.packing import FloatArray
 from tidegate.row import Row, Stage
 
 # With these the server says that the row was not applied, by an earlier attempt neither.
-CERTAIN = (errors.BadInput, errors.SessionGone, errors.WrongStep)
+CERTAIN = (errors.BadInput, errors.MessageTooLarge, errors.SessionGone, errors.WrongStep)
 
 
 class Carrier(Protocol):

@@ -1,21 +1,19 @@
 """Replies that never arrive: no step is lost, none is applied twice, over a real lossy network."""
 
 import asyncio
-import itertools
-import random
 from collections.abc import Iterator
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
-from tests.client.bundles import CHUNK, EXERCISE, MODEL
-from tests.client.observations import TOLERANCE, assert_close, expected, observations
+from tests.client.bundles import CHUNK, MODEL
+from tests.client.observations import assert_close, expected, observations
 from tests.client.proxy import Proxy
+from tests.client.rough import play_roughly
 from tests.harness import RunningServer
 from tidegate import Client, Session, SyncClient, errors
 from tidegate.packing import FloatArray
-from training.reference import NumpyLstm
 
 
 @pytest.fixture
@@ -113,58 +111,6 @@ def test_a_long_chunk_lost_halfway_is_made_again_from_where_it_was(proxy: Proxy)
             assert (await session.info()).steps == session.steps == len(xs)
 
     asyncio.run(play())
-
-
-class Witness:
-    """Follows a session by the equations, trying which of the failed steps were applied."""
-
-    def __init__(self) -> None:
-        self._lstm = NumpyLstm(EXERCISE)
-        self._state = self._lstm.initial()
-
-    def see(self, x: FloatArray, output: FloatArray, applied: int, lost: list[FloatArray]) -> None:
-        """`output` answered `x`, and `applied` of the `lost` steps went before it."""
-        for before in itertools.combinations(lost, applied):
-            outputs, state = self._lstm.run(np.array([*before, x]), self._state)
-            if np.abs(outputs[-1] - output).max() <= TOLERANCE:
-                self._state = state
-                return
-        raise AssertionError(f"no history with {applied} of {len(lost)} lost steps explains this")
-
-
-async def hurried(session: Session, x: FloatArray, chance: random.Random) -> FloatArray:
-    """A step that may run out of time, by the caller's cancellation or by gRPC's deadline."""
-    seconds = chance.uniform(0.0002, 0.006)
-    if chance.random() < 0.5:
-        return await session.step(x, timeout=seconds)
-    return await asyncio.wait_for(session.step(x), seconds)
-
-
-async def play_roughly(client: Client, seed: int) -> tuple[int, int]:
-    """One session, many of whose steps are given up midway: how many, and how many were applied."""
-    chance, witness = random.Random(seed), Witness()
-    lost: list[FloatArray] = []
-    failures = strays = number = 0
-    async with client.session(MODEL, name()) as session:
-        for x in observations(50, seed):
-            while True:
-                patient = len(lost) >= 4 or chance.random() < 0.6
-                try:
-                    output = await (session.step(x) if patient else hurried(session, x, chance))
-                except (TimeoutError, errors.DeadlineExceeded):
-                    failures += 1
-                    if not any(each is x for each in lost):
-                        lost.append(x)
-                    if chance.random() < 0.5:
-                        break  # given up for good: the next observation follows
-                    continue
-                applied = session.steps - number - 1
-                witness.see(x, output, applied, [each for each in lost if each is not x])
-                number, lost, strays = session.steps, [], strays + applied
-                break
-        if not lost:
-            assert (await session.info()).steps == session.steps
-    return failures, strays
 
 
 def test_steps_given_up_midway_are_applied_once_or_never(serving: RunningServer) -> None:

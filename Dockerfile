@@ -16,6 +16,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv --without-pip /build \
     && python3 -m pip --python /build/bin/python install --require-hashes -r requirements/build.lock
 COPY pyproject.toml README.md ./
+COPY inference inference
 COPY tidegate tidegate
 COPY server server
 RUN python3 -m pip --python /build/bin/python wheel --no-deps --no-build-isolation \

@@ -46,10 +46,10 @@ types: $(VENV)/.installed
 stubs: $(VENV)/.installed  ## regenerate the gRPC stubs from protos/
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos --python_out=. \
 	  --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
-	  protos/tidegate/v1/tidegate.proto
+	  protos/tidegate/v1/*.proto protos/inference/*.proto
 
 stubs-check: stubs  ## fail if the committed stubs are not what protos/ says
-	git diff --exit-code -- tidegate/v1
+	git diff --exit-code -- tidegate/v1 inference
 
 lock: $(VENV)/.installed  ## write requirements/*.lock from pyproject.toml
 	UV=$(BIN)/uv PYTHON=$(BIN)/python requirements/compile.sh

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.core import HistogramMetricFamily
@@ -113,6 +114,18 @@ class Metrics:
         return HistogramFamily(self.registry, f"tidegate_{name}", text, bounds)
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What a model version has done. Seconds are sums over steps, each counting its whole run."""
+
+    runs: int
+    steps: int
+    failed: int
+    step_seconds: float
+    queue_seconds: float
+    engine_seconds: float
+
+
 class ModelMetrics:
     """The metrics of one model version, labels filled in."""
 
@@ -131,6 +144,26 @@ class ModelMetrics:
     def error(self, code: str, reason: str, count: int = 1) -> None:
         """Count a failure by its gRPC code and its reason."""
         self._metrics.errors.labels(*self._labels, code, reason.lower()).inc(count)
+
+    def totals(self) -> Totals:
+        """The counts and times so far."""
+        labels = dict(zip(LABELS, self._labels, strict=True))
+        failed = [
+            sample.value
+            for metric in self._metrics.errors.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+        ]
+        runs, _ = self.batch_rows.cumulative()
+        steps, seconds = self.step_seconds.cumulative()
+        return Totals(
+            runs=int(runs[-1][1]),
+            steps=int(steps[-1][1]),
+            failed=int(sum(failed)),
+            step_seconds=seconds,
+            queue_seconds=self.queue_seconds.cumulative()[1],
+            engine_seconds=self.engine_seconds.cumulative()[1],
+        )
 
     def watch(
         self, live: Callable[[], float], queued: Callable[[], float], state_bytes: int, device: str

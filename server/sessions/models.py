@@ -18,6 +18,7 @@ class Models:
         self._served: dict[str, dict[int, ServedModel]] = {}
         self._broken: dict[str, dict[int, str]] = {}
         self.ready = False
+        self.draining = False
 
     def __iter__(self) -> Iterator[ServedModel]:
         for name in sorted(self._served):
@@ -30,6 +31,11 @@ class Models:
     def add_broken(self, name: str, version: int, why: str) -> None:
         """Remember why a model version cannot be served, to tell whoever asks for it."""
         self._broken.setdefault(name, {})[version] = why
+
+    def broken(self) -> Iterator[tuple[str, int, str]]:
+        """Model versions that cannot be served: name, version and why."""
+        for name, versions in sorted(self._broken.items()):
+            yield from ((name, version, why) for version, why in sorted(versions.items()))
 
     def resolve(self, name: str, version: int = 0) -> ServedModel:
         """A model version; 0 is the newest that can be served.
@@ -77,6 +83,7 @@ class Models:
 
     def refuse(self) -> None:
         """Take no new sessions and steps."""
+        self.draining = True
         for model in self:
             model.refuse()
 

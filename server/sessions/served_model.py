@@ -32,7 +32,7 @@ class ServedModel:
         self.device = engine.device.name
         self.capacity = engine.capacity
         self.metrics = ModelMetrics(metrics, self.name, self.version)
-        self._ttl = config.session_ttl
+        self.ttl = config.session_ttl
         self._table = SessionTable(engine.capacity)
         self._endings = Endings(self.name)
         # A retry of the longest chunk must find all of it.
@@ -145,7 +145,7 @@ class ServedModel:
     def expire(self, now: float) -> int:
         """End the sessions idle for longer than the time to live, none with a step queued."""
         with self._table.lock:
-            idle = self._table.idle_since(now - self._ttl)
+            idle = self._table.idle_since(now - self.ttl)
             gone = idle[~self._batcher.queue.busy(idle)]
             for slot in gone.tolist():
                 session_id = str(self._table.ids[slot])
@@ -175,7 +175,7 @@ class ServedModel:
         if self._table.full:
             oldest = float(self._table.last_used[self._table.slots()].min())
             # The next expiry is certain; a close may come at any time, so never wait for long.
-            wait = min(LONGEST_WAIT, max(0.001, oldest + self._ttl - time.time()))
+            wait = min(LONGEST_WAIT, max(0.001, oldest + self.ttl - time.time()))
             raise SessionsFull(f"model {self.name!r} holds {self.capacity} sessions", wait)
 
     def info(self, session_id: str) -> SessionInfo:
@@ -189,7 +189,7 @@ class ServedModel:
             steps=int(table.counts[slot]),
             opened_at=float(table.opened_at[slot]),
             last_used_at=used,
-            expires_at=used + self._ttl,
+            expires_at=used + self.ttl,
         )
 
 

@@ -1,4 +1,4 @@
-"""The gRPC server: our service, health and reflection on one port. A transport, and replaceable."""
+"""The gRPC server: both services, health and reflection on one port. A transport, replaceable."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from server.config import Config
 from server.sessions.models import Models
 from server.transport.mailbox import Mailbox
+from server.transport.oip.servicer import InferenceServicer
 from server.transport.servicer import Servicer
 from tidegate.v1 import tidegate_pb2, tidegate_pb2_grpc
 
 SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
+INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -39,10 +42,14 @@ class GrpcServer:
         )
         mailbox = Mailbox(asyncio.get_running_loop())
         self._servicer = Servicer(models, mailbox, config.max_inflight_messages)
+        self._inference = InferenceServicer(models, mailbox, config.max_inflight_messages)
         self._health = health.HealthServicer()
         tidegate_pb2_grpc.add_TidegateServicer_to_server(self._servicer, self._server)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            self._inference, self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+        names = (SERVICE, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._address = f"{config.host}:{config.port}"
 
@@ -71,8 +78,9 @@ class GrpcServer:
     async def stop(self, grace: float) -> None:
         """End the streams, let calls finish for `grace` seconds, then close."""
         self._servicer.drain()
+        self._inference.drain()
         await self._server.stop(grace)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, INFERENCE):
             await self._health.set(service, status)

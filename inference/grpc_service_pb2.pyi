@@ -737,7 +737,7 @@ Global___StatisticDuration: _TypeAlias = StatisticDuration  # noqa: Y015
 
 @_typing.final
 class InferStatistics(_message.Message):
-    """Where requests spent their time. What Tidegate does not measure is left out."""
+    """Where requests spent their time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -125,6 +125,11 @@ class Totals:
     queue_seconds: float
     engine_seconds: float
 
+    @property
+    def other_seconds(self) -> float:
+        """What is neither waiting nor running: to check numbers, to count, to answer."""
+        return max(0.0, self.step_seconds - self.queue_seconds - self.engine_seconds)
+
 
 class ModelMetrics:
     """The metrics of one model version, labels filled in."""

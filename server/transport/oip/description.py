@@ -64,7 +64,11 @@ def config(model: ServedModel) -> pb.ModelConfigResponse:
 
 
 def statistics(model: ServedModel) -> pb.ModelStatistics:
-    """What a model version has done; steps of every way in count."""
+    """What a model version has done; steps of every way in count.
+
+    Clients want one count for all times. Inputs go into a run as they are, which takes no time of
+    its own; `compute_output` is the rest of a step's time, its numbering and its answer.
+    """
     totals = model.metrics.totals()
     return pb.ModelStatistics(
         name=model.name,
@@ -75,7 +79,9 @@ def statistics(model: ServedModel) -> pb.ModelStatistics:
             success=_duration(totals.steps, totals.step_seconds),
             fail=pb.StatisticDuration(count=totals.failed),
             queue=_duration(totals.steps, totals.queue_seconds),
+            compute_input=_duration(totals.steps, 0.0),
             compute_infer=_duration(totals.steps, totals.engine_seconds),
+            compute_output=_duration(totals.steps, totals.other_seconds),
         ),
     )
 

@@ -117,10 +117,10 @@ class Part:
         """Steps in each row."""
         return np.full(len(self), self.owner.steps, dtype="<u4")
 
-    def lanes(self, lanes: Lanes) -> NDArray[np.uint32]:
+    def lanes(self, lanes: Lanes) -> list[int]:
         """The rows' lanes."""
         names, create = self.owner.session_ids[self.start : self.stop], self.owner.create
-        return np.fromiter((lanes.lane(name, create) for name in names), "<u4", len(names))
+        return [lanes.lane(name, create) for name in names]
 
     def split(self) -> tuple[Part, Part]:
         """Two halves."""

@@ -5,10 +5,7 @@ A lane keeps its session over reconnections; what is forgotten is that the serve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 MAX_LANES = 1 << 20  # the server's limit
 
@@ -21,8 +18,8 @@ class Lanes:
         self.names: list[str] = []
         self.creates: list[bool] = []
         """Whether naming the lane opens the session if it is not live."""
-        self.known = np.zeros(64, dtype=np.bool_)
-        """Which lanes the server knows on the present connection."""
+        self.known = bytearray(64)
+        """Which lanes the server knows on the present connection: 1 or 0."""
         self._by_name: dict[str, int] = {}
         self._free: list[int] = []
 
@@ -46,20 +43,20 @@ class Lanes:
         """The session is over: its lane may name another."""
         lane = self._by_name.pop(session_id, None)
         if lane is not None:
-            self.names[lane], self.known[lane] = "", False
+            self.names[lane], self.known[lane] = "", 0
             self._free.append(lane)
 
     def forget(self) -> None:
         """A new connection: the server knows no lane."""
-        self.known[:] = False
+        self.known = bytearray(len(self.known))
 
-    def unknown(self, lanes: NDArray[np.uint32]) -> Iterable[int]:
-        """Those of `lanes` that the server must be told of."""
-        known = self.known[lanes]
-        if known.all():
-            return ()
-        missing: list[int] = np.unique(lanes[~known]).tolist()
-        return missing
+    def name(self, lanes: Sequence[int]) -> list[int]:
+        """Those of `lanes` that the server must be told of, and from now on knows."""
+        known = self.known
+        unknown = list(dict.fromkeys([lane for lane in lanes if not known[lane]]))
+        for lane in unknown:
+            known[lane] = 1
+        return unknown
 
     def _place(self) -> int:
         if self._free:
@@ -71,5 +68,5 @@ class Lanes:
         self.names.append("")
         self.creates.append(False)
         if lane == len(self.known):
-            self.known = np.pad(self.known, (0, lane))
+            self.known.extend(bytes(lane))
         return lane

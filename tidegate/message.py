@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -58,12 +59,10 @@ class Message:
 
     def encode(self, number: int, lanes: Lanes) -> pb.StepBatch:
         """The message as it travels; lanes that the server does not know are named in it."""
-        columns = [np.array([row.track.lane for row in self.rows], dtype="<u4")]
-        columns += [part.lanes(lanes) for part in self.parts]
-        named = columns[0] if len(columns) == 1 else np.concatenate(columns)
-        probed = [row.track.lane for row in self.probes]
-        self.opens = [*lanes.unknown(named), *probed]
-        lanes.known[self.opens] = True
+        named = [row.track.lane for row in self.rows]
+        for part in self.parts:
+            named += part.lanes(lanes)
+        self.opens = lanes.name(named + [row.track.lane for row in self.probes])
         self.first_steps = self._first_steps()
         self.lengths = self._lengths(len(named))
         return pb.StepBatch(
@@ -72,14 +71,14 @@ class Message:
                 pb.LaneOpen(lane=lane, session_id=lanes.names[lane], create=lanes.creates[lane])
                 for lane in self.opens
             ],
-            lanes=named.tobytes(),
+            lanes=struct.pack(f"<{len(named)}I", *named),
             first_steps=self.first_steps,
             lengths=b"" if self.lengths is None else self.lengths.tobytes(),
             features=b"".join([row.packed for row in self.rows] + [p.packed for p in self.parts]),
         )
 
     def _first_steps(self) -> bytes:
-        numbers = np.array([row.number for row in self.rows], dtype="<u8").tobytes()
+        numbers = struct.pack(f"<{len(self.rows)}Q", *[row.number for row in self.rows])
         return b"".join([numbers, *(part.first_steps for part in self.parts)])
 
     def _lengths(self, rows: int) -> NDArray[np.uint32] | None:
@@ -87,6 +86,17 @@ class Message:
             return None
         lengths = [np.array([row.steps for row in self.rows], dtype="<u4")]
         return np.concatenate(lengths + [part.lengths for part in self.parts])
+
+
+def plain(message: Message, reply: pb.StepBatchReply, width: int) -> FloatArray | None:
+    """Outputs [rows, O] of the usual reply: single steps of sessions known, all applied."""
+    if reply.errors or reply.opened or message.parts or message.lengths is not None:
+        return None
+    values = np.frombuffer(reply.outputs, WIRE)
+    if reply.first_steps != message.first_steps or values.size != len(message.rows) * width:
+        return None
+    # A copy, since what protobuf gives cannot be written to.
+    return values.astype(np.float32).reshape(-1, width)
 
 
 class Answers:
@@ -109,13 +119,7 @@ class Answers:
             )
         if not self.errors and reply.first_steps != message.first_steps:
             raise errors.Internal("the server answered other steps than were asked for")
-        # A copy, since what protobuf gives cannot be written to.
         self._values = values.astype(np.float32).reshape(-1, width)
-
-    @property
-    def singles(self) -> FloatArray | None:
-        """Outputs [rows, O], where every row is one step and was applied."""
-        return self._values if self._lengths is None and not self.errors else None
 
     def __iter__(self) -> Iterator[FloatArray | TidegateError]:
         """Row after row, its outputs ([O] of a single step, else [steps, O]) or its error."""

@@ -8,7 +8,7 @@ from tidegate import errors
 from tidegate.block import Part
 from tidegate.errors import TidegateError
 from tidegate.lanes import Lanes
-from tidegate.message import Answers, Message
+from tidegate.message import Answers, Message, plain
 from tidegate.model import Model
 from tidegate.options import RetryPolicy
 from tidegate.packing import FloatArray
@@ -42,14 +42,14 @@ class Settler:
         Raises:
             Internal: the reply does not fit the message; no row has its outcome.
         """
+        if (singles := plain(message, reply, self._width)) is not None:
+            for row, outputs in zip(message.rows, singles, strict=True):
+                row.track.applied(row, outputs)
+            return
         answers = Answers(message, reply, self._width)
         unnamed = self._named(message, reply)
         self._probed(message, unnamed)
         if self._too_many(message, answers):
-            return
-        if answers.singles is not None and not message.parts:
-            for row, outputs in zip(message.rows, answers.singles, strict=True):
-                row.track.applied(row, outputs)
             return
         for row, outcome in zip(message.rows, answers, strict=False):
             self._settle_row(row, outcome, unnamed)
@@ -66,7 +66,7 @@ class Settler:
             if opened.HasField("error"):
                 name = self._lanes.names[opened.lane]
                 failed[name] = errors.from_detail(opened.error)
-                self._lanes.known[opened.lane] = False
+                self._lanes.known[opened.lane] = 0
             elif opened.lane in probes:
                 probes[opened.lane].settle(opened.steps)
         return failed

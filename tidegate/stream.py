@@ -152,7 +152,8 @@ class Stream:
 
     def _settle(self, reply: pb.StepBatchReply) -> None:
         message = self._in_flight.pop(reply.id, None)
-        self._wake.set()
+        if self._outbox:
+            self._wake.set()
         if message is None:  # given up while the client was being closed
             return
         try:

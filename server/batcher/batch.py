@@ -97,6 +97,9 @@ class Batch:
         self.open_rows[:] = False
 
     def _column(self, of: Callable[[Submission], NDArray[T]]) -> NDArray[T]:
+        part, start, stop = self.picked[0]
+        if len(self.picked) == 1 and part.rows is None:
+            return of(part.submission)[start:stop]
         pieces = [
             of(part.submission)[_rows(part, start, stop)] for part, start, stop in self.picked
         ]

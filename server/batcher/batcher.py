@@ -1,8 +1,9 @@
 """The loop: whenever the engine is free, take what is pending, run it, answer it.
 
 It runs in a thread of its own, one a model. No timer: under load the run before is the wait, and an
-idle server answers at once. onnxruntime lets go of the interpreter's lock during a run, so that
-meanwhile the transport decodes what comes next and replies to what went before.
+idle server answers at once: a few steps that arrive while nothing waits run in the thread that
+brings them, if the model is quick. onnxruntime lets go of the interpreter's lock during a run, so
+that meanwhile the transport decodes what comes next and replies to what went before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from server.batcher.batch import Batch, fail_all
 from server.batcher.errand import Errand
+from server.batcher.part import split
 from server.batcher.queue import Picked, StepQueue
 from server.batcher.submission import Submission
 from server.engine.engine import Engine, EngineRows
@@ -28,6 +30,9 @@ from server.metrics import ModelMetrics
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+FEW_STEPS = 16
+SHORT_RUN = 300e-6
 
 
 class Ledger(Protocol):
@@ -58,6 +63,8 @@ class Batcher:
         self._engine, self._ledger, self._metrics = engine, ledger, metrics
         self._max_batch = min(max_batch, engine.manifest.max_batch)
         self._rate = 0.0
+        self._engine_free = threading.Lock()  # held for a turn, in whichever thread
+        self._short_run = 0.0  # seconds a run of few steps takes, lately
         name = f"batcher-{engine.manifest.name}-{engine.manifest.version}"
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
@@ -66,12 +73,14 @@ class Batcher:
         self._thread.start()
 
     def submit(self, submission: Submission) -> None:
-        """Queue a submission's rows; its `on_done` follows from the batcher's thread.
+        """Queue a submission's rows; its `on_done` follows from the batcher's thread, or from
+        this one where a short run is done at once.
 
         Raises:
             QueueFull: no room; nothing was queued.
         """
-        self.queue.put(submission, self._rate)
+        if not self._at_once(submission):
+            self.queue.put(submission, self._rate)
 
     def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
         """Have `work` done in the batcher's thread while no run is under way.
@@ -90,19 +99,40 @@ class Batcher:
 
     def _loop(self) -> None:
         while (picked := self.queue.take(self._max_batch)) is not None:
-            if errand := self.queue.errand():
-                errand.run(self._engine)
-            if picked:
-                self._turn(picked)
+            with self._engine_free:
+                if errand := self.queue.errand():
+                    errand.run(self._engine)
+                if picked:
+                    self._turn(picked)
+
+    def _at_once(self, submission: Submission) -> bool:
+        """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
+        it, takes longer than a short run does."""
+        few = submission.steps <= FEW_STEPS and self._short_run < SHORT_RUN
+        if not few or not self._thread.is_alive() or not self.queue.idle:
+            return False
+        parts = list(split(submission))
+        if len(parts) > 1 or not self._engine_free.acquire(blocking=False):
+            return False
+        try:
+            picked = [(parts[0], 0, len(parts[0].slots))]
+            self._make(picked)
+            self._complete(picked)
+        finally:
+            self._engine_free.release()
+        return True
 
     def _turn(self, picked: list[Picked]) -> None:
+        self._make(picked)
+        self.queue.finish(picked)
+        self._complete(picked)
+
+    def _make(self, picked: list[Picked]) -> None:
         try:
             self._step(Batch(picked))
         except Exception:
             log.exception("no batch could be made of %d parts", len(picked))
             fail_all(picked, RunFailed())
-        self.queue.finish(picked)
-        self._complete(picked)
 
     def _step(self, batch: Batch) -> None:
         """One run. Whatever fails, every row leaves with an outcome and the loop goes on."""
@@ -130,6 +160,8 @@ class Batcher:
         started = time.monotonic()
         outputs = self._engine.run(ran)
         took = time.monotonic() - started
+        if len(rows) <= FEW_STEPS:
+            self._short_run += 0.1 * (took - self._short_run)
         self._metrics.batch_rows.observe(len(rows))
         self._metrics.engine_seconds.observe(took, int(ran.lengths.sum()))
         self._ledger.commit(batch, rows, ran, outputs)

@@ -23,6 +23,7 @@ from server.errors import BadInput, QueueFull, ServingError
 Picked = tuple[Part, int, int]
 
 MAX_ERRANDS = 4096
+FREE = {0}
 
 
 class StepQueue:
@@ -41,6 +42,11 @@ class StepQueue:
         self._errands: deque[Errand[Any]] = deque()
         self._stopped = False
         self.steps = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs, and a few steps would have been let in."""
+        return self.steps == 0 and not self._errands and not self._stopped
 
     def busy(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the slots have a step waiting or running."""
@@ -123,11 +129,11 @@ class StepQueue:
 
     def _add(self, part: Part) -> None:
         number, self._next = self._next, self._next + 1
-        ahead = np.unique(self._last[part.slots])
+        ahead = self._last[part.slots].tolist()
         self._last[part.slots] = number
         self._parts[number] = part
         self._numbers[part] = number
-        for other in ahead[ahead != 0].tolist():
+        for other in set(ahead) - FREE:
             self._parts[other].blocked.append(part)
             part.blockers += 1
         if part.blockers == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -15,17 +16,25 @@ Deliver = Callable[[Submission], None]
 
 
 class Mailbox:
-    """Calls back on the event loop, in the order in which completions were posted."""
+    """Calls back on the event loop, in the order in which completions were posted.
+
+    Made in the loop's thread.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()
         self._posted: deque[tuple[Deliver, Submission]] = deque()
         self._awake = False
 
     def address(self, deliver: Deliver) -> Deliver:
-        """An `on_done` that has `deliver` called on the event loop."""
+        """An `on_done` that has `deliver` called on the event loop; at once if it is there already,
+        that is while the step is being submitted."""
 
         def post(submission: Submission) -> None:
+            if threading.get_ident() == self._thread and not self._posted:
+                deliver(submission)
+                return
             self._posted.append((deliver, submission))
             if not self._awake:
                 self._awake = True

@@ -84,14 +84,21 @@ class StepStream:
             self._check_model(message, model)
             submission = self._submission(message, columns.read(message, model.manifest), opened)
             if submission.remaining:
-                model.submit(submission)
-                self._waiting.add(submission)
+                self._submit(model, submission)
             else:
                 self._answer(message.id, submission, opened)
         except ServingError as error:
             rows = len(message.lanes) // 4
             model.metrics.error(error.code, error.reason, max(rows, 1))
             self._reply(columns.refused(message.id, rows, error), opened)
+
+    def _submit(self, model: ServedModel, submission: Submission) -> None:
+        self._waiting.add(submission)  # before: it may be done by the time submit returns
+        try:
+            model.submit(submission)
+        except ServingError:
+            self._waiting.discard(submission)
+            raise
 
     def _bind(self, message: pb.StepBatch) -> tuple[ServedModel, Lanes]:
         """The stream's model and lanes: its first message names the model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -40,6 +41,9 @@ class App:
         await asyncio.to_thread(
             load_models, self._config, self._device, self._metrics, self._models
         )
+        # What is loaded stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         await self._announce(transport, port, metrics_port)
         expiry = asyncio.create_task(self._expire())
         await self._stop.wait()

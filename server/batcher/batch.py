@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -34,7 +36,8 @@ class Batch:
         self.lengths = self._column(lambda submission: submission.lengths)
         self.counts = np.zeros(len(self.slots), dtype=np.int64)
         self.open_rows = np.ones(len(self.slots), dtype=np.bool_)
-        self._starts = np.cumsum([0] + [stop - start for _, start, stop in picked])
+        counts = (stop - start for _, start, stop in picked)
+        self._starts = list(accumulate(counts, initial=0))
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -42,13 +45,13 @@ class Batch:
     @property
     def steps(self) -> int:
         """Steps in all rows."""
-        return int(self.lengths.sum())
+        return len(self) if self.width == 1 else int(self.lengths.sum())
 
     def owner(self, row: int) -> tuple[Submission, int]:
         """The submission of a row and the row's index there."""
-        segment = int(np.searchsorted(self._starts, row, side="right")) - 1
+        segment = bisect_right(self._starts, row) - 1
         part, start, _ = self.picked[segment]
-        at = start + row - int(self._starts[segment])
+        at = start + row - self._starts[segment]
         return part.submission, at if part.rows is None else int(part.rows[at])
 
     def fail(self, row: int, error: ServingError) -> None:
@@ -70,7 +73,7 @@ class Batch:
             submission = part.submission
             if not submission.cancelled and submission.deadline > now:
                 continue
-            for row in range(int(self._starts[segment]), int(self._starts[segment + 1])):
+            for row in range(self._starts[segment], self._starts[segment + 1]):
                 self.fail(row, StepCancelled() if submission.cancelled else DeadlinePassed())
 
     def features(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

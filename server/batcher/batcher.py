@@ -108,8 +108,10 @@ class Batcher:
     def _at_once(self, submission: Submission) -> bool:
         """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
         it, takes longer than a short run does."""
-        few = submission.steps <= FEW_STEPS and self._short_run < SHORT_RUN
-        if not few or not self._thread.is_alive() or not self.queue.idle:
+        steps = submission.steps
+        if steps > FEW_STEPS or self._short_run > SHORT_RUN or not self._thread.is_alive():
+            return False
+        if not self.queue.is_free_for(steps):
             return False
         parts = list(split(submission))
         if len(parts) > 1 or not self._engine_free.acquire(blocking=False):
@@ -163,7 +165,7 @@ class Batcher:
         if len(rows) <= FEW_STEPS:
             self._short_run += 0.1 * (took - self._short_run)
         self._metrics.batch_rows.observe(len(rows))
-        self._metrics.engine_seconds.observe(took, int(ran.lengths.sum()))
+        self._metrics.engine_seconds.observe(took, ran.steps)
         self._ledger.commit(batch, rows, ran, outputs)
 
     def _complete(self, picked: list[Picked]) -> None:

@@ -43,10 +43,9 @@ class StepQueue:
         self._stopped = False
         self.steps = 0
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits or runs, and a few steps would have been let in."""
-        return self.steps == 0 and not self._errands and not self._stopped
+    def is_free_for(self, steps: int) -> bool:
+        """Whether nothing waits or runs, and so many steps would be let in."""
+        return self.steps == 0 and steps <= self._limit and not (self._errands or self._stopped)
 
     def busy(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the slots have a step waiting or running."""

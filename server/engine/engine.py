@@ -15,7 +15,7 @@ from server.bundle.manifest import State
 from server.bundle.repository import Bundle
 from server.engine.arena import Arena
 from server.engine.device import Device
-from server.engine.graph import BoundGraph, GraphError, open_session
+from server.engine.graph import BoundGraph, BoundRow, GraphError, open_session
 from server.errors import BadModel
 
 Floats = NDArray[np.float32]
@@ -30,6 +30,11 @@ class EngineRows:
     fresh: NDArray[np.bool_]
     lengths: NDArray[np.int32]
     features: Floats
+
+    @property
+    def steps(self) -> int:
+        """Steps in all rows."""
+        return len(self.slots) if self.features.shape[1] == 1 else int(self.lengths.sum())
 
 
 class Engine:
@@ -46,6 +51,7 @@ class Engine:
         self.arenas = [self._arena(state) for state in bundle.manifest.states]
         self._step = self._bind(bundle, files.STEP, device, threads)
         self._single = self._step_alone(bundle, device, threads)
+        self._one = self._one_row()
         rows = [f"row.{arena.name}" for arena in self.arenas]
         self._read = self._bind(bundle, files.READ, device, threads, rows, writes=False)
         self._write = self._bind(bundle, files.WRITE, device, threads, [])
@@ -59,6 +65,8 @@ class Engine:
         """Step the rows and return their outputs f32 [B, T, O], NaN where a row overflowed."""
         feeds = {"slots": rows.slots, "fresh": rows.fresh}
         if rows.features.shape[1] == 1 and self._single is not None:
+            if len(rows.slots) == 1 and self._one is not None:
+                return self._one.run(rows.slots, rows.fresh, rows.features[0])[:, None, :]
             flat = rows.features.reshape(len(rows.slots), -1)
             return self._single.run(feeds | {"input": flat})[0][:, None, :]
         return self._step.run(feeds | {"input": rows.features, "lengths": rows.lengths})[0]
@@ -85,6 +93,14 @@ class Engine:
         if files.SINGLE not in bundle.graphs:
             return None
         return self._bind(bundle, files.SINGLE, device, threads)
+
+    def _one_row(self) -> BoundRow | None:
+        if self._single is None:
+            return None
+        manifest = self.manifest
+        return BoundRow(
+            self._single.session, self.arenas, manifest.inputs_width, manifest.outputs_width
+        )
 
     def _bind(
         self,

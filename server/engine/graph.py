@@ -52,7 +52,7 @@ class BoundGraph:
         outputs: Sequence[str] = ("output",),
         writes: bool = True,
     ) -> None:
-        self._session = session
+        self.session = session
         self._binding: Any = session.io_binding()
         self._outputs = tuple(outputs)
         for name in self._outputs:  # bound first, so that they lead get_outputs()
@@ -68,7 +68,42 @@ class BoundGraph:
             self._binding.bind_cpu_input(name, array)
         for name in self._outputs:
             self._binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(self._binding)
+        self.session.run_with_iobinding(self._binding)
         # copy_outputs_to_cpu() would copy the arenas as well; take the plain outputs alone.
         values = self._binding.get_outputs()
         return [np.asarray(values[k].numpy()) for k in range(len(self._outputs))]
+
+
+class BoundRow:
+    """The graph of single steps for one row, with buffers bound once: to bind them anew would take
+    longer than to run it."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        arenas: Sequence[Arena],
+        inputs: int,
+        outputs: int,
+    ) -> None:
+        self._session = session
+        self._binding: Any = session.io_binding()
+        self._slot, self._fresh = np.zeros(1, np.int64), np.zeros(1, np.bool_)
+        self._input = np.zeros((1, inputs), np.float32)
+        self._output = np.zeros((1, outputs), np.float32)
+        for name, buffer in (("slots", self._slot), ("fresh", self._fresh), ("input", self._input)):
+            self._binding.bind_ortvalue_input(name, _over(buffer))
+        self._binding.bind_ortvalue_output("output", _over(self._output))
+        for arena in arenas:
+            self._binding.bind_ortvalue_input(f"state.{arena.name}", arena.value)
+            self._binding.bind_ortvalue_output(f"state.{arena.name}.next", arena.value)
+
+    def run(self, slots: NDArray[Any], fresh: NDArray[Any], row: NDArray[Any]) -> NDArray[Any]:
+        """One step of one session: slots [1], fresh [1], row [1, I]; its outputs [1, O]."""
+        self._slot[:], self._fresh[:], self._input[:] = slots, fresh, row
+        self._session.run_with_iobinding(self._binding)
+        return self._output.copy()
+
+
+def _over(buffer: NDArray[Any]) -> onnxruntime.OrtValue:
+    """An OrtValue on top of the array itself, in the host's memory."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(buffer)

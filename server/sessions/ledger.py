@@ -37,6 +37,9 @@ class SessionLedger:
             counts[batch.first_steps == RESTART] = 0
             batch.counts = counts
             live = self._table.generations[batch.slots] == batch.generations
+            if live.all() and (batch.first_steps == counts).all() and batch.open_rows.all():
+                usual: NDArray[np.bool_] = counts == 0  # every row is its session's next
+                return usual
             next_up = (batch.first_steps == counts) | (batch.first_steps < 0)
             for row in np.flatnonzero(batch.open_rows & ~(live & next_up)).tolist():
                 self._settle_row(batch, row, bool(live[row]), int(counts[row]))
@@ -72,7 +75,7 @@ class SessionLedger:
             self._memory.keep(slots, counts, lengths, ran.features[keep], outputs[keep])
             self._table.counts[slots] = counts + lengths
             self._table.last_used[slots] = time.time()
-        self._metrics.steps.inc(int(ran.lengths.sum()))
+        self._metrics.steps.inc(ran.steps)
 
     def _number(self, batch: Batch) -> None:
         """Rows without a number take the step at which they start as theirs, for the reply."""

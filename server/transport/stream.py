@@ -129,8 +129,9 @@ class StepStream:
             on_done=self._mailbox.address(lambda done: self._done(message.id, done, opened)),
             deadline=_deadline(message.timeout_us),
         )
-        for row in np.flatnonzero(~known).tolist():
-            submission.fail(row, UnknownLane(int(rows.lanes[row])))
+        if not known.all():
+            for row in np.flatnonzero(~known).tolist():
+                submission.fail(row, UnknownLane(int(rows.lanes[row])))
         _fail_not_finite(submission, model.manifest)
         return submission
 

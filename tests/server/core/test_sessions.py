@@ -89,7 +89,7 @@ def test_rows_that_make_no_batch_fail_and_the_loop_goes_on(
     caller, x = Caller(model), observations(1, 1)
     model.open("a")
     with monkeypatch.context() as broken:
-        broken.setattr("server.batcher.batch._joined", lambda _: 1 / 0)
+        broken.setattr("server.batcher.batch.Batch._column", lambda *_: 1 / 0)
         failed = caller.step([("a", 0, x)])
     assert {type(error) for error in failed.errors.values()} == {RunFailed}
     assert "no batch could be made" in caplog.text

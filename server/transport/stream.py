@@ -22,7 +22,7 @@ from server.transport import columns
 from server.transport.columns import Columns
 from server.transport.lanes import Lanes
 from server.transport.mailbox import Mailbox
-from server.transport.translate import Context
+from server.transport.translate import Context, read
 from tidegate.v1 import tidegate_pb2 as pb
 
 
@@ -69,7 +69,7 @@ class StepStream:
         try:
             while not self._draining:
                 await self._slots.acquire()
-                message = await self._context.read()
+                message = await read(self._context)
                 if message is grpc.aio.EOF:
                     break
                 self._handle(message)

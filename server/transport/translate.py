@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from server.errors import Internal, ServingError
+from server.errors import BadInput, Internal, ServingError
 from tidegate.v1 import tidegate_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,18 @@ def trailing(error: ServingError) -> tuple[tuple[str, str | bytes], ...]:
 async def abort(context: Context, error: ServingError) -> None:
     """End the call with the error's status and details."""
     await context.abort(grpc.StatusCode[error.code], str(error), trailing(error))
+
+
+async def read(context: Context) -> Any:
+    """A stream's next message, or grpc.aio.EOF.
+
+    Raises:
+        BadInput: what came is no such message; the stream cannot go on.
+    """
+    try:
+        return await context.read()
+    except DecodeError as error:
+        raise BadInput("the bytes received are no message of this call", field="") from error
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import grpc
 from inference import grpc_service_pb2 as pb
 from server.errors import Draining, Internal, ServingError
 from server.transport.oip.inference import Inference, Pending
-from server.transport.translate import Context, log
+from server.transport.translate import Context, log, read
 
 GRPC_ERRORS = "triton_grpc_error"
 Turn = tuple[str, Pending | ServingError]
@@ -60,7 +60,7 @@ class InferStream:
         try:
             while not self._draining:
                 await self._room.acquire()
-                request = await self._context.read()
+                request = await read(self._context)
                 if request is grpc.aio.EOF:
                     break
                 self._turns.put_nowait((request.id, self._start(request)))

@@ -1,0 +1,149 @@
+"""What the client encodes the server reads, and what the server replies the client reads back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.batcher.submission import APPLIED, FAILED, REMEMBERED, Submission
+from server.bundle.manifest import Feature, Manifest, Output, State
+from server.errors import BadInput, StepGap
+from server.transport import columns
+from tidegate import errors
+from tidegate.block import Block
+from tidegate.lanes import Lanes
+from tidegate.message import Answers, Message, plain
+from tidegate.packing import FloatArray
+from tidegate.row import Row
+from tidegate.track import Track
+from tidegate.v1 import tidegate_pb2 as pb
+
+INPUTS, OUTPUTS = 3, 2
+MANIFEST = Manifest(
+    name="m",
+    version=1,
+    description="",
+    features=tuple(Feature(f"x{k}", "") for k in range(INPUTS)),
+    outputs=(Output("y", OUTPUTS, "value", "", ()),),
+    states=(State("h0", (1,), "float32", 0.0),),
+    max_chunk=9,
+    max_batch=64,
+    files={},
+)
+LOOP = asyncio.new_event_loop()  # only for its futures
+LOOP.close()
+LENGTHS = st.lists(st.integers(1, 9), max_size=12)
+
+
+class Nowhere:
+    def offer(self, row: Row) -> None:
+        raise AssertionError("nothing is sent here")
+
+
+def message_of(lengths: list[int], block: int, first: int) -> tuple[Message, FloatArray]:
+    """A message of rows and of a block of single steps, and all of its features."""
+    draw = np.random.default_rng(first)
+    message, features, lanes = Message(), [], Lanes()
+    for k, length in enumerate(lengths):
+        track = Track(f"s{k}", first + k, Nowhere())
+        track.lane = lanes.lane(track.session_id)
+        steps = draw.normal(size=(length, INPUTS)).astype(np.float32)
+        row = Row(track, steps.tobytes(), length, LOOP.create_future(), 0.0)
+        row.number = track.number
+        message.add(row)
+        features.append(steps)
+    if block:
+        steps = draw.normal(size=(block, 1, INPUTS)).astype(np.float32)
+        names = [f"b{k}" for k in range(block)]
+        held = Block(names, np.full(block, first), steps, OUTPUTS, True, LOOP.create_future(), 0.0)
+        message.add_part(held.part(0, block))
+        features.append(steps[:, 0])
+    return message, np.concatenate(features) if features else np.empty((0, INPUTS), np.float32)
+
+
+@given(LENGTHS, st.integers(0, 12), st.integers(0, 2**60))
+def test_any_rows_and_blocks_arrive_as_they_were_sent(
+    lengths: list[int], block: int, first: int
+) -> None:
+    message, features = message_of(lengths, block, first)
+    lanes = Lanes()
+    packed = message.encode(7, _same(lanes, message)).SerializeToString()
+    read = columns.read(pb.StepBatch.FromString(packed), MANIFEST)
+    numbers = [first + k for k in range(len(lengths))] + [first] * block
+    assert read.first_steps.tolist() == numbers
+    assert read.lengths.tolist() == [*lengths, *[1] * block]
+    np.testing.assert_array_equal(read.features, features)
+    assert len(set(read.lanes.tolist())) == len(lengths) + block
+    assert message.opens == list(range(len(lengths) + block))
+
+
+def _same(lanes: Lanes, message: Message) -> Lanes:
+    for row in message.rows:
+        assert lanes.lane(row.track.session_id) == row.track.lane
+    return lanes
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(0, 12), st.data())
+def test_any_outcome_is_read_back_row_by_row(
+    lengths: list[int], block: int, data: st.DataObject
+) -> None:
+    message, features = message_of(lengths, block, 5)
+    packed = message.encode(7, _same(Lanes(), message))
+    read = columns.read(packed, MANIFEST)
+    done = Submission(
+        np.arange(len(read.lanes)), np.zeros(len(read.lanes), np.int64), read.first_steps,
+        read.lengths, read.features, str, lambda _: None,
+    )  # fmt: skip
+    outputs = np.random.default_rng(1).normal(size=(len(features), OUTPUTS)).astype(np.float32)
+    status = data.draw(
+        st.lists(
+            st.sampled_from([APPLIED, REMEMBERED, FAILED]),
+            min_size=len(read.lanes), max_size=len(read.lanes),
+        )
+    )  # fmt: skip
+    for row, outcome in enumerate(status):
+        if outcome == FAILED:
+            done.fail(
+                row,
+                data.draw(st.sampled_from([StepGap("s", 9, 5, "x"), BadInput("no", field="f")])),
+            )
+        else:
+            done.answer(row, outputs[done.span(row)], outcome)
+    reply = pb.StepBatchReply.FromString(columns.reply(7, done, MANIFEST).SerializeToString())
+    answers = Answers(message, reply, OUTPUTS)
+    for row, answer in enumerate(answers):
+        if status[row] == FAILED:
+            assert isinstance(answer, errors.StepGap | errors.BadInput)
+        else:
+            assert isinstance(answer, np.ndarray)
+            np.testing.assert_array_equal(answer.reshape(-1, OUTPUTS), outputs[done.span(row)])
+    start = len(lengths)
+    values, told = answers.block(start, start + block)
+    assert told.tolist() == status[start:]
+    good = [k for k in range(start, start + block) if status[k] != FAILED]
+    wanted = [outputs[done.span(k)] for k in good]
+    np.testing.assert_array_equal(values, np.concatenate([np.empty((0, OUTPUTS)), *wanted]))
+    usual = plain(message, reply, OUTPUTS)
+    if usual is not None:
+        np.testing.assert_array_equal(usual, outputs)
+
+
+@given(st.integers(1, 40), st.lists(st.integers(0, 60), min_size=1, max_size=200))
+def test_a_lane_names_one_session_at_a_time(limit: int, asked: list[int]) -> None:
+    lanes = Lanes(limit)
+    told: dict[int, str] = {}
+    for number in asked:
+        lane = lanes.lane(f"s{number}")
+        assert lane < limit
+        if lanes.name([lane]):
+            told[lane] = f"s{number}"  # what the server holds
+        assert told[lane] == f"s{number}" == lanes.names[lane]
+        if number % 7 == 0:
+            lanes.release(f"s{number}")
+        if number % 13 == 0:
+            lanes.forget()
+            told.clear()

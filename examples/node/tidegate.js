@@ -1,0 +1,171 @@
+// A small client of Tidegate's columnar stream (docs/protocol.md), for one model version.
+//
+// Steps that are asked for while a message is on its way travel together in the next one. Each session's
+// steps are numbered, so what was not answered before a connection broke is sent again, and counts once.
+
+import { setTimeout as pause } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import grpc from '@grpc/grpc-js';
+import loader from '@grpc/proto-loader';
+
+const PROTOS = fileURLToPath(new URL('../../protos', import.meta.url));
+const FAILED = 2;
+const ATTEMPTS = 8;
+
+const definition = loader.loadSync('tidegate/v1/tidegate.proto', {
+  includeDirs: [PROTOS], keepCase: true, longs: Number, enums: String, defaults: true,
+});
+const { Tidegate } = grpc.loadPackageDefinition(definition).tidegate.v1;
+
+/** A stub for every call of the service. */
+export const connect = (address) => new Tidegate(address, grpc.credentials.createInsecure());
+
+/** The end of it. (Its own `close` is the call that ends a session.) */
+export const disconnect = (stub) => grpc.Client.prototype.close.call(stub);
+
+/** Sessions of one model over one stream. */
+export class StepStream {
+  #stub; #model; #features; #call = null; #closed = false; #failures = 0; #id = 0;
+  #sessions = []; // by lane
+  #ready = []; // steps that may go, at most one a session
+  #inFlight = null;
+  #scheduled = false;
+
+  /** `model` as ListModels describes it. */
+  constructor(stub, model) {
+    this.#stub = stub;
+    this.#model = model;
+    this.#features = model.features.length;
+  }
+
+  /** A session, opened with its first step if it is not live. */
+  session(id) {
+    const session = { id, lane: this.#sessions.length, number: null, named: false, queue: [] };
+    this.#sessions.push(session);
+    return { id, step: (features) => this.#step(session, features) };
+  }
+
+  /** Say good-bye. Sessions stay live. */
+  close() {
+    this.#closed = true;
+    this.#call?.end();
+  }
+
+  /** Resolves to the step's outputs, a Float32Array. Steps of a session go in the order of the calls. */
+  #step(session, features) {
+    if (features.length !== this.#features) {
+      return Promise.reject(new RangeError(`a step has ${this.#features} features, not ${features.length}`));
+    }
+    return new Promise((resolve, reject) => {
+      session.queue.push({ session, features: Float32Array.from(features), resolve, reject });
+      if (session.queue.length === 1) this.#offer(session.queue[0]);
+    });
+  }
+
+  #offer(step) {
+    this.#ready.push(step);
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => { // after everybody who is about to ask has asked
+      this.#scheduled = false;
+      this.#send();
+    });
+  }
+
+  #send() {
+    if (this.#inFlight || this.#ready.length === 0 || this.#closed) return;
+    this.#call ??= this.#open();
+    const steps = this.#ready.splice(0);
+    // A session's count is told when its lane is named; until then its step cannot be numbered.
+    const rows = steps.filter(({ session }) => session.number !== null);
+    const waiting = steps.filter(({ session }) => session.number === null);
+    const unnamed = steps.map(({ session }) => session).filter(({ named }) => !named);
+    for (const session of unnamed) session.named = true;
+    this.#inFlight = { rows, waiting, unnamed };
+    this.#call.write(this.#encode(rows, unnamed));
+  }
+
+  /** The columns: little-endian, a row after the other. */
+  #encode(rows, unnamed) {
+    const lanes = Buffer.alloc(4 * rows.length);
+    const numbers = Buffer.alloc(8 * rows.length);
+    const features = Buffer.alloc(4 * this.#features * rows.length);
+    rows.forEach(({ session, features: values }, row) => {
+      lanes.writeUInt32LE(session.lane, 4 * row);
+      numbers.writeBigUInt64LE(BigInt(session.number), 8 * row);
+      values.forEach((value, k) => features.writeFloatLE(value, 4 * (row * values.length + k)));
+    });
+    return {
+      id: this.#id++, model: this.#model.name, version: this.#model.version,
+      opens: unnamed.map(({ lane, id, number }) => ({ lane, session_id: id, create: number === null })),
+      lanes, first_steps: numbers, features,
+    };
+  }
+
+  #open() {
+    const call = this.#stub.StepStream();
+    for (const session of this.#sessions) session.named = false;
+    call.on('data', (reply) => this.#settle(reply));
+    call.on('error', (error) => { if (call === this.#call) this.#broken(error); });
+    return call;
+  }
+
+  #settle(reply) {
+    const { rows, waiting, unnamed } = this.#inFlight;
+    this.#inFlight = null;
+    this.#failures = 0;
+    const refused = new Map(reply.errors.map(({ row, error }) => [row, error]));
+    reply.opened.forEach(({ error, steps }, k) => {
+      if (error) this.#refuseAll(unnamed[k], error);
+      else unnamed[k].number ??= steps;
+    });
+    let at = 0;
+    rows.forEach((step, row) => {
+      if (reply.status[row] === FAILED) {
+        this.#finish(step, () => step.reject(failure(refused.get(row))));
+        return;
+      }
+      const outputs = new Float32Array(this.#width());
+      for (let k = 0; k < outputs.length; k++, at += 4) outputs[k] = reply.outputs.readFloatLE(at);
+      step.session.number += 1;
+      this.#finish(step, () => step.resolve(outputs));
+    });
+    for (const step of waiting) if (step.session.number !== null) this.#offer(step);
+    this.#send();
+  }
+
+  #width() {
+    return this.#model.outputs.reduce((sum, { size }) => sum + size, 0);
+  }
+
+  /** The step leaves its session's queue, and the next one may go. */
+  #finish({ session }, tell) {
+    session.queue.shift();
+    if (session.queue.length > 0) this.#offer(session.queue[0]);
+    tell();
+  }
+
+  #refuseAll(session, error) {
+    session.named = false;
+    for (const step of session.queue.splice(0)) step.reject(failure(error));
+  }
+
+  /** The connection is lost: what was not answered goes again, under the same numbers. */
+  async #broken(error) {
+    const lost = this.#inFlight;
+    this.#inFlight = this.#call = null;
+    const again = lost ? [...lost.rows, ...lost.waiting] : [];
+    this.#failures += 1;
+    if (error.code !== grpc.status.UNAVAILABLE || this.#failures >= ATTEMPTS || this.#closed) {
+      for (const { session } of [...again, ...this.#ready.splice(0)]) {
+        for (const step of session.queue.splice(0)) step.reject(error);
+      }
+      return;
+    }
+    await pause(Math.min(2000, 50 * 2 ** this.#failures) * (0.8 + 0.4 * Math.random()));
+    this.#ready.unshift(...again);
+    this.#send();
+  }
+}
+
+const failure = ({ reason, message }) => Object.assign(new Error(message), { reason });

@@ -1,0 +1,126 @@
+"""The client in Node.js, run as its README says, against a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.client.proxy import Proxy
+from tests.conftest import SmallModel
+from tests.harness import ROOT, RunningServer, running_server
+from tests.server.wire.wire import WIDTH, Floats, observations
+from training.reference import NumpyLstm
+
+FOLDER = ROOT / "examples/node"
+TOOLS = Path(sys.executable).parent
+
+
+def tool(*words: object) -> list[str]:
+    """A command of the Node.js that is installed beside Python."""
+    name, *rest = map(str, words)
+    return [str(TOOLS / name), *rest]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    lock, done = FOLDER / "package-lock.json", FOLDER / "node_modules/.package-lock.json"
+    if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
+        environment = os.environ | {"PATH": f"{TOOLS}:{os.environ['PATH']}"}
+        subprocess.run(
+            tool("npm", "ci", "--no-audit", "--no-fund"),
+            cwd=FOLDER, env=environment, check=True, timeout=120,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Iterator[tuple[Path, list[Floats]]]:
+    """A CSV file of sessions of several lengths, and their features."""
+    sessions = [observations(seed, 20 + 7 * seed) for seed in range(12)]
+    lines = [",".join(["session", *(f"x{k}" for k in range(WIDTH))])]
+    longest = max(map(len, sessions))
+    for step in range(longest):  # interleaved, as a log of many devices is
+        for at, xs in enumerate(sessions):
+            if step < len(xs):
+                lines.append(",".join([f"s{at}", *(repr(float(x)) for x in xs[step])]))
+    file = tmp_path / "sessions.csv"
+    file.write_text("\n".join(lines) + "\n")
+    yield file, sessions
+
+
+def start(address: str, file: Path) -> subprocess.Popen[str]:
+    words = tool("node", FOLDER / "main.js", address, "small", file)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def assert_played(
+    process: subprocess.Popen[str], sessions: list[Floats], small: SmallModel
+) -> None:
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    told = {line["session"]: line["outputs"] for line in map(json.loads, output.splitlines())}
+    assert len(told) == len(sessions)
+    lstm = NumpyLstm(small.weights)
+    for at, xs in enumerate(sessions):
+        expected = lstm.run(xs, lstm.initial())[0]
+        np.testing.assert_allclose(np.array(told[f"s{at}"]), expected, rtol=0, atol=1e-5)
+
+
+def test_sessions_streamed_from_node_are_what_the_equations_say(
+    small: SmallModel, played: tuple[Path, list[Floats]]
+) -> None:
+    file, sessions = played
+    with running_server(small.repository) as server:
+        assert_played(start(server.address, file), sessions, small)
+        steps = server.metric("tidegate_steps_total")
+        runs = server.metric("tidegate_batch_rows_count")
+    assert steps == sum(map(len, sessions))
+    assert steps / runs > 2  # what is asked for at the same time travels together
+
+
+def cut_while_it_plays(server: RunningServer, proxy: Proxy, steps: int) -> None:
+    """Lose the reply to some message, three times on the way."""
+    for part in (4, 2, 1.5):
+        deadline = time.monotonic() + 30
+        while server.metric("tidegate_steps_total") < steps / part and time.monotonic() < deadline:
+            time.sleep(0.002)
+        proxy.cut_at_next_reply = True
+
+
+def test_a_connection_cut_midway_goes_unnoticed_and_every_step_counts_once(
+    small: SmallModel, played: tuple[Path, list[Floats]]
+) -> None:
+    file, sessions = played
+    steps = sum(map(len, sessions))
+    with running_server(small.repository) as server, Proxy(server.address) as proxy:
+        process = start(proxy.address, file)
+        cutting = threading.Thread(target=cut_while_it_plays, args=(server, proxy, steps))
+        cutting.start()
+        assert_played(process, sessions, small)
+        cutting.join()
+        assert server.metric("tidegate_replies_remembered_total") > 0
+        assert server.metric("tidegate_steps_total") == steps
+
+
+def test_refusals_are_told_by_name(small: SmallModel, tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_text("session,x0,x1,x2,x3,x4\na,1,2,oops,4,5\n")
+    with running_server(small.repository) as server:
+        process = start(server.address, file)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert "feature 'x2' of step 0" in errors
+        process = subprocess.Popen(
+            tool("node", FOLDER / "main.js", server.address, "other", file),
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.communicate(timeout=30)[1] == "no model other; served: small\n"
+        assert process.returncode == 1

@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        train crossval bench gpu-proof container-check serve clean
+        train crossval bench perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -68,6 +68,9 @@ crossval: $(VENV)/.installed  ## accuracy on unseen people, 5 folds of 2
 
 bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps
+
+perf-analyzer: $(VENV)/.installed  ## Triton's load generator against a server; needs mmdebstrap, root
+	PYTHON=$(BIN)/python benchmarks/perf-analyzer.sh
 
 gpu-proof:  ## CUDA against the CPU; needs onnxruntime-gpu, onnx, numpy and a GPU
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_proof

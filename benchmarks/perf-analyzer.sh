@@ -35,7 +35,7 @@ install_root() {
         --customize-hook="copy-in $certificates /etc/ssl/certs" trixie "$root"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     chroot "$root" python3 -m venv /opt/perf
-    chroot "$root" env PIP_CERT="$certificates" /opt/perf/bin/pip install --quiet \
+    chroot "$root" env -u PIP_FIND_LINKS PIP_CERT="$certificates" /opt/perf/bin/pip install --quiet \
         --disable-pip-version-check "perf-analyzer==$VERSION"
 }
 
@@ -45,6 +45,7 @@ serve() {
     server=$!
     for _ in $(seq 300); do
         address=$(sed -n 's/.*serving grpc=\([^ ]*\) .*/\1/p' "$scratch/log")
+        metrics=$(sed -n 's/.* metrics=\([^ ]*\) .*/\1/p' "$scratch/log")
         [ -z "$address" ] || return 0
         kill -0 "$server" 2> /dev/null || break
         sleep 0.1
@@ -53,15 +54,30 @@ serve() {
     exit 1
 }
 
-# measure WORDS...: a short run of one kind; fails where perf_analyzer or the server counts a failure.
+# failures: how many requests the server has refused or failed so far.
+failures() {
+    "$PYTHON" -c 'import sys, urllib.request
+page = urllib.request.urlopen(sys.argv[1], timeout=10).read().decode().splitlines()
+print(int(sum(float(line.split()[-1]) for line in page if line.startswith("tidegate_errors_total"))))' \
+        "http://$metrics/metrics"
+}
+
+# measure WORDS...: three windows of one kind, steady or not; fails where perf_analyzer does, or where
+# it or the server counts a failure.
 measure() {
-    echo "== $*"
-    chroot "$root" /opt/perf/bin/perf_analyzer -m "$model" -u "$address" -i grpc \
+    echo "== perf_analyzer -i grpc --sequence-length 20 $*"
+    if ! chroot "$root" /opt/perf/bin/perf_analyzer -m "$model" -u "$address" -i grpc \
         --sequence-length 20 --concurrency-range 1:16:15 --measurement-interval 2000 \
-        --stability-percentage 50 --max-trials 4 "$@" > "$scratch/table" 2>&1 ||
-        { cat "$scratch/table" >&2; exit 1; }
-    grep -E '^(Request concurrency|    (Request count|Throughput|p50|p99))' "$scratch/table" || { cat "$scratch/table" >&2; exit 1; }
-    if grep -iE 'error|fail' "$scratch/table"; then cat "$scratch/table" >&2; exit 1; fi
+        --stability-percentage 999 "$@" > "$scratch/table" 2>&1; then
+        cat "$scratch/table" >&2
+        exit 1
+    fi
+    if grep -iE 'error|fail' "$scratch/table" || [ "$(failures)" != 0 ]; then
+        cat "$scratch/table" "$scratch/log" >&2
+        exit 1
+    fi
+    grep -E '^(Request concurrency|    (Request count|Sequence count|Throughput|p50|p99|Avg request))' \
+        "$scratch/table"
 }
 
 [ -x "$root/opt/perf/bin/perf_analyzer" ] || install_root

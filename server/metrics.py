@@ -115,20 +115,28 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """How many steps took how many seconds in all, each counting the whole of its run."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Totals:
-    """What a model version has done. Seconds are sums over steps, each counting its whole run."""
+    """What a model version has done. Steps that waited in vain count in `whole` and `queue`."""
 
     runs: int
-    steps: int
+    applied: int
     failed: int
-    step_seconds: float
-    queue_seconds: float
-    engine_seconds: float
+    whole: Spent
+    queue: Spent
+    engine: Spent
 
     @property
     def other_seconds(self) -> float:
         """What is neither waiting nor running: to check numbers, to count, to answer."""
-        return max(0.0, self.step_seconds - self.queue_seconds - self.engine_seconds)
+        return max(0.0, self.whole.seconds - self.queue.seconds - self.engine.seconds)
 
 
 class ModelMetrics:
@@ -152,22 +160,13 @@ class ModelMetrics:
 
     def totals(self) -> Totals:
         """The counts and times so far."""
-        labels = dict(zip(LABELS, self._labels, strict=True))
-        failed = [
-            sample.value
-            for metric in self._metrics.errors.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
-        ]
-        runs, _ = self.batch_rows.cumulative()
-        steps, seconds = self.step_seconds.cumulative()
         return Totals(
-            runs=int(runs[-1][1]),
-            steps=int(steps[-1][1]),
-            failed=int(sum(failed)),
-            step_seconds=seconds,
-            queue_seconds=self.queue_seconds.cumulative()[1],
-            engine_seconds=self.engine_seconds.cumulative()[1],
+            runs=_spent(self.batch_rows).steps,
+            applied=int(_sum(self.steps, {})),
+            failed=int(_sum(self._metrics.errors, dict(zip(LABELS, self._labels, strict=True)))),
+            whole=_spent(self.step_seconds),
+            queue=_spent(self.queue_seconds),
+            engine=_spent(self.engine_seconds),
         )
 
     def watch(
@@ -178,3 +177,14 @@ class ModelMetrics:
         self._metrics.queued.labels(*self._labels).set_function(queued)
         self._metrics.state_bytes.labels(*self._labels).set(state_bytes)
         self._metrics.device.labels(*self._labels, device).set(1)
+
+
+def _spent(histogram: Weighted) -> Spent:
+    buckets, total = histogram.cumulative()
+    return Spent(int(buckets[-1][1]), total)
+
+
+def _sum(counter: Counter, labels: dict[str, str]) -> float:
+    """The sum of a counter's samples that have these labels."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return sum(s.value for s in samples if labels.items() <= s.labels.items())

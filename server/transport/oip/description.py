@@ -66,22 +66,23 @@ def config(model: ServedModel) -> pb.ModelConfigResponse:
 def statistics(model: ServedModel) -> pb.ModelStatistics:
     """What a model version has done; steps of every way in count.
 
-    Clients want one count for all times. Inputs go into a run as they are, which takes no time of
-    its own; `compute_output` is the rest of a step's time, its numbering and its answer.
+    Inputs go into a run as they are, which takes no time of its own; `compute_output` is what of a
+    step's time is left beside waiting and running: to check its number, to count it, to answer.
     """
     totals = model.metrics.totals()
+    run = totals.engine.steps
     return pb.ModelStatistics(
         name=model.name,
         version=str(model.version),
-        inference_count=totals.steps,
+        inference_count=totals.applied,
         execution_count=totals.runs,
         inference_stats=pb.InferStatistics(
-            success=_duration(totals.steps, totals.step_seconds),
+            success=_duration(totals.applied, totals.whole.seconds),
             fail=pb.StatisticDuration(count=totals.failed),
-            queue=_duration(totals.steps, totals.queue_seconds),
-            compute_input=_duration(totals.steps, 0.0),
-            compute_infer=_duration(totals.steps, totals.engine_seconds),
-            compute_output=_duration(totals.steps, totals.other_seconds),
+            queue=_duration(totals.queue.steps, totals.queue.seconds),
+            compute_input=_duration(run, 0.0),
+            compute_infer=_duration(run, totals.engine.seconds),
+            compute_output=_duration(run, totals.other_seconds),
         ),
     )
 

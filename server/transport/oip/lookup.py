@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
+from inference import grpc_service_pb2 as pb
 from server.errors import BadModel, UnknownModel, UnknownVersion
 from server.sessions.models import Models
 from server.sessions.served_model import ServedModel
-from server.transport.oip.refusals import NoModel
+from server.transport.oip.refusals import NoModel, negative_version, no_version
+
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def model(models: Models, name: str, version: str) -> ServedModel:
     """A served model version.
 
     Raises:
+        Refused: the version is no number above 0.
         NoModel: it is not served.
         Starting: the server is still loading.
     """
     number = _number(version)
     try:
-        if number is None:
-            raise UnknownVersion(name, 0)
+        if version and not number:  # none of ours, and not "any" either
+            models.resolve(name)
+            raise UnknownVersion(name, number)
         return models.resolve(name, number)
     except (UnknownModel, UnknownVersion, BadModel) as error:
         raise NoModel(name, version, error) from error
@@ -32,9 +39,17 @@ def models_of(models: Models, name: str, version: str) -> list[ServedModel]:
     return [found] if version else models.versions(name)
 
 
-def _number(version: str) -> int | None:
+def version_of(request: pb.ModelInferRequest) -> int:
+    """The version a request means, to count its failure under; 0 where it names none."""
+    version = request.model_version
+    return int(version) if WHOLE.fullmatch(version) else 0
+
+
+def _number(version: str) -> int:
     if not version:
         return 0
-    if version.isascii() and version.isdigit() and 0 < int(version[:19]) < 2**62:
-        return int(version[:19])
-    return None
+    if not WHOLE.fullmatch(version):
+        raise no_version(version)
+    if version.startswith("-"):
+        raise negative_version(version)
+    return int(version)

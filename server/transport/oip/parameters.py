@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inference import grpc_service_pb2 as pb
-from server.transport.oip.refusals import IdTooLong, no_id, wrong_type
+from server.transport.oip.refusals import IdTooLong, Refused, no_id, wrong_type
 
 MAX_ID = 128
 Parameters = Mapping[str, pb.InferParameter]
@@ -34,7 +34,7 @@ class Sequence:
 
 
 def read(parameters: Parameters) -> Sequence:
-    """Read the parameters; unknown ones are passed over, as Triton does.
+    """Read the parameters; unknown ones are passed over.
 
     Raises:
         Refused: one has another type than its own.
@@ -85,8 +85,10 @@ def _timeout(parameters: Parameters) -> float | None:
 
 def _check_priority(parameters: Parameters) -> None:
     """Accepted, and of no effect: steps run oldest first."""
-    kind = _kind(parameters, "priority")
-    if kind in (None, "uint64_param"):
+    if "priority" not in parameters:
         return
-    if kind != "int64_param" or parameters["priority"].int64_param < 0:
+    kind = _kind(parameters, "priority")
+    if kind not in ("int64_param", "uint64_param"):
         raise wrong_type("priority", "int64_param or uint64_param")
+    if parameters["priority"].int64_param < 0:
+        raise Refused("invalid value for 'priority', expected value >= 0.", "priority")

@@ -27,7 +27,8 @@ class NoModel(ServingError):
     code = "NOT_FOUND"
 
     def __init__(self, name: str, version: str, why: ServingError) -> None:
-        which = f"'{name[:300]}' version {version}" if version else f"'{name[:300]}'"
+        unknown = why.reason == "UNKNOWN_MODEL" or not version
+        which = f"'{name[:300]}'" if unknown else f"'{name[:300]}' version {version}"
         super().__init__(f"Request for unknown model: {which} is not found")
         self.reason = why.reason  # type: ignore[misc]  # as the look-up has it
 
@@ -49,6 +50,21 @@ class NoStart(ServingError):
 def wrong_type(name: str, expected: str) -> Refused:
     """A parameter of another type."""
     return Refused(f"invalid value type for '{name}' parameter, expected {expected}.", name)
+
+
+def no_version(version: str) -> Refused:
+    """A version that is no number; the detail in brackets is what Triton's C++ says."""
+    return Refused(
+        f"failed to get model version from specified version string '{version[:300]}' "
+        "(details: stol), version should be an integral value > 0",
+        "model_version",
+    )
+
+
+def negative_version(version: str) -> Refused:
+    """Versions count from 1."""
+    text = f"invalid model version specified '{version}' , version should be an integral value > 0"
+    return Refused(text, "model_version")
 
 
 def no_id(model: str) -> Refused:

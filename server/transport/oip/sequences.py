@@ -2,32 +2,48 @@
 
 Requests count in the order of their arrival. An END takes effect once its step is answered, so that
 in between a request may already know that its sequence is over, and a START may take it up again.
+Requests behind a START wait for its outcome: were it to fail, they would step what went before it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 
 from server.errors import ServingError, SessionEnded, UnknownSession
 from server.sessions.served_model import ServedModel
 from server.transport.oip.parameters import Sequence
 from server.transport.oip.refusals import NoStart, ending
 
+Key = tuple[str, int, str]
+GoOn = Callable[[bool], None]
+"""Called with whether the START before has started its sequence."""
+
 
 class Turn:
-    """One request's place in its sequence."""
+    """One request's place in its sequence.
 
-    def __init__(self, model: ServedModel, sequence: Sequence, created: bool) -> None:
-        self.model, self.sequence, self.created = model, sequence, created
-        self.key = (model.name, model.version, sequence.session_id)
+    Args:
+        after: the START before it that has no outcome yet.
+    """
+
+    def __init__(self, model: ServedModel, sequence: Sequence, after: Turn | None) -> None:
+        self.model, self.sequence, self.after = model, sequence, after
+        self.key: Key = (model.name, model.version, sequence.session_id)
+        self.place = (0, 0)  # the session's slot and generation
+        self.opened = False  # whether the session is there for this START's sake
+        self.behind: list[GoOn] = []  # what waits for this START's outcome
 
 
 class Sequences:
     """Turns under way, by sequence."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, int, str], Turn] = {}
-        self._starts: dict[tuple[str, int, str], Turn] = {}
+        self._last: dict[Key, Turn] = {}
+        self._starts: dict[Key, Turn] = {}
+        self._released: deque[tuple[GoOn, bool]] = deque()
+        self._releasing = False
 
     def take(self, model: ServedModel, sequence: Sequence) -> Turn:
         """A turn in a live sequence, or in the one that it starts.
@@ -36,13 +52,15 @@ class Sequences:
             NoStart: the sequence is not live, or its last request is under way.
             ServingError: as `ServedModel.open` has it.
         """
+        after = self._starts.get((model.name, model.version, sequence.session_id))
+        turn = Turn(model, sequence, after)
         if sequence.start:
             _, created = model.open(sequence.session_id)
-            turn = Turn(model, sequence, created)
+            turn.opened = created or (after is not None and after.opened)
+            turn.place = model.locate(sequence.session_id)
             self._starts[turn.key] = turn
         else:
-            turn = Turn(model, sequence, created=False)
-            self._check(turn)
+            turn.place = self._find(turn)
         self._last[turn.key] = turn
         return turn
 
@@ -50,23 +68,45 @@ class Sequences:
         """The request has its outcome. An END ends the sequence, unless its step failed or it was
         started anew; a START that failed leaves none behind where there was none."""
         last = _remove(self._last, turn)
-        first = _remove(self._starts, turn)
-        over = (turn.created and first) if failed else (turn.sequence.end and last)
-        if over and turn.model.holds(turn.sequence.session_id):
+        newest = _remove(self._starts, turn)
+        if failed:
+            over = newest and turn.opened and _steps(turn) == 0
+        else:
+            over = last and turn.sequence.end
+        if over and _still(turn):
             turn.model.close(turn.sequence.session_id)
+        self._released.extend((go_on, not failed) for go_on in turn.behind)
+        self._release()
 
-    def _check(self, turn: Turn) -> None:
+    def _release(self) -> None:
+        """Let go what was held back, in order; what that finishes in turn is let go after it."""
+        if self._releasing:
+            return
+        self._releasing = True
+        try:
+            while self._released:
+                go_on, started = self._released.popleft()
+                go_on(started)
+        finally:
+            self._releasing = False
+
+    def _find(self, turn: Turn) -> tuple[int, int]:
         model, session_id = turn.model, turn.sequence.session_id
         before = self._last.get(turn.key)
         if before is not None and before.sequence.end:
             raise ending(model.name, session_id, time.time())
         try:
-            model.locate(session_id)
+            return model.locate(session_id)
         except (SessionEnded, UnknownSession) as error:
             raise NoStart(model.name, session_id, error) from error
 
 
-def _remove(turns: dict[tuple[str, int, str], Turn], turn: Turn) -> bool:
+def is_gone(error: ServingError) -> bool:
+    """Whether a step failed because its session is no more."""
+    return isinstance(error, SessionEnded | UnknownSession)
+
+
+def _remove(turns: dict[Key, Turn], turn: Turn) -> bool:
     """Take the turn out, if no later one has its place."""
     found = turns.get(turn.key) is turn
     if found:
@@ -74,6 +114,12 @@ def _remove(turns: dict[tuple[str, int, str], Turn], turn: Turn) -> bool:
     return found
 
 
-def is_gone(error: ServingError) -> bool:
-    """Whether a step failed because its session is no more."""
-    return isinstance(error, SessionEnded | UnknownSession)
+def _still(turn: Turn) -> bool:
+    """Whether the session is the one that the turn knew, and no later one of that id."""
+    session_id = turn.sequence.session_id
+    return turn.model.holds(session_id) and turn.model.locate(session_id) == turn.place
+
+
+def _steps(turn: Turn) -> int:
+    session_id = turn.sequence.session_id
+    return turn.model.get(session_id).steps if turn.model.holds(session_id) else 0

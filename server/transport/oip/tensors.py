@@ -8,9 +8,18 @@ from numpy.typing import NDArray
 from inference import grpc_service_pb2 as pb
 from server.bundle.manifest import Manifest, Output
 from server.sessions import inputs
-from server.transport.oip.refusals import Refused, batched, wrong_type
+from server.transport.oip.refusals import Refused, batched
 
 INPUT, FP32 = "input", "FP32"
+CONTENTS = {
+    "bool_contents": "BOOL",
+    "int_contents": "INT32",
+    "int64_contents": "INT64",
+    "uint_contents": "UINT32",
+    "uint64_contents": "UINT64",
+    "fp64_contents": "FP64",
+    "bytes_contents": "BYTES",
+}
 Floats = NDArray[np.float32]
 
 
@@ -31,20 +40,17 @@ def read(request: pb.ModelInferRequest, manifest: Manifest) -> Floats:
 
 
 def check_outputs(request: pb.ModelInferRequest, manifest: Manifest) -> None:
-    """Refuse outputs that the model does not have, and classes of what has no labels.
+    """Refuse outputs that the model does not have, and a count of classes that is none.
 
     Raises:
-        Refused: naming the output.
+        Refused: naming the output, or the parameter.
     """
-    known = {output.name: output for output in manifest.outputs}
+    known = {output.name for output in manifest.outputs}
     for wanted in request.outputs:
         if wanted.name not in known:
             text = f"unexpected inference output '{wanted.name}' for model '{manifest.name}'"
             raise Refused(text, "outputs")
-        if "classification" in wanted.parameters:
-            parameter = wanted.parameters["classification"]
-            if parameter.WhichOneof("parameter_choice") != "int64_param":
-                raise wrong_type("classification", "int64_param")
+        _classes(wanted)
 
 
 def reply(
@@ -54,17 +60,30 @@ def reply(
     response = pb.ModelInferResponse(
         model_name=manifest.name, model_version=str(manifest.version), id=request.id
     )
-    wanted = {each.name: each for each in request.outputs}
+    classes = {wanted.name: _classes(wanted) for wanted in request.outputs}
     start = 0
     for output in manifest.outputs:
         values = outputs[start : start + output.size]
         start += output.size
-        if not wanted:
+        if count := classes.get(output.name, 0):
+            _add_classes(response, output, values, count)
+        elif not classes or output.name in classes:
             _add(response, output, values)
-        elif output.name in wanted:
-            count = wanted[output.name].parameters["classification"].int64_param
-            (_add_classes if count > 0 else _add)(response, output, values, count)
     return response
+
+
+def _classes(wanted: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
+    """How many of the likeliest classes are asked for; 0: the values as they are."""
+    if "classification" not in wanted.parameters:
+        return 0
+    count = wanted.parameters["classification"]
+    if count.WhichOneof("parameter_choice") != "int64_param":
+        text = "invalid value type for 'classification' parameter, expected int64_param"
+        raise Refused(text, "classification")
+    if count.int64_param <= 0:
+        text = "invalid value for 'classification' parameter, expected >= 0"
+        raise Refused(text, "classification")
+    return count.int64_param
 
 
 def _only(
@@ -104,22 +123,40 @@ def _values(
     tensor: pb.ModelInferRequest.InferInputTensor,
     manifest: Manifest,
 ) -> Floats:
-    if not request.raw_input_contents:
-        typed = tensor.contents.fp32_contents
-        _check_size(4 * len(typed), manifest)
-        return np.fromiter(typed, dtype=np.float32, count=len(typed))
     if tensor.HasField("contents"):
-        raise Refused(
-            "contents field must not be specified when using raw_input_contents for "
-            f"'{INPUT}' for model '{manifest.name}'",
-            "inputs",
-        )
+        return _typed(request, tensor, manifest)
+    if not request.raw_input_contents:
+        text = f"unable to find data for input tensor '{INPUT}' for model '{manifest.name}'"
+        raise Refused(f"{text} in request.", "inputs")
     if len(request.raw_input_contents) != 1:
         text = f"expected 1 raw_input_contents but got {len(request.raw_input_contents)}"
         raise Refused(f"{text} for model '{manifest.name}'", "raw_input_contents")
     raw = request.raw_input_contents[0]
     _check_size(len(raw), manifest)
     return np.frombuffer(raw, dtype="<f4")
+
+
+def _typed(
+    request: pb.ModelInferRequest,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    manifest: Manifest,
+) -> Floats:
+    if request.raw_input_contents:
+        raise Refused(
+            "contents field must not be specified when using raw_input_contents for "
+            f"'{INPUT}' for model '{manifest.name}'",
+            "inputs",
+        )
+    for field, _ in tensor.contents.ListFields():
+        if field.name != "fp32_contents":
+            raise Refused(
+                f"unexpected explicit tensor data for input tensor '{INPUT}' for model "
+                f"'{manifest.name}' of type '{CONTENTS[field.name]}', expected datatype '{FP32}'",
+                "inputs",
+            )
+    typed = tensor.contents.fp32_contents
+    _check_size(4 * len(typed), manifest)
+    return np.fromiter(typed, dtype=np.float32, count=len(typed))
 
 
 def _check_size(size: int, manifest: Manifest) -> None:
@@ -132,7 +169,7 @@ def _check_size(size: int, manifest: Manifest) -> None:
         )
 
 
-def _add(response: pb.ModelInferResponse, output: Output, values: Floats, count: int = 0) -> None:
+def _add(response: pb.ModelInferResponse, output: Output, values: Floats) -> None:
     response.outputs.add(name=output.name, datatype=FP32, shape=[1, output.size])
     response.raw_output_contents.append(values.astype("<f4", copy=False).tobytes())
 

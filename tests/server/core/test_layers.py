@@ -49,7 +49,7 @@ def test_the_core_knows_neither_grpc_nor_asyncio(part: str) -> None:
     for file in FILES:
         if file.relative_to(SERVER).parts[0].removesuffix(".py") == part:
             roots = {name.split(".")[0] for name in imported(file)}
-            assert not roots & {"grpc", "asyncio", "tidegate", "grpc_health"}, file
+            assert not roots & {"grpc", "asyncio", "tidegate", "inference", "grpc_health"}, file
 
 
 def test_training_s_graphs_need_no_torch() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient import grpc as triton
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server, small_model
-from tests.server.oip.triton import WIDTH, client, name, observations, play
+from tests.server.oip.triton import WIDTH, client, name, observations, play, step
 
 
 def test_the_server_is_live_ready_and_speaks_sequences(server: RunningServer) -> None:
@@ -20,6 +23,18 @@ def test_the_server_is_live_ready_and_speaks_sequences(server: RunningServer) ->
         about = connection.get_server_metadata()
     assert about.name == "tidegate"
     assert {"sequence", "sequence(string_id)"} <= set(about.extensions)
+
+
+def test_health_and_reflection_know_the_service(server: RunningServer) -> None:
+    service = "inference.GRPCInferenceService"
+    with grpc.insecure_channel(server.address) as channel:
+        check = health_pb2.HealthCheckRequest(service=service)
+        health = health_pb2_grpc.HealthStub(channel).Check(check)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (listed,) = stub.ServerReflectionInfo(iter([asked]))
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    assert service in [each.name for each in listed.list_services_response.service]
 
 
 def test_a_model_is_ready_where_it_is_served(server: RunningServer) -> None:
@@ -57,17 +72,22 @@ def test_descriptions_of_what_is_not_served_are_refused(server: RunningServer) -
 
 
 def test_statistics_count_what_was_done(small: SmallModel) -> None:
+    """One step is refused before it is queued, one waits until it is too late."""
+    sequence = name()
     with running_server(small.repository) as server, client(server) as connection:
         before = connection.get_inference_statistics("small").model_stats[0]
         assert (before.inference_count, before.execution_count) == (0, 0)
-        play(connection, observations(9), name())
-        with pytest.raises(triton.InferenceServerException):
-            play(connection, np.full((1, WIDTH), np.nan, np.float32), name())
+        play(connection, observations(9), sequence)
+        for x, timeout in ((np.full(WIDTH, np.nan, np.float32), None), (observations(1)[0], 1)):
+            with pytest.raises(triton.InferenceServerException):
+                step(connection, x, name(), sequence_start=True, timeout=timeout)
         (after,) = connection.get_inference_statistics().model_stats
     assert (after.name, after.version) == ("small", "1")
     assert (after.inference_count, after.execution_count) == (9, 9)
     stats = after.inference_stats
-    assert (stats.success.count, stats.fail.count) == (9, 1)
+    assert (stats.success.count, stats.fail.count, stats.queue.count) == (9, 2, 10)
+    runs = [stats.compute_input.count, stats.compute_infer.count, stats.compute_output.count]
+    assert runs == [9, 9, 9]
     assert 0 < stats.compute_infer.ns < stats.success.ns
     assert 0 < stats.queue.ns < stats.success.ns
 

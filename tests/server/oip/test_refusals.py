@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from tritonclient import grpc as triton
+from tritonclient.grpc import aio as triton_aio
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.conftest import SmallModel
@@ -19,6 +22,7 @@ from tests.server.oip.triton import (
     expected,
     name,
     observations,
+    parameter,
     raw,
     refusal,
     request,
@@ -65,7 +69,15 @@ ID_KINDS = "int64_param or string_param"
             {"sequence_id": "a", "priority": DOUBLE},
             wrong("priority", "int64_param or uint64_param"),
         ),
-        ({"sequence_id": "a", "priority": -1}, wrong("priority", "int64_param or uint64_param")),
+        (
+            {"sequence_id": "a", "priority": "high"},
+            wrong("priority", "int64_param or uint64_param"),
+        ),
+        (
+            {"sequence_id": "a", "priority": -1},
+            "invalid value for 'priority', expected value >= 0.",
+        ),
+        ({"sequence_id": pb.InferParameter()}, wrong("sequence_id", ID_KINDS)),
     ],
 )
 def test_wrong_parameters_are_refused_in_tritons_words(
@@ -152,7 +164,7 @@ WIDE = np.zeros(2 * WIDTH, np.float32).tobytes()
         ),
         (
             {"raw": []},
-            f"input byte size mismatch for input 'input' for {SMALL}. Expected 20, got 0",
+            f"unable to find data for input tensor 'input' for {SMALL} in request.",
         ),
         ({"raw": [WIDE, WIDE]}, f"expected 1 raw_input_contents but got 2 for {SMALL}"),
     ],
@@ -166,6 +178,42 @@ def test_wrong_tensors_are_refused_in_tritons_words(
         after = refusal(stub, request(message.parameters["sequence_id"].string_param))
     assert (refused.code, refused.text) == (INVALID, text)
     assert after.reason == "UNKNOWN_SESSION"  # it has started nothing
+
+
+def test_typed_contents_are_checked_like_raw_ones(server: RunningServer) -> None:
+    short, other = (request(name(), sequence_start=True) for _ in range(2))
+    for message in (short, other):
+        del message.raw_input_contents[:]
+    short.inputs[0].contents.fp32_contents.extend([1.0] * 4)
+    other.inputs[0].contents.int64_contents.extend([1] * WIDTH)
+    with raw(server) as stub:
+        refused = [refusal(stub, short), refusal(stub, other)]
+    assert [(each.code, each.text) for each in refused] == [
+        (INVALID, f"input byte size mismatch for input 'input' for {SMALL}. Expected 20, got 16"),
+        (
+            INVALID,
+            f"unexpected explicit tensor data for input tensor 'input' for {SMALL} of type "
+            "'INT64', expected datatype 'FP32'",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "invalid value for 'classification' parameter, expected >= 0"),
+        (True, "invalid value type for 'classification' parameter, expected int64_param"),
+    ],
+)
+def test_a_count_of_classes_is_a_number_above_0(
+    server: RunningServer, count: int | bool, text: str
+) -> None:
+    message = request(name(), sequence_start=True)
+    wanted = message.outputs.add(name="y").parameters["classification"]
+    wanted.CopyFrom(parameter(count))
+    with raw(server) as stub:
+        refused = refusal(stub, message)
+    assert (refused.code, refused.text) == (INVALID, text)
 
 
 def test_no_input_two_inputs_and_two_kinds_of_contents_are_refused(server: RunningServer) -> None:
@@ -193,16 +241,26 @@ def test_unknown_models_versions_and_outputs_are_refused(server: RunningServer) 
     unknown_output.outputs.add(name="z")
     with raw(server) as stub:
         refused = [
-            refusal(stub, m) for m in (named("x"), named("small", "9"), named("small", "v1"))
+            refusal(stub, named(*each))
+            for each in [("x",), ("x", "3"), ("small", "9"), ("small", "v1"), ("small", "-1")]
         ]
         output = refusal(stub, unknown_output)
     assert [(each.code, each.text) for each in refused] == [
         (NOT_FOUND, "Request for unknown model: 'x' is not found"),
+        (NOT_FOUND, "Request for unknown model: 'x' is not found"),
         (NOT_FOUND, "Request for unknown model: 'small' version 9 is not found"),
-        (NOT_FOUND, "Request for unknown model: 'small' version v1 is not found"),
+        (
+            INVALID,
+            "failed to get model version from specified version string 'v1' (details: stol), "
+            "version should be an integral value > 0",
+        ),
+        (
+            INVALID,
+            "invalid model version specified '-1' , version should be an integral value > 0",
+        ),
     ]
     assert [each.reason for each in refused] == [
-        "UNKNOWN_MODEL", "UNKNOWN_VERSION", "UNKNOWN_VERSION",
+        "UNKNOWN_MODEL", "UNKNOWN_MODEL", "UNKNOWN_VERSION", "BAD_INPUT", "BAD_INPUT",
     ]  # fmt: skip
     assert (output.code, output.text) == (INVALID, f"unexpected inference output 'z' for {SMALL}")
 
@@ -284,6 +342,37 @@ def test_a_caller_that_asks_for_grpc_errors_gets_the_streams_end(server: Running
         connection.async_stream_infer("small", [tensor(observations(1)[0])], sequence_id=sequence)
         error = replies.get(timeout=10)
         assert error.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_tritons_clients_leave_an_id_of_0_out_and_are_refused(server: RunningServer) -> None:
+    with client(server) as connection:
+        for nothing in (0, ""):
+            with pytest.raises(triton.InferenceServerException) as caught:
+                step(connection, observations(1)[0], nothing, sequence_start=True)
+            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+            assert caught.value.message() == NO_ID
+
+
+def test_the_asynchronous_client_meets_the_same_errors(server: RunningServer) -> None:
+    xs, sequence = observations(1), name()
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for start in (False, True, False):
+            yield {
+                "model_name": "small", "inputs": [tensor(xs[0])], "sequence_id": sequence,
+                "sequence_start": start, "sequence_end": start,
+            }  # fmt: skip
+
+    async def run() -> list[str | None]:
+        async with triton_aio.InferenceServerClient(server.address) as connection:
+            with pytest.raises(triton.InferenceServerException) as caught:
+                await connection.infer("small", [tensor(xs[0])], sequence_id=sequence)
+            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+            assert caught.value.message() == no_start(sequence)
+            return [error and error.message()
+                    async for _, error in connection.stream_infer(requests())]  # fmt: skip
+
+    assert asyncio.run(run()) == [no_start(sequence), None, no_start(sequence)]
 
 
 def test_a_step_that_cannot_run_in_time_is_dropped_and_says_so(server: RunningServer) -> None:

@@ -94,11 +94,12 @@ def request(sequence: Any, x: Floats | None = None, **parameters: Any) -> Any:
     message.inputs.add(name="input", datatype="FP32", shape=[1, WIDTH])
     given = parameters if sequence is None else {"sequence_id": sequence, **parameters}
     for key, value in given.items():
-        message.parameters[key].CopyFrom(_parameter(value))
+        message.parameters[key].CopyFrom(parameter(value))
     return message
 
 
-def _parameter(value: Any) -> Any:
+def parameter(value: Any) -> Any:
+    """A parameter's value as a message."""
     if isinstance(value, bool):
         return pb.InferParameter(bool_param=value)
     if isinstance(value, int):

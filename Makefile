@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        train crossval bench perf-analyzer gpu-proof container-check serve clean
+        train crossval bench bench-clients perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -71,6 +71,10 @@ bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 
 perf-analyzer: $(VENV)/.installed  ## Triton's load generator against a server; needs mmdebstrap, root
 	PYTHON=$(BIN)/python benchmarks/perf-analyzer.sh
+
+bench-clients: $(VENV)/.installed  ## the client beside tritonserver and its own; installs both
+	PYTHON=$(PYTHON) benchmarks/triton/install.sh
+	$(BIN)/python -m benchmarks.clients
 
 gpu-proof:  ## CUDA against the CPU; needs onnxruntime-gpu, onnx, numpy and a GPU
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_proof

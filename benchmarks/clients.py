@@ -1,10 +1,11 @@
 """Tidegate's client beside Triton's official one, each against its own server.
 
-N sessions, each awaiting one step at a time, in one Python process on one core; the server on the other
-core; h64 on both. The sides take turns, so that both meet the same machine. `make bench-clients`.
+N sessions, each awaiting one step at a time, in one Python process on one core; the server on the
+other core; h64 on both. The sides take turns, so that both meet the same machine.
+`make bench-clients`.
 
-tritonserver runs its sequence batcher (strategy `oldest`, no delay) over a Python-backend model that steps
-whole batches in numpy: the package that brings the binary has no other backend.
+tritonserver runs its sequence batcher (strategy `oldest`, no delay) over a Python-backend model
+that steps whole batches in numpy: the package that brings the binary has no other backend.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def summary(side: Side, sessions: int, windows: list[Window]) -> Result:
     """The windows' medians."""
 
     def median(name: str) -> float:
-        return statistics.median(getattr(window, name) for window in windows)
+        return float(statistics.median(getattr(window, name) for window in windows))
 
     rates = [window.rate for window in windows]
     return Result(

@@ -2,7 +2,8 @@
 
     python -m benchmarks.coalesced ADDRESS SESSIONS SECONDS SEED
 
-Says `begin` and `end` around the measured window, then prints one line of JSON; `benchmarks.sides` reads it.
+Says `begin` and `end` around the measured window, then prints one line of JSON; `benchmarks.sides`
+reads it.
 """
 
 from __future__ import annotations

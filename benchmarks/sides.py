@@ -25,7 +25,9 @@ MORE_SECONDS = 60.0
 class Server(Protocol):
     """Something that serves h64."""
 
-    address: str
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
 
     def cpu_seconds(self) -> float:
         """CPU time it has used so far."""
@@ -70,7 +72,9 @@ class Window:
     checked: int
 
 
-def measure(side: Side, server: Server, sessions: int, seconds: float, seed: int, core: int) -> Window:
+def measure(
+    side: Side, server: Server, sessions: int, seconds: float, seed: int, core: int
+) -> Window:
     """One window with a client process of its own on `core`, its answers checked.
 
     Raises:
@@ -117,11 +121,13 @@ def _window(report: dict[str, Any], used: float, tolerance: float) -> Window:
 
 def _check(inputs: Sequence[Any], outputs: Sequence[Any], tolerance: float) -> int:
     """Compare the followed session's first steps with the equations."""
+    if not outputs:
+        raise WrongAnswer("no step was answered")
     given = np.array(outputs, np.float32)
     observations = np.resize(np.array(inputs, np.float32), (len(given), H64.inputs))
     model = NumpyLstm(H64.weights())
     expected = model.run(observations, model.initial())[0]
     error = np.abs(given - expected).max(axis=1)
-    if not len(error) or not error.max() <= tolerance:
+    if not error.max() <= tolerance:
         raise WrongAnswer(f"step {int(error.argmax())} is off by {error.max():.2g}")
     return len(given)

@@ -1,8 +1,9 @@
-"""The load on tritonserver: its official asyncio client, as its users write it. Runs in .venv-triton.
+"""The load on tritonserver: its official asyncio client, as users write it. Runs in .venv-triton.
 
     driver.py ADDRESS unary|stream SESSIONS SECONDS SEED
 
-Says `begin` when the measured window starts, then prints one line of JSON; `benchmarks.sides` reads both.
+Says `begin` and `end` around the measured window, then prints one line of JSON; `benchmarks.sides`
+reads it.
 """
 
 import asyncio

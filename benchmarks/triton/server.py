@@ -1,4 +1,4 @@
-"""tritonserver in processes of its own, on one core: its sequence batcher over the model in `model/`."""
+"""tritonserver in processes of its own, on one core: its sequence batcher over `model/`."""
 
 from __future__ import annotations
 

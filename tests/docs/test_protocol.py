@@ -51,6 +51,8 @@ def test_a_server_answers_as_the_page_says(small: SmallModel) -> None:
 
 
 def test_every_reason_has_its_advice() -> None:
-    reasons = {name.removeprefix("REASON_") for name in pb.Reason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
+    reasons = {name.removeprefix("REASON_") for name in pb.Reason.DESCRIPTOR.values_by_name} - {
+        "UNSPECIFIED"
+    }
     told = set(re.findall(r"`([A-Z_]{5,})`", PAGE.split("## Errors")[1].split("## Flow")[0]))
     assert reasons <= told

@@ -1,7 +1,7 @@
 """h64 for Triton's Python backend: the state of each sequence by its correlation id, in numpy.
 
-Runs inside tritonserver. All requests that the sequence batcher hands over at once are stepped as one
-batch, so that the numpy work is a few matrix products whatever their number.
+Runs inside tritonserver. All requests that the sequence batcher hands over at once are stepped as
+one batch, so that the numpy work is a few matrix products whatever their number.
 """
 
 from pathlib import Path

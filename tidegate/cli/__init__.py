@@ -1,10 +1,10 @@
-"""The command line: `tidegate stream`, `tidegate models`, `tidegate sessions`."""
+"""The command line: `tidegate stream`, `sessions`, `models`, `bench` and `top`."""
 
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    from tidegate.cli.commands import run  # here, so that `tidegate.cli` itself stays light
+    from tidegate.cli.run import run  # here, so that `tidegate.cli` itself stays light
 
     return run(arguments)

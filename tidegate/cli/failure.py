@@ -13,6 +13,15 @@ class BadFile(Failure):
     status = 2
 
 
+class NotInstalled(Failure):
+    """The command needs what only the extra `cli` brings."""
+
+    status = 2
+
+    def __init__(self, library: str) -> None:
+        super().__init__(f"{library} is not installed (pip install 'tidegate[cli]')")
+
+
 class LiveAlready(Failure):
     """A session of that name is live on the server."""
 

@@ -1,19 +1,17 @@
-"""The command `tidegate`, run as users run it, against a server of the shipped model."""
+"""`tidegate stream` and `models`, run as users run them, against a server of the shipped model."""
 
 from __future__ import annotations
 
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cli.running import eventually, live_sessions, started, tidegate
 from tests.conftest import SmallModel
-from tests.harness import ROOT, RunningServer, running_server
+from tests.harness import ROOT, RunningServer
 from tidegate import SyncClient
 
 WATCH = ROOT / "examples" / "watch.csv"
@@ -22,24 +20,8 @@ HEADER = "session,label,ax,ay,az,wx,wy,wz,side\n"
 ROW = "s1,PEN,0.1,0.2,0.3,0.4,0.5,0.6,1\n"
 
 
-@pytest.fixture(scope="module")
-def shipped() -> Iterator[RunningServer]:
-    with running_server(ROOT / "models") as server:
-        yield server
-
-
-def tidegate(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tidegate", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-
-
 def stream(server: RunningServer, file: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return tidegate("stream", file, *COLUMNS, "--address", server.address, *more)
-
-
-def live_sessions(server: RunningServer) -> list[str]:
-    with SyncClient(server.address) as client:
-        return [session.session_id for session in client.sessions("exercise")]
 
 
 def test_held_out_sessions_stream_side_by_side_and_end_with_a_summary(
@@ -118,13 +100,9 @@ def test_somebody_else_s_session_is_left_alone(shipped: RunningServer, tmp_path:
 
 
 def test_an_interrupted_stream_closes_its_sessions(shipped: RunningServer) -> None:
-    command = [sys.executable, "-m", "tidegate", "stream", str(WATCH), *COLUMNS]
-    command += ["--address", shipped.address, "--rate", "20"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as run:
-        deadline = time.monotonic() + 20
-        while len(live_sessions(shipped)) < 8 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert len(live_sessions(shipped)) == 8
+    given = ["stream", WATCH, *COLUMNS, "--address", shipped.address, "--rate", "20"]
+    with started(*given) as run:
+        eventually(lambda: len(live_sessions(shipped)) == 8)
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=20)
         assert run.returncode == 130
@@ -132,17 +110,20 @@ def test_an_interrupted_stream_closes_its_sessions(shipped: RunningServer) -> No
     assert live_sessions(shipped) == []
 
 
-def test_models_and_sessions_are_listed(shipped: RunningServer) -> None:
+def test_models_are_listed(shipped: RunningServer) -> None:
     models = tidegate("models", "--address", shipped.address)
     assert models.returncode == 0
     assert "exercise/1 on cpu" in models.stdout
     assert "PEN, ABD, FEL, IR, ER, TRAP, ROW" in models.stdout
-    with SyncClient(shipped.address) as client, client.session("exercise", "seen"):
-        sessions = tidegate("sessions", "exercise", "--address", shipped.address)
-    assert sessions.returncode == 0
-    assert re.search(r"^ +0 .* seen \(exercise/1\)$", sessions.stdout, re.MULTILINE)
-    unknown = tidegate("sessions", "nothing", "--address", shipped.address)
-    assert (unknown.returncode, unknown.stderr) == (1, "tidegate: unknown model 'nothing'\n")
+
+
+def test_output_that_nobody_reads_ends_the_command_without_a_word(shipped: RunningServer) -> None:
+    with started("top", "--metrics", shipped.metrics_url, "--interval", "0.1") as run:
+        assert run.stdout is not None and run.stderr is not None
+        assert run.stdout.readline()
+        run.stdout.close()
+        assert run.wait(20) == 1
+        assert run.stderr.read() == b""
 
 
 def test_a_model_of_plain_values_streams_without_accuracy(

@@ -1,0 +1,97 @@
+"""What several commands' arguments have in common: the server, and the kinds of values."""
+
+import argparse
+import math
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Plan = TypeVar("Plan", bound="DataclassInstance")
+# argparse's own class takes no type arguments when it runs.
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+LONGEST = 10_000_000
+
+
+def server_arguments() -> argparse.ArgumentParser:
+    """The parent of every command that calls a server."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT (%(default)s)")
+    parser.add_argument(
+        "--timeout", type=seconds, default=10.0, help="seconds a call may take (%(default)s)"
+    )
+    return parser
+
+
+def add_version(parser: argparse.ArgumentParser, zero: str) -> None:
+    """The model's version, for commands that name a model; `zero` says what 0 means."""
+    parser.add_argument(
+        "--model-version", dest="version", metavar="V", type=_version, default=0, help=f"0: {zero}"
+    )
+
+
+def into(plan: type[Plan], given: argparse.Namespace) -> Plan:
+    """The plan whose fields are named like the arguments."""
+    return plan(**{each.name: getattr(given, each.name) for each in fields(plan)})
+
+
+def name(text: str) -> str:
+    """A model's or session's name: the server takes UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text
+
+
+def _version(text: str) -> int:
+    value = count(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is no version")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def several(text: str) -> int:
+    """A whole number from 1."""
+    value = count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def rate(text: str) -> float:
+    """So many a second; 0 is no limit."""
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Seconds: above 0, and no more than clocks can say."""
+    value = float(text)
+    if not 0 < value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {LONGEST:,}")
+    return value
+
+
+def web_address(text: str) -> str:
+    """A URL that can be fetched over HTTP."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port  # read, because it is checked only then
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no URL of http or https")
+    return text

@@ -1,0 +1,1 @@
+"""`tidegate sessions`: what can be asked about, and done with, whole sessions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from server.batcher.submission import APPLIED, FAILED, REMEMBERED, RESTART
 from server.errors import NotFinite, QueueFull, StepGap
 from server.sessions.served_model import ServedModel
+from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
 from training.reference import NumpyLstm
 
@@ -89,7 +91,7 @@ def test_a_restart_queued_behind_the_sessions_steps_waits_for_them(model: Served
 def test_work_between_runs_is_bounded_and_dropped_where_nobody_waits(tmp_path: Path) -> None:
     model = make_model(make_bundle(tmp_path), tmp_path, max_sessions=4)
     model.open("a")
-    asked = []
+    asked: list[Future[Snapshot]] = []
     with pytest.raises(QueueFull):
         while len(asked) < 10_000:
             asked.append(model.states.export("a"))

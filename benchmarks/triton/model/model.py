@@ -41,11 +41,14 @@ class TritonPythonModel:
         """Where the sequence's state lies; zeros at its start."""
         sequence = int(_tensor(request, "CORRID")[0, 0])
         if _tensor(request, "START")[0, 0]:
-            row = self.rows.setdefault(sequence, self.free[-1])
-            if row == self.free[-1]:
-                self.free.pop()
+            row = self.rows[sequence] = self.free.pop()
             self.h[row] = self.c[row] = 0.0
-        return self.rows[sequence]
+        row = self.rows[sequence]
+        if _tensor(request, "END")[0, 0]:
+            self.free.append(
+                self.rows.pop(sequence)
+            )
+        return row
 
     def step(self, x, rows):
         """The equations of the cell, over a batch."""

@@ -78,13 +78,13 @@ def test_branches_go_their_own_ways(server: RunningServer, small: SmallModel) ->
 def test_a_reset_session_starts_from_nothing(server: RunningServer, small: SmallModel) -> None:
     xs = observations(4, 9)
     with connected(server) as stub:
-        begin(stub, "again", xs)
-        request = pb.ResetRequest(model="small", session_id="again")
+        begin(stub, "started-again", xs)
+        request = pb.ResetRequest(model="small", session_id="started-again")
         assert stub.Reset(request).steps == 0
         with failing("STEP_GAP") as seen:
-            stub.Step(step_request("again", 9, xs))
+            stub.Step(step_request("started-again", 9, xs))
         assert seen[0].detail.expected_step == 0
-        reply = stub.Step(step_request("again", 0, xs))
+        reply = stub.Step(step_request("started-again", 0, xs))
         assert not reply.remembered
         assert_close(outputs(reply), expected(small, xs))
 

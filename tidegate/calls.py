@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -190,3 +191,9 @@ class Calls:
             return await method(request, timeout=self.seconds(timeout))
         except aio.AioRpcError as error:
             raise errors.from_rpc(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # gRPC says so of a call whose channel was closed, though nobody cancelled this task.
+            raise errors.Cancelled("the client was closed") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -71,9 +73,12 @@ class Session:
 
     async def close(self, *, timeout: float | None = None) -> int:
         """End the session; returns the steps the server had applied."""
-        return await self._client.close_session(
+        steps = await self._client.close_session(
             self.name, self.session_id, version=self.version, timeout=timeout
         )
+        if self._track is not None:
+            self._stream.lanes.release(self.session_id)
+        return steps
 
     async def info(self, *, timeout: float | None = None) -> SessionInfo:
         """The session as the server sees it."""
@@ -160,7 +165,7 @@ class Session:
     async def reset(self, *, timeout: float | None = None) -> None:
         """Put the session back to step 0 and its initial state, after what is under way."""
         track = self._opened()
-        async with asyncio.timeout(self._client.seconds(timeout)):
+        async with self._patience(timeout):
             while track.rows:
                 await asyncio.wait([track.settled(track.rows[-1])])
         await self._client.reset_session(
@@ -209,7 +214,7 @@ class Session:
 
     async def _recall(self, track: Track, packed: bytes, timeout: float | None) -> FloatArray:
         """The outputs of steps that were given up and are asked for again, from the first on."""
-        async with asyncio.timeout(self._client.seconds(timeout)):
+        async with self._patience(timeout):
             for row in list(track.unread):
                 row.expiry = self._expiry(timeout)
                 if row.stage is Stage.CUT_OFF:
@@ -219,11 +224,19 @@ class Session:
         return track.read(packed)
 
     async def _room(self, steps: int, expiry: float) -> None:
+        left = expiry - self._client.loop.time()
+        async with self._patience(left, "no room for more steps within the timeout"):
+            await self._stream.backlog.room(min(steps, self._stream.backlog.limit))
+
+    @asynccontextmanager
+    async def _patience(
+        self, timeout: float | None, told: str = "no reply within the timeout"
+    ) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout_at(expiry):
-                await self._stream.backlog.room(min(steps, self._stream.backlog.limit))
+            async with asyncio.timeout(self._client.seconds(timeout)):
+                yield
         except TimeoutError:
-            raise errors.DeadlineExceeded("no room for more steps within the timeout") from None
+            raise errors.DeadlineExceeded(told) from None
 
     def _row(self, track: Track, packed: bytes, steps: int, timeout: float | None) -> Row:
         done = self._client.loop.create_future()

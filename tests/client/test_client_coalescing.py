@@ -332,3 +332,58 @@ def test_a_session_forks_looks_ahead_moves_and_starts_anew(serving: RunningServe
             assert_close(await play(session, xs), expected(xs))
 
     asyncio.run(run())
+
+
+def test_sessions_that_come_and_go_use_the_same_lanes_again(serving: RunningServer) -> None:
+    async def run() -> None:
+        xs = observations(2)
+        async with Client(serving.address) as client:
+            for _ in range(60):
+                async with client.session(MODEL, name()) as session:
+                    assert_close(await play(session, xs), expected(xs))
+            assert len((await client.stream(MODEL, 1)).lanes.names) == 1
+
+    asyncio.run(run())
+
+
+def test_a_closed_client_leaves_nobody_waiting(serving: RunningServer) -> None:
+    async def run() -> None:
+        with Proxy(serving.address) as proxy:
+            async with Client(proxy.address) as client:
+                one, two = await sessions(client, 2)
+                await one.step(observations(1)[0])
+                proxy.holding.set()
+                waiting: list[asyncio.Future[Any]] = [
+                    asyncio.ensure_future(session.chunk(observations(3 * CHUNK)))
+                    for session in (one, two)
+                ]
+                steps = client.step_many(MODEL, [name()], [0], observations(1), version=1)
+                many = asyncio.ensure_future(steps)
+                waiting.append(asyncio.ensure_future(one.export()))
+                await asyncio.sleep(0.05)
+            for task in waiting:
+                with pytest.raises(errors.Cancelled):
+                    await task
+            assert isinstance((await many).errors[0], errors.Cancelled)
+
+    asyncio.run(run())
+
+
+def test_a_lost_step_asked_for_again_may_run_out_of_time_again(serving: RunningServer) -> None:
+    async def run() -> None:
+        x = observations(2)
+        with Proxy(serving.address) as proxy:
+            async with Client(proxy.address) as client, client.session(MODEL, name()) as session:
+                await session.step(x[0])
+                proxy.holding.set()
+                for _ in range(3):
+                    with pytest.raises(errors.DeadlineExceeded):
+                        await session.step(x[1], timeout=0.1)
+                with pytest.raises(errors.DeadlineExceeded):
+                    await session.reset(timeout=0.1)
+                proxy.cut()
+                proxy.holding.clear()
+                assert_close(await session.step(x[1]), expected(x)[1])
+                assert (await session.info()).steps == session.steps == 2
+
+    asyncio.run(run())

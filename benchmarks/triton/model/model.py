@@ -45,9 +45,7 @@ class TritonPythonModel:
             self.h[row] = self.c[row] = 0.0
         row = self.rows[sequence]
         if _tensor(request, "END")[0, 0]:
-            self.free.append(
-                self.rows.pop(sequence)
-            )
+            self.free.append(self.rows.pop(sequence))
         return row
 
     def step(self, x, rows):

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+UNKNOWN = 0  # in place of the fingerprint of a step that a snapshot did not bring
+
 
 class Memory:
     """Outputs of the last `depth` steps of every slot."""
@@ -51,6 +53,8 @@ class Memory:
         """What is remembered of a session at step `count`, oldest first: outputs [n, O], and the
         fingerprints of their features [n]; n is `depth` or less."""
         at = np.arange(max(0, count - self.depth), count) % self.depth
+        unknown = np.flatnonzero(self._prints[slot, at] == UNKNOWN)
+        at = at[unknown[-1] + 1 :] if len(unknown) else at
         return self._outputs[slot, at], self._prints[slot, at]
 
     def restore(self, slot: int, count: int, outputs: Floats, prints: NDArray[np.uint64]) -> None:
@@ -60,7 +64,8 @@ class Memory:
         """
         known = min(len(prints), self.depth)
         at = np.arange(count - known, count) % self.depth
-        self._prints[slot] = 0
+        # What lies there is a former holder's, and must not be taken for this session's.
+        self._prints[slot], self._outputs[slot] = UNKNOWN, 0.0
         self._outputs[slot, at] = outputs[len(outputs) - known :]
         self._prints[slot, at] = prints[len(prints) - known :]
 

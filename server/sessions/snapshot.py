@@ -81,3 +81,5 @@ def _check_remembered(snapshot: Snapshot, manifest: Manifest) -> None:
             f"the snapshot remembers {count} of {snapshot.steps} steps with "
             f"{snapshot.outputs.size} output values; the model has {width} a step"
         )
+    if not np.isfinite(snapshot.outputs).all():
+        raise BadSnapshot("the snapshot has remembered outputs that are not finite")

@@ -6,6 +6,7 @@ state read is the one that the count says. Steps queued before it may run before
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
@@ -92,17 +93,22 @@ class States:
         return self._batcher.between_runs(lambda engine: self._peek(engine, session_id))
 
     def _export(self, engine: Engine, session_id: str) -> Snapshot:
-        info, states = self._peek(engine, session_id)
+        # All that the table knows is taken at once: by the time the state is read the session may
+        # be closed, and its slot or its id somebody else's. The state itself only runs move.
         with self._table.lock:
-            outputs, prints = self._memory.tail(self._directory.slot(session_id), info.steps)
+            slot, info = self._directory.slot(session_id), self._directory.info(session_id)
+            outputs, prints = self._memory.tail(slot, info.steps)
+        states = self._states(engine, slot, info.steps)
         return Snapshot(info.model, info.version, session_id, info.steps, states, outputs, prints)
 
     def _peek(self, engine: Engine, session_id: str) -> tuple[SessionInfo, list[Tensor]]:
         with self._table.lock:
             slot, info = self._directory.slot(session_id), self._directory.info(session_id)
-        rows = self._rows(engine, slot, info.steps)
-        named = zip(self._manifest.states, rows, strict=True)
-        return info, [Tensor(state.name, row[0]) for state, row in named]
+        return info, self._states(engine, slot, info.steps)
+
+    def _states(self, engine: Engine, slot: int, steps: int) -> list[Tensor]:
+        named = zip(self._manifest.states, self._rows(engine, slot, steps), strict=True)
+        return [Tensor(state.name, row[0]) for state, row in named]
 
     def _rows(self, engine: Engine, slot: int, steps: int) -> list[NDArray[np.float32]]:
         """A session's states, a row each. A slot not stepped yet holds its last holder's."""
@@ -116,15 +122,24 @@ class States:
     def _put(
         self, engine: Engine, snapshot: Snapshot, session_id: str, replace: bool
     ) -> SessionInfo:
+        # Count and memory come at once with the id, the state before any run can ask for it. Should
+        # the session be closed meanwhile, it lands in a slot whose next holder starts afresh.
         with self._table.lock:
             slot = self._place(session_id, replace)
-        rows = [np.ascontiguousarray(tensor.values[None]) for tensor in snapshot.states]
-        engine.write(np.array([slot], dtype=np.int64), rows)
-        with self._table.lock:
-            slot = self._directory.slot(session_id)  # it may have been closed meanwhile
+            generation = self._table.generations[slot]
             self._memory.restore(slot, snapshot.steps, snapshot.outputs, snapshot.prints)
             self._table.counts[slot] = snapshot.steps
-            return self._directory.info(session_id)
+            self._table.last_used[slot] = time.time()
+            info = self._directory.info(session_id)
+        rows = [np.ascontiguousarray(tensor.values[None]) for tensor in snapshot.states]
+        try:
+            engine.write(np.array([slot], dtype=np.int64), rows)
+        except Exception:
+            with self._table.lock:  # its state is neither the old one nor the new
+                if self._table.generations[slot] == generation:
+                    self._table.remove(session_id)
+            raise
+        return info
 
     def _place(self, session_id: str, replace: bool) -> int:
         if session_id not in self._table.by_id:
@@ -135,7 +150,9 @@ class States:
 
     def _reset(self, session_id: str) -> SessionInfo:
         with self._table.lock:
-            self._table.counts[self._directory.slot(session_id)] = 0
+            slot = self._directory.slot(session_id)
+            self._table.counts[slot] = 0
+            self._table.last_used[slot] = time.time()
             return self._directory.info(session_id)
 
     def _begin(self, engine: Engine, forecast: Forecast, session_id: str) -> int:

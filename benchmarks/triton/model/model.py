@@ -45,7 +45,8 @@ class TritonPythonModel:
             self.h[row] = self.c[row] = 0.0
         row = self.rows[sequence]
         if _tensor(request, "END")[0, 0]:
-            self.free.append(self.rows.pop(sequence))
+            # At the far end, so that no START in this batch takes it.
+            self.free.insert(0, self.rows.pop(sequence))
         return row
 
     def step(self, x, rows):

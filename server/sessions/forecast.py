@@ -45,9 +45,9 @@ class Forecast:
         self._session_id, self._states, self._fresh = session_id, states, fresh
         self._last = last
         if not len(self._given) and not len(last):
+            lacks = "has no output yet" if fresh else "came here without its latest output"
             raise BadInput(
-                f"session {session_id!r} has no output yet: give the first step's features",
-                field="features",
+                f"session {session_id!r} {lacks}: give the first step's features", field="features"
             )
 
     @property

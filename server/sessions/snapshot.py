@@ -14,6 +14,7 @@ from server.bundle.manifest import Manifest, State
 from server.errors import BadSnapshot
 
 MAX_STEPS = 2**62
+SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Snapshot:
     taken_at: float = field(default_factory=time.time)
 
 
+def shown(value: object) -> str:
+    """What a caller sent, in an error's text: cut, since replies have no room for long texts."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def check(snapshot: Snapshot, manifest: Manifest) -> None:
     """Refuse what is not a session of this very bundle.
 
@@ -59,7 +66,7 @@ def check(snapshot: Snapshot, manifest: Manifest) -> None:
 def _check_states(tensors: Sequence[Tensor], manifest: Manifest) -> None:
     names, expected = [each.name for each in tensors], [each.name for each in manifest.states]
     if names != expected:
-        raise BadSnapshot(f"the snapshot has states {names}, the model has {expected}")
+        raise BadSnapshot(f"the snapshot has states {shown(names)}, the model has {expected}")
     for tensor, state in zip(tensors, manifest.states, strict=True):
         _check_state(tensor.values, state)
 
@@ -67,7 +74,8 @@ def _check_states(tensors: Sequence[Tensor], manifest: Manifest) -> None:
 def _check_state(values: NDArray[Any], state: State) -> None:
     if (values.dtype.name, values.shape) != (state.dtype, state.shape):
         raise BadSnapshot(
-            f"state {state.name!r} of the snapshot is {values.dtype.name} {list(values.shape)}, "
+            f"state {state.name!r} of the snapshot is {values.dtype.name} "
+            f"{shown(list(values.shape))}, "
             f"the model's is {state.dtype} {list(state.shape)}"
         )
     if not np.isfinite(values).all():

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import BadInput, BadSnapshot
+from server.errors import BadInput, BadSnapshot, Draining
 from server.sessions import inputs
 from server.sessions.forecast import Forecast
 from server.sessions.models import Models
 from server.sessions.served_model import ServedModel
-from server.sessions.snapshot import Snapshot, Tensor
+from server.sessions.snapshot import Snapshot, Tensor, shown
 from server.sessions.table import SessionInfo
 from server.transport import convert
 from tidegate.v1 import tidegate_pb2 as pb
@@ -45,6 +45,7 @@ async def take_in(models: Models, request: pb.ImportRequest) -> SessionInfo:
 
     Raises:
         BadSnapshot: its format, model, version or states are not this server's.
+        Draining: the server is shutting down.
         ServingError: as `ServedModel.open` and `SessionExists` have it.
     """
     message = request.snapshot
@@ -53,6 +54,8 @@ async def take_in(models: Models, request: pb.ImportRequest) -> SessionInfo:
             f"the snapshot has format {message.format}; this server takes format {FORMAT}"
         )
     model = models.resolve(message.model, message.version)
+    if models.draining:  # even in place of a live session: it would be lost
+        raise Draining
     snapshot = _snapshot(message, model)
     session_id = request.session_id or snapshot.session_id
     return await asyncio.wrap_future(model.states.take_in(snapshot, session_id, request.replace))
@@ -108,13 +111,15 @@ def _snapshot(message: pb.Snapshot, model: ServedModel) -> Snapshot:
 
 
 def _tensor(message: pb.StateTensor) -> Tensor:
+    name = f"state {shown(message.name)}"
     if message.dtype not in DTYPES:
-        raise BadSnapshot(f"state {message.name!r} has the unknown type {message.dtype!r}")
-    values = _values(message.data, DTYPES[message.dtype], f"state {message.name!r}")
-    if len(values) != math.prod(message.shape):
-        text = f"state {message.name!r} has {len(values)} values for {list(message.shape)}"
-        raise BadSnapshot(text)
-    return Tensor(message.name, values.reshape(tuple(message.shape)))
+        raise BadSnapshot(f"{name} has the unknown type {shown(message.dtype)}")
+    values = _values(message.data, DTYPES[message.dtype], name)
+    try:
+        return Tensor(message.name, values.reshape(tuple(message.shape)))
+    except ValueError as error:  # of another size, of too many axes, or of too long ones
+        text = f"{name} has {len(values)} values for {shown(list(message.shape))}"
+        raise BadSnapshot(text) from error
 
 
 def _values(packed: bytes, dtype: str, name: str) -> NDArray[Any]:

@@ -95,7 +95,8 @@ class Engine:
         return self._bind(bundle, files.SINGLE, device, threads)
 
     def _one_row(self) -> BoundRow | None:
-        if self._single is None:
+        """On the CPU alone: elsewhere the buffers' copies have not been proven yet."""
+        if self._single is None or self.device.kind != "cpu":
             return None
         manifest = self.manifest
         return BoundRow(

@@ -1,4 +1,4 @@
-"""Fork, Reset and Peek; and Forecast, which leaves its session as it is."""
+"""Fork, Reset and Peek."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import numpy as np
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer
-from tests.server.wire.test_moving_sessions import assert_close, expected, flat
+from tests.server.wire.whole import assert_close, begin, expected, flat
 from tests.server.wire.wire import (
-    Floats,
     connected,
     failing,
     observations,
@@ -16,26 +15,7 @@ from tests.server.wire.wire import (
     step_request,
 )
 from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.v1 import tidegate_pb2_grpc
 from training.reference import NumpyLstm
-
-Stub = tidegate_pb2_grpc.TidegateStub
-
-
-def begin(stub: Stub, name: str, xs: Floats, model: str = "small") -> None:
-    stub.Open(pb.OpenRequest(model=model, session_id=name))
-    if len(xs):
-        values = xs.ravel().tolist()
-        stub.Step(
-            pb.StepRequest(
-                model=model, session_id=name, first_step=0, steps=len(xs), features=values
-            )
-        )
-
-
-def state(stub: Stub, name: str) -> list[bytes]:
-    peeked = stub.Peek(pb.PeekRequest(model="small", session_id=name))
-    return [tensor.data for tensor in peeked.states]
 
 
 def test_branches_go_their_own_ways(server: RunningServer, small: SmallModel) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
+from tests.server.wire.whole import assert_close, begin, expected, exported, flat, taken
 from tests.server.wire.wire import (
-    Floats,
     batch,
     connected,
     failing,
@@ -20,38 +20,14 @@ from tests.server.wire.wire import (
     step_request,
 )
 from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.v1 import tidegate_pb2_grpc
 from training.reference import NumpyLstm
-
-Stub = tidegate_pb2_grpc.TidegateStub
-
-
-def assert_close(got: Floats, wanted: Floats) -> None:
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
-
-
-def expected(small: SmallModel, xs: Floats) -> Floats:
-    lstm = NumpyLstm(small.weights)
-    return lstm.run(xs, lstm.initial())[0].astype(np.float32)
-
-
-def begin(stub: Stub, name: str, xs: Floats) -> pb.Snapshot:
-    """A session that has seen `xs`, exported."""
-    stub.Open(pb.OpenRequest(model="small", session_id=name))
-    if len(xs):
-        stub.Step(step_request(name, 0, xs))
-    return stub.Export(pb.ExportRequest(model="small", session_id=name))
-
-
-def taken(stub: Stub, snapshot: pb.Snapshot, name: str = "", replace: bool = False) -> pb.Session:
-    request = pb.ImportRequest(snapshot=snapshot, session_id=name, replace=replace)
-    return stub.Import(request).session
 
 
 def test_a_session_goes_on_under_another_id(server: RunningServer, small: SmallModel) -> None:
     xs = observations(1, 20)
     with connected(server) as stub:
-        snapshot = begin(stub, "moving", xs[:12])
+        begin(stub, "moving", xs[:12])
+        snapshot = exported(stub, "moving")
         session = taken(stub, snapshot, "moved")
         assert (session.session_id, session.steps, session.version) == ("moved", 12, 1)
         for name in ("moved", "moving"):
@@ -63,7 +39,8 @@ def test_a_session_survives_its_server_in_a_snapshot(small: SmallModel) -> None:
     """The server is killed, and another one with less and with more memory goes on."""
     xs = observations(2, 30)
     with running_server(small.repository) as first, connected(first) as stub:
-        packed = begin(stub, "a", xs[:20]).SerializeToString()
+        begin(stub, "a", xs[:20])
+        packed = exported(stub, "a").SerializeToString()
         first.process.kill()
     for remembered in (64, 200):
         with (
@@ -84,7 +61,8 @@ def test_a_session_survives_its_server_in_a_snapshot(small: SmallModel) -> None:
 def test_a_session_without_a_step_moves_too(server: RunningServer, small: SmallModel) -> None:
     xs = observations(3, 4)
     with connected(server) as stub:
-        snapshot = begin(stub, "unborn", xs[:0])
+        begin(stub, "unborn", xs[:0])
+        snapshot = exported(stub, "unborn")
         assert {state.name for state in snapshot.states} == {"h0", "c0", "h1", "c1"}
         assert not any(any(state.data) for state in snapshot.states)
         assert taken(stub, snapshot, "born").steps == 0
@@ -96,7 +74,8 @@ def test_a_live_session_is_replaced_only_where_that_is_asked_for(
 ) -> None:
     xs, other = observations(4, 10), observations(5, 3)
     with connected(server) as stub:
-        snapshot = begin(stub, "source", xs[:6])
+        begin(stub, "source", xs[:6])
+        snapshot = exported(stub, "source")
         begin(stub, "target", other)
         with failing("SESSION_EXISTS") as seen:
             taken(stub, snapshot, "target")
@@ -109,7 +88,8 @@ def test_a_live_session_is_replaced_only_where_that_is_asked_for(
 def test_the_lane_of_a_replaced_session_goes_on(server: RunningServer, small: SmallModel) -> None:
     xs, other = observations(6, 8), observations(7, 2)
     with connected(server) as stub:
-        snapshot = begin(stub, "origin", xs[:5])
+        begin(stub, "origin", xs[:5])
+        snapshot = exported(stub, "origin")
 
         messages: queue.Queue[pb.StepBatch | None] = queue.Queue()
         replies = stub.StepStream(iter(messages.get, None))
@@ -131,7 +111,8 @@ def test_a_draining_server_takes_no_sessions_in_and_still_gives_them_away(
 ) -> None:
     """Its last second is when they are wanted elsewhere; what it takes in would be lost."""
     with running_server(small.repository) as server, connected(server) as stub:
-        snapshot = begin(stub, "leaving", observations(4, 3))
+        begin(stub, "leaving", observations(4, 3))
+        snapshot = exported(stub, "leaving")
         messages: queue.Queue[pb.StepBatch | None] = queue.Queue()
         replies = stub.StepStream(iter(messages.get, None))
         opens = [pb.LaneOpen(lane=0, session_id="leaving")]
@@ -177,9 +158,3 @@ def test_an_export_under_load_is_of_a_whole_number_of_steps(
                 assert_close(np.frombuffer(tensor.data, "<f4"), values)
         assert len(list(replies)) == len(xs) - 1
     assert len(set(counts)) > 3, counts
-
-
-def flat(state: object) -> list[Floats]:
-    """h0, c0, h1, c1 of the reference's state."""
-    assert isinstance(state, list | tuple)
-    return [np.asarray(each, np.float32).reshape(-1) for pair in state for each in pair]

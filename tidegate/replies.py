@@ -18,6 +18,9 @@ from tidegate.v1 import tidegate_pb2 as pb
 # The server refused for now; nothing was applied.
 FOR_NOW = (errors.QueueFull, errors.Draining, errors.Starting)
 
+# What a message that is too large for the server is refused for.
+SIZES = ("steps", "lanes", "opens")
+
 Later = Callable[[float, Sequence[Row], Sequence[Part]], None]
 Shrink = Callable[[Message], None]
 
@@ -87,11 +90,13 @@ class Settler:
             self._later(0.0, ready, ())
 
     def _too_many(self, message: Message, answers: Answers) -> bool:
-        """The server's queue is smaller than the message: send it again in pieces."""
+        """The server's limits are lower than ours: send the message again in pieces."""
         refused = [each for each in answers.errors.values() if isinstance(each, errors.BadInput)]
         count = len(answers.status)
-        if count < 2 or len(refused) < count or any(each.field != "steps" for each in refused):
+        if count < 2 or len(refused) < count or any(each.field not in SIZES for each in refused):
             return False
+        for lane in message.opens:
+            self._lanes.known[lane] = 0
         self._shrink(message)
         self._later(0.0, message.rows, message.parts)
         return True

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from server.batcher.submission import FAILED, UNNUMBERED, Submission
 from server.bundle.manifest import Manifest
-from server.errors import BadInput
+from server.errors import BadInput, ServingError
 from server.sessions import inputs
 from server.transport.translate import detail
 from tidegate.v1 import tidegate_pb2 as pb
 
 MAX_STEP = 2**62
+MAX_ROWS = 1 << 16  # a message; each may need an error of its own, far larger than the row
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,22 @@ def reply(message_id: int, submission: Submission, manifest: Manifest) -> pb.Ste
     )
 
 
-def refused(message_id: int, rows: int, error: Exception) -> pb.StepBatchReply:
+def count(message: pb.StepBatch) -> int:
+    """How many rows the message has.
+
+    Raises:
+        BadInput: too many.
+    """
+    rows = len(message.lanes) // 4
+    if rows > MAX_ROWS:
+        raise BadInput(f"{rows} rows in a message; at most {MAX_ROWS} go in one", field="lanes")
+    return rows
+
+
+def refused(message_id: int, rows: int, error: ServingError) -> pb.StepBatchReply:
     """The reply to a message whose rows all failed the same way, or that has no rows to blame."""
-    typed: Any = error
-    errors = [pb.RowError(row=row, error=detail(typed)) for row in range(max(rows, 1))]
+    told = detail(error)
+    errors = [pb.RowError(row=row, error=told) for row in range(max(rows, 1))]
     zeros = np.zeros(rows, dtype="<u8").tobytes()
     return pb.StepBatchReply(
         id=message_id, status=bytes([FAILED]) * rows, first_steps=zeros, errors=errors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from server.transport.translate import detail
 from tidegate.v1 import tidegate_pb2 as pb
 
 MAX_LANES = 1 << 20
+MAX_OPENS = 1 << 16  # in one message
 
 
 class Lanes:
@@ -20,16 +23,25 @@ class Lanes:
         self._model = model
         self._slots = np.zeros(0, dtype=np.int64)  # 0: the lane names nothing
         self._generations = np.zeros(0, dtype=np.int64)
-        # Replaced when a lane is named again: rows under way keep the names they came with.
-        self.ids: dict[int, str] = {}
+        self._ids: dict[int, str] = {}
+        self._lent = False  # to rows under way, which keep the names they came with
 
-    def open(self, request: pb.LaneOpen) -> pb.LaneOpened:
-        """Name a lane, opening its session if asked to."""
-        try:
-            return self._open(request)
-        except ServingError as error:
-            self._model.metrics.error(error.code, error.reason)
-            return pb.LaneOpened(lane=request.lane, error=detail(error))
+    @property
+    def ids(self) -> dict[int, str]:
+        """The session ids by lane; what this dictionary says of a lane, it goes on saying."""
+        self._lent = True
+        return self._ids
+
+    def open(self, requests: Sequence[pb.LaneOpen]) -> list[pb.LaneOpened]:
+        """Name lanes, opening their sessions if asked to; one that cannot be named names nothing.
+
+        Raises:
+            BadInput: there are too many; none is named.
+        """
+        if len(requests) > MAX_OPENS:
+            text = f"{len(requests)} lanes to name in a message; at most {MAX_OPENS} go in one"
+            raise BadInput(text, field="opens")
+        return [self._try_open(request) for request in requests]
 
     def known(self, lanes: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which of the lanes name a session."""
@@ -50,6 +62,14 @@ class Lanes:
         )
         return slots, generations
 
+    def _try_open(self, request: pb.LaneOpen) -> pb.LaneOpened:
+        try:
+            return self._open(request)
+        except ServingError as error:
+            self._forget(request.lane)
+            self._model.metrics.error(error.code, error.reason)
+            return pb.LaneOpened(lane=request.lane, error=detail(error))
+
     def _open(self, request: pb.LaneOpen) -> pb.LaneOpened:
         if request.lane >= MAX_LANES:
             text = f"lane {request.lane} is above {MAX_LANES - 1}"
@@ -62,10 +82,20 @@ class Lanes:
         slot, generation = model.locate(request.session_id)
         self._grow(request.lane)
         self._slots[request.lane], self._generations[request.lane] = slot, generation
-        if request.lane in self.ids:
-            self.ids = dict(self.ids)
-        self.ids[request.lane] = request.session_id
+        self._part_from_lent(request.lane)
+        self._ids[request.lane] = request.session_id
         return pb.LaneOpened(lane=request.lane, steps=info.steps, created=created)
+
+    def _forget(self, lane: int) -> None:
+        """Its rows must not step the session that the lane named before."""
+        if lane in self._ids:
+            self._slots[lane] = 0
+            self._part_from_lent(lane)
+            del self._ids[lane]
+
+    def _part_from_lent(self, lane: int) -> None:
+        if self._lent and lane in self._ids:
+            self._ids, self._lent = dict(self._ids), False
 
     def _grow(self, lane: int) -> None:
         if lane >= len(self._slots):

@@ -79,16 +79,18 @@ class StepStream:
 
     def _handle(self, message: pb.StepBatch) -> None:
         model, lanes = self._bind(message)
-        opened = [lanes.open(request) for request in message.opens]
+        rows = 0
+        opened: list[pb.LaneOpened] = []
         try:
+            rows = columns.count(message)
             self._check_model(message, model)
+            opened = lanes.open(message.opens)
             submission = self._submission(message, columns.read(message, model.manifest), opened)
             if submission.remaining:
                 self._submit(model, submission)
             else:
                 self._answer(message.id, submission, opened)
         except ServingError as error:
-            rows = len(message.lanes) // 4
             model.metrics.error(error.code, error.reason, max(rows, 1))
             self._reply(columns.refused(message.id, rows, error), opened)
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.batcher.submission import APPLIED, FAILED, REMEMBERED, Submission
 from server.bundle.manifest import Manifest
-from server.errors import BadInput
+from server.errors import BadInput, StepGap
 from server.transport import columns
 from tests.server.core.parts import make_bundle
 from tidegate.v1 import tidegate_pb2 as pb
@@ -69,3 +70,55 @@ def test_any_bytes_are_read_consistently_or_refused_by_name(
         assert len(read.lanes) == len(read.lengths) == len(read.first_steps)
         assert read.features.shape == (read.lengths.sum(), 5)
         assert not len(read.lengths) or 1 <= read.lengths.min() <= read.lengths.max() <= 64
+
+
+OUTCOMES = st.lists(
+    st.tuples(
+        st.sampled_from([APPLIED, REMEMBERED, FAILED]), st.integers(0, 2**62), st.integers(1, 9)
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(deadline=None)
+@given(rows=OUTCOMES, single=st.booleans(), number=st.integers(0, 2**64 - 1))
+def test_a_reply_tells_each_row_s_outcome_where_its_reader_looks_for_it(
+    manifest: Manifest, rows: list[tuple[int, int, int]], single: bool, number: int
+) -> None:
+    lengths = np.array([1 if single else length for _, _, length in rows], np.int32)
+    width, steps = manifest.outputs_width, int(lengths.sum())
+    values = np.random.default_rng(steps).normal(size=(steps, width)).astype(np.float32)
+    submission = Submission(
+        slots=np.arange(len(rows)),
+        generations=np.zeros(len(rows), np.int64),
+        first_steps=np.array([first for _, first, _ in rows], np.int64),
+        lengths=lengths,
+        features=np.zeros((steps, 5), np.float32),
+        session_id=str,
+        on_done=lambda _: None,
+    )
+    for row, (status, first, _) in enumerate(rows):
+        if status == FAILED:
+            submission.fail(row, StepGap(str(row), first, first // 2, "is ahead"))
+        else:
+            submission.answer(row, values[submission.span(row)], status)
+    packed = columns.reply(number, submission, manifest).SerializeToString()
+
+    reply = pb.StepBatchReply.FromString(packed)
+    assert reply.id == number
+    assert list(reply.status) == [status for status, _, _ in rows]
+    errors = {each.row: each.error for each in reply.errors}
+    told = np.frombuffer(reply.first_steps, "<u8").tolist()
+    read, at = np.frombuffer(reply.outputs, "<f4").reshape(-1, width), 0
+    for row, (status, first, _) in enumerate(rows):
+        assert told[row] == (first // 2 if status == FAILED else first)
+        assert (row in errors) == (status == FAILED)
+        if status == FAILED:
+            assert errors[row].expected_step == first // 2
+        else:
+            np.testing.assert_array_equal(
+                read[at : at + lengths[row]], values[submission.span(row)]
+            )
+            at += lengths[row]
+    assert at == len(read)

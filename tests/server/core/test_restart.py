@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 
 from server.batcher.submission import APPLIED, FAILED, REMEMBERED, RESTART
+from server.engine.engine import Engine, EngineRows
 from server.errors import NotFinite, QueueFull, StepGap
+from server.sessions.forecast import Forecast
 from server.sessions.served_model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
+from tests.server.growing import growing
 from training.reference import NumpyLstm
 
 
@@ -110,3 +114,68 @@ def test_a_stopping_model_finishes_the_work_it_was_given(tmp_path: Path) -> None
     model.start()
     model.stop()
     assert all(each.done() and each.result().session_id == "a" for each in asked)
+
+
+def test_a_restart_of_which_a_later_step_overflows_leaves_the_session_as_it_was(
+    tmp_path: Path,
+) -> None:
+    weights, xs = growing(), np.full((5, 1), 0.3, np.float32)
+    model = make_model(make_bundle(tmp_path, weights), tmp_path, max_sessions=4)
+    model.start()
+    caller = Caller(model)
+    for name in "ab":
+        model.open(name)
+        caller.step([(name, 0, -xs[:2])])
+    done = caller.step([("a", RESTART, xs[:4]), ("b", RESTART, -2 * xs[:1])])
+    assert done.status.tolist() == [FAILED, APPLIED] and isinstance(done.errors[0], NotFinite)
+    assert [model.get(name).steps for name in "ab"] == [2, 1]
+    assert caller.step([("a", 0, -xs[:2])]).status[0] == REMEMBERED
+    last = caller.step([("a", 2, xs[:1])])
+    lstm = NumpyLstm(weights)
+    wanted = lstm.run(np.concatenate([-xs[:2], xs[:1]]), lstm.initial())[0][2:]
+    assert last.outputs is not None
+    np.testing.assert_allclose(last.outputs, wanted, rtol=1e-5)
+    model.stop()
+
+
+def test_a_forecast_goes_on_from_what_it_began_with(model: ServedModel) -> None:
+    """Whatever happens between its turns: other forecasts, steps, a restart, the session's end."""
+    caller, xs = Caller(model), observations(210)
+    model.open("a")
+    caller.step([("a", 0, xs[:10])])
+    ahead = [Forecast(model.manifest, 200, xs[10:]), Forecast(model.manifest, 199, xs[11:])]
+    assert model.states.begin(ahead[0], "a").result(20) == 10
+    caller.step([("a", 10, xs[10:11])])
+    assert model.states.begin(ahead[1], "a").result(20) == 11
+    caller.step([("a", RESTART, xs[:1])])
+    model.states.advance(ahead[0]).result(20)
+    model.close("a")
+    model.open("b")
+    caller.step([("b", 0, xs[:3])])
+    while ahead[0].outputs is None or ahead[1].outputs is None:
+        for each in ahead:
+            model.states.advance(each).result(20)
+    assert_close(ahead[0].outputs, expected(xs)[10:])
+    assert_close(ahead[1].outputs, expected(xs)[11:])
+    assert_close(caller.step([("b", 3, xs[3:9])]).outputs, expected(xs[:9])[3:])
+
+
+def test_a_forecast_by_a_slow_model_takes_short_turns(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xs, run, runs = observations(8), Engine.run, list[int]()
+
+    def slow(engine: Engine, rows: EngineRows) -> Floats:
+        time.sleep(0.003)
+        runs.append(rows.steps)
+        return run(engine, rows)
+
+    monkeypatch.setattr(Engine, "run", slow)
+    monkeypatch.setattr(Forecast, "_next", lambda ahead: xs[ahead._done : ahead._done + 1])
+    model.open("a")
+    ahead = Forecast(model.manifest, 8, xs)
+    model.states.begin(ahead, "a").result(20)
+    assert runs == [1] and ahead.outputs is None
+    for _ in range(7):
+        model.states.advance(ahead).result(20)
+    assert_close(ahead.outputs, expected(xs))

@@ -36,26 +36,33 @@ def test_a_session_goes_on_under_another_id(server: RunningServer, small: SmallM
 
 
 def test_a_session_survives_its_server_in_a_snapshot(small: SmallModel) -> None:
-    """The server is killed, and another one with less and with more memory goes on."""
-    xs = observations(2, 30)
+    """The server is killed, and others go on: with as much memory, and with more."""
+    xs = observations(2, 110)
     with running_server(small.repository) as first, connected(first) as stub:
-        begin(stub, "a", xs[:20])
-        packed = exported(stub, "a").SerializeToString()
+        begin(stub, "a", xs[:50])
+        stub.Step(step_request("a", 50, xs[50:100]))
+        snapshot = exported(stub, "a")
+        packed = snapshot.SerializeToString()
         first.process.kill()
-    for remembered in (64, 200):
+    for remembered, forgotten in ((64, "STEP_TOO_OLD"), (200, "STEP_CONFLICT")):
         with (
             running_server(small.repository, remembered_steps=remembered) as second,
             connected(second) as stub,
         ):
-            assert taken(stub, pb.Snapshot.FromString(packed)).steps == 20
-            again = stub.Step(step_request("a", 15, xs[15:20]))  # a retry from before the move
+            assert taken(stub, pb.Snapshot.FromString(packed)).steps == 100
+            moved = exported(stub, "a")
+            moved.taken_at.CopyFrom(snapshot.taken_at)
+            assert moved == snapshot
+            again = stub.Step(step_request("a", 36, xs[36:100]))  # a retry from before the move
             assert again.remembered
-            assert_close(outputs(again), expected(small, xs)[15:20])
+            assert_close(outputs(again), expected(small, xs)[36:100])
             with failing("STEP_CONFLICT"):
-                stub.Step(step_request("a", 15, xs[15:20] + 1))
-            reply = stub.Step(step_request("a", 20, xs[20:]))
+                stub.Step(step_request("a", 95, xs[95:100] + 1))
+            with failing(forgotten):
+                stub.Step(step_request("a", 35, xs[35]))
+            reply = stub.Step(step_request("a", 100, xs[100:]))
             assert not reply.remembered
-            assert_close(outputs(reply), expected(small, xs)[20:])
+            assert_close(outputs(reply), expected(small, xs)[100:])
 
 
 def test_a_session_without_a_step_moves_too(server: RunningServer, small: SmallModel) -> None:
@@ -129,10 +136,8 @@ def test_a_draining_server_takes_no_sessions_in_and_still_gives_them_away(
             with failing("DRAINING"):
                 taken(stub, snapshot, name, replace)
         with failing("DRAINING"):
-            request = pb.ForkRequest(model="small", session_id="leaving", new_session_id="b")
-            stub.Fork(request)
-        request = pb.ExportRequest(model="small", session_id="leaving")
-        assert stub.Export(request).steps >= 4
+            stub.Fork(pb.ForkRequest(model="small", session_id="leaving", new_session_id="b"))
+        assert exported(stub, "leaving").steps >= 4
         messages.put(None)
         assert server.process.wait(20) == 0
 

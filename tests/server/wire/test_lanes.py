@@ -1,0 +1,114 @@
+"""Lanes of a stream: one that could not be named names nothing, and none holds up other callers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import pytest
+
+from server.transport.columns import MAX_ROWS
+from server.transport.lanes import MAX_OPENS
+from tests.harness import RunningServer
+from tests.server.wire.wire import batch, connected, observations, reasons
+from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.v1.tidegate_pb2_grpc import TidegateStub
+
+X = observations(21, 8)
+
+
+def naming(lane: int, session_id: str, create: bool = True) -> pb.LaneOpen:
+    return pb.LaneOpen(lane=lane, session_id=session_id, create=create)
+
+
+def steps(stub: TidegateStub, session_id: str) -> int:
+    return stub.Get(pb.GetRequest(model="small", session_id=session_id)).steps
+
+
+@contextmanager
+def longest_wait(stub: TidegateStub) -> Iterator[list[float]]:
+    """How long the slowest of another caller's calls took while the block ran, in seconds."""
+    waits: list[float] = []
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            begun = time.monotonic()
+            stub.ListModels(pb.ListModelsRequest(), timeout=60)
+            waits.append(time.monotonic() - begun)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    slowest: list[float] = []
+    try:
+        yield slowest
+    finally:
+        over.set()
+        thread.join()
+        slowest.append(max(waits))
+
+
+def test_a_lane_that_could_not_be_named_anew_no_longer_steps_its_former_session(
+    server: RunningServer,
+) -> None:
+    messages = [
+        batch(1, [0, 1], X[:2], opens=[naming(0, "former"), naming(1, "beside")]),
+        batch(2, [0, 1], X[2:4], opens=[naming(0, "never-opened", create=False)]),
+        batch(3, [0, 1], X[4:6]),
+        batch(4, [0, 1], X[6:8], opens=[naming(0, "former", create=False)]),
+    ]
+    with connected(server) as stub:
+        replies = {reply.id: reply for reply in stub.StepStream(iter(messages))}
+        assert replies[2].opened[0].error.reason == pb.REASON_UNKNOWN_SESSION
+        assert reasons(replies[2]) == reasons(replies[3]) == {0: "UNKNOWN_LANE"}
+        assert replies[4].opened[0].steps == 1
+        assert (reasons(replies[4]), steps(stub, "former"), steps(stub, "beside")) == ({}, 2, 4)
+
+
+def test_a_message_for_another_model_names_no_lanes(server: RunningServer) -> None:
+    wrong = pb.StepBatch(id=2, model="other", opens=[naming(0, "misdirected")])
+    messages = [pb.StepBatch(id=1, model="small"), wrong, batch(3, [0], X[0])]
+    with connected(server) as stub:
+        replies = {reply.id: reply for reply in stub.StepStream(iter(messages))}
+        assert replies[2].errors[0].error.field == "model"
+        assert not replies[2].opened
+        assert reasons(replies[3]) == {0: "UNKNOWN_LANE"}
+        with pytest.raises(grpc.RpcError) as caught:
+            steps(stub, "misdirected")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("lanes", pb.StepBatch(id=2, lanes=bytes(4 * (MAX_ROWS + 1)))),
+        ("lanes", pb.StepBatch(id=2, lanes=bytes(4_000_000), opens=[naming(0, "too-many")])),
+        ("opens", pb.StepBatch(id=2, opens=[pb.LaneOpen()] * (MAX_OPENS + 1))),
+        ("opens", pb.StepBatch(id=2, opens=[pb.LaneOpen()] * 1_000_000)),
+    ],
+)
+def test_too_many_rows_or_lanes_in_a_message_are_refused_in_a_few_words(
+    server: RunningServer, field: str, message: pb.StepBatch
+) -> None:
+    """Once an error for each of them: a message of 2 MB kept every caller waiting for seconds."""
+    messages = [pb.StepBatch(id=1, model="small"), message, pb.StepBatch(id=3)]
+    with connected(server) as stub, longest_wait(stub) as slowest:
+        replies = {reply.id: reply for reply in stub.StepStream(iter(messages))}
+    assert [(each.row, each.error.field) for each in replies[2].errors] == [(0, field)]
+    assert (replies[2].status, list(replies[2].opened)) == (b"", [])
+    assert not replies[3].errors
+    assert slowest[0] < 2
+
+
+def test_naming_all_lanes_anew_takes_no_longer_than_naming_them(server: RunningServer) -> None:
+    """Once the names were copied for each lane: for 50,000 lanes every caller waited 8 seconds."""
+    names = pb.StepBatch(model="small", opens=[naming(lane, "renamed") for lane in range(50_000)])
+    with connected(server) as stub, longest_wait(stub) as slowest:
+        first, again = stub.StepStream(iter([names, names]))
+    assert len(first.opened) == len(again.opened) == 50_000
+    assert not any(each.HasField("error") for each in again.opened)
+    assert slowest[0] < 3

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from server.bundle.repository import Bundle, Entry, load
 from server.engine.engine import EngineRows
 from training.bundle import random_bundle
-from training.weights import LstmWeights, random_weights
+from training.network import Network, random_network
 
 OUTPUTS = 32
 SEED = 11
@@ -27,9 +27,9 @@ class Shape:
     hidden: int
     inputs: int
 
-    def weights(self) -> LstmWeights:
+    def weights(self) -> Network:
         """The same weights at every call."""
-        return random_weights(
+        return random_network(
             self.inputs, self.hidden, self.layers, OUTPUTS, seed=SEED, softmax=False
         )
 

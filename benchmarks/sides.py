@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.cores import pinned
 from benchmarks.models import H64
 from benchmarks.witness import WrongAnswer
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 ROOT = Path(__file__).resolve().parent.parent
 TRITON_PYTHON = ROOT / ".venv-triton/bin/python"
@@ -125,7 +125,7 @@ def _check(inputs: Sequence[Any], outputs: Sequence[Any], tolerance: float) -> i
         raise WrongAnswer("no step was answered")
     given = np.array(outputs, np.float32)
     observations = np.resize(np.array(inputs, np.float32), (len(given), H64.inputs))
-    model = NumpyLstm(H64.weights())
+    model = NumpyNetwork(H64.weights())
     expected = model.run(observations, model.initial())[0]
     error = np.abs(given - expected).max(axis=1)
     if not error.max() <= tolerance:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.reference import NumpyLstm
-from training.weights import LstmWeights
+from training.network import Network
+from training.reference import NumpyNetwork
 
 Floats = NDArray[np.float32]
 TOLERANCE = 1e-5
@@ -27,7 +27,7 @@ class Witness:
         """Note the outputs [O] of the session's next step."""
         self._outputs.append(outputs)
 
-    def check(self, weights: LstmWeights) -> int:
+    def check(self, weights: Network) -> int:
         """Compare all that was seen; returns how many steps that was.
 
         Raises:
@@ -37,7 +37,7 @@ class Witness:
             raise WrongAnswer("no step was answered")
         count = len(self._outputs)
         inputs = np.resize(self._observations, (count, self._observations.shape[1]))
-        model = NumpyLstm(weights)
+        model = NumpyNetwork(weights)
         expected, _ = model.run(inputs, model.initial())
         error = np.abs(np.stack(self._outputs) - expected).max(axis=1)
         if not error.max() <= TOLERANCE:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import RunningServer, running_server, small_model
-from training.weights import LstmWeights
+from training.network import Network
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class SmallModel:
     """A repository with the model `small/1`, and that model's weights."""
 
     repository: Path
-    weights: LstmWeights
+    weights: Network
 
 
 @pytest.fixture(scope="session")

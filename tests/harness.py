@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.bundle import random_bundle
-from training.weights import LstmWeights, random_weights
+from training.network import Network, random_network
 
 ROOT = Path(__file__).resolve().parent.parent
 READY = re.compile(r"serving grpc=(\S+) metrics=(\S+) device=")
@@ -92,10 +92,8 @@ def running_server(repository: Path, **flags: object) -> Iterator[RunningServer]
         log.unlink()
 
 
-def small_model(
-    repository: Path, name: str = "small", version: int = 1, seed: int = 7
-) -> LstmWeights:
+def small_model(repository: Path, name: str = "small", version: int = 1, seed: int = 7) -> Network:
     """Write a bundle of a small LSTM (5 features, 2x12 units, 3 outputs); returns its weights."""
-    weights = random_weights(5, 12, 2, 3, seed=seed, softmax=False)
+    weights = random_network(5, 12, 2, 3, seed=seed, softmax=False)
     random_bundle(repository / name / str(version), weights)
     return weights

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.weights import Floats
+from training.network import Floats
 
 ARM = 6  # the feature that is no measurement
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from training import graph
-from training.weights import LstmWeights
+from training.network import Network
 
 FORMAT = 1
 
 
 def write_bundle(
     folder: Path,
-    weights: LstmWeights,
+    weights: Network,
     *,
     features: Sequence[Mapping[str, Any]],
     outputs: Sequence[Mapping[str, Any]],
@@ -47,7 +47,7 @@ def write_bundle(
         "outputs": [dict(output) for output in outputs],
         "states": [
             {"name": name, "shape": [width], "dtype": "float32", "initial": 0.0}
-            for name, width in graph.state_shapes(weights)
+            for name, width in weights.states()
         ],
         "max_chunk": max_chunk,
         "max_batch": max_batch,
@@ -59,7 +59,7 @@ def write_bundle(
 
 
 def _check_widths(
-    weights: LstmWeights,
+    weights: Network,
     features: Sequence[Mapping[str, Any]],
     outputs: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -70,7 +70,7 @@ def _check_widths(
         raise ValueError(f"outputs of {size} values for {weights.outputs}")
 
 
-def _graphs(weights: LstmWeights) -> dict[str, bytes]:
+def _graphs(weights: Network) -> dict[str, bytes]:
     return {
         "step.onnx": graph.step_graph(weights).SerializeToString(deterministic=True),
         "single.onnx": graph.single_graph(weights).SerializeToString(deterministic=True),
@@ -93,7 +93,7 @@ def _write(folder: Path, manifest: dict[str, Any], graphs: dict[str, bytes]) -> 
         new.rename(folder)
 
 
-def random_bundle(folder: Path, weights: LstmWeights) -> None:
+def random_bundle(folder: Path, weights: Network) -> None:
     """A bundle of weights without a story, for tests and measurements."""
     write_bundle(
         folder,

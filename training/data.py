@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.weights import Floats
+from training.network import Floats
 
 FEATURES = ("ax", "ay", "az", "wx", "wy", "wz", "side")
 # The package names no units; at rest the accelerometer reads 1, so it is in g.

@@ -20,8 +20,8 @@ from training import graph
 from training.bundle import write_bundle
 from training.data import FEATURES, LABELS, UNITS, Recording
 from training.model import StreamingLstm
-from training.reference import NumpyLstm
-from training.weights import Floats, LstmWeights
+from training.network import Floats, Network
+from training.reference import NumpyNetwork
 
 TOLERANCE = 1e-5
 MAX_CHUNK = 64
@@ -66,7 +66,7 @@ def export(
 
 
 def prove(
-    model: StreamingLstm, weights: LstmWeights, sessions: Sequence[Recording]
+    model: StreamingLstm, weights: Network, sessions: Sequence[Recording]
 ) -> dict[str, float]:
     """The largest difference of each implementation from the NumPy reference in float64.
 
@@ -75,7 +75,7 @@ def prove(
     """
     single, step = _open(graph.single_graph(weights)), _open(graph.step_graph(weights))
     errors = {"torch": 0.0, "single_steps": 0.0, "ragged_chunks": 0.0}
-    reference = NumpyLstm(weights, np.float64)
+    reference = NumpyNetwork(weights, np.float64)
     for session in sessions:
         expected, _ = reference.run(session.signal, reference.initial())
         got = {
@@ -97,7 +97,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _features(weights: LstmWeights, train: Sequence[Recording]) -> list[dict[str, Any]]:
+def _features(weights: Network, train: Sequence[Recording]) -> list[dict[str, Any]]:
     """Means and deviations are those of the mirrored signals, ranges those of the raw ones."""
     every = np.concatenate([recording.signal for recording in train])
     return [
@@ -126,15 +126,13 @@ def _by_torch(model: StreamingLstm, signal: Floats) -> Floats:
 
 
 def _by_single_steps(
-    session: onnxruntime.InferenceSession, weights: LstmWeights, signal: Floats
+    session: onnxruntime.InferenceSession, weights: Network, signal: Floats
 ) -> Floats:
     stepper = _Stepper(session, weights)
     return np.concatenate([stepper.step(row[None], {}) for row in signal])
 
 
-def _by_chunks(
-    session: onnxruntime.InferenceSession, weights: LstmWeights, signal: Floats
-) -> Floats:
+def _by_chunks(session: onnxruntime.InferenceSession, weights: Network, signal: Floats) -> Floats:
     """Chunks of random length, padded behind with rubbish that must not matter."""
     rng = np.random.default_rng(0)
     stepper = _Stepper(session, weights)
@@ -158,11 +156,11 @@ def _chunks(steps: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
 class _Stepper:
     """Steps slot 1 of arenas of two rows, from a fresh start."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, weights: LstmWeights) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, weights: Network) -> None:
         self._session, self._fresh = session, True
         self._arenas: dict[str, Floats] = {
             f"state.{name}": np.full((2, width), 9.0, np.float32)
-            for name, width in graph.state_shapes(weights)
+            for name, width in weights.states()
         }
 
     def step(self, rows: Floats, more: dict[str, Any]) -> Floats:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from training.augment import Augmentation, vary
 from training.data import LABELS, Recording
 from training.model import StreamingLstm
-from training.weights import Mirror
+from training.network import Mirror
 
 # Seen in a mirror, the other arm's watch: left-right acceleration and two of the turns change sign.
 MIRROR = Mirror(by=6, flip=(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
-from training.weights import LstmLayer, LstmWeights, Mirror
+from training.network import Layer, Mirror, Network
 
 OPSET = 18
 IR_VERSION = 9
@@ -56,15 +56,10 @@ class Builder:
         return model
 
 
-def state_shapes(weights: LstmWeights) -> list[tuple[str, int]]:
-    """The states in order: h0, c0, h1, c1, ... with their widths."""
-    return [(f"{kind}{k}", layer.hidden) for k, layer in enumerate(weights.layers) for kind in "hc"]
-
-
-def single_graph(weights: LstmWeights) -> ModelProto:
+def single_graph(weights: Network) -> ModelProto:
     """One step for each row: input [B, I] -> output [B, O]."""
     b = Builder()
-    states = state_shapes(weights)
+    states = list(weights.states())
     rows = _gather(b, states)
     signal = _normalise(b, weights, "input")
     after: dict[str, str] = {}
@@ -78,10 +73,10 @@ def single_graph(weights: LstmWeights) -> ModelProto:
     return b.model("single", inputs, outputs)
 
 
-def step_graph(weights: LstmWeights) -> ModelProto:
+def step_graph(weights: Network) -> ModelProto:
     """Ragged chunks: input [B, T, I], lengths [B] -> output [B, T, O]."""
     b = Builder()
-    states = state_shapes(weights)
+    states = list(weights.states())
     rows = _gather(b, states)
     signal = b.add("Transpose", _normalise(b, weights, "input"), perm=[1, 0, 2])
     after: dict[str, str] = {}
@@ -100,20 +95,20 @@ def step_graph(weights: LstmWeights) -> ModelProto:
     return b.model("step", inputs, outputs)
 
 
-def read_graph(weights: LstmWeights) -> ModelProto:
+def read_graph(weights: Network) -> ModelProto:
     """Slots -> rows."""
     b = Builder()
-    states = state_shapes(weights)
+    states = list(weights.states())
     for name, _ in states:
         b.add("Gather", f"state.{name}", "slots", outputs=[f"row.{name}"], axis=0)
     inputs = [_value("slots", INT64, "B"), *_arenas(states)]
     return b.model("read", inputs, [_value(f"row.{n}", FLOAT, "B", w) for n, w in states])
 
 
-def write_graph(weights: LstmWeights) -> ModelProto:
+def write_graph(weights: Network) -> ModelProto:
     """Slots, rows -> arenas."""
     b = Builder()
-    states = state_shapes(weights)
+    states = list(weights.states())
     index = _column(b, "slots")
     for name, _ in states:
         b.add("ScatterND", f"state.{name}", index, f"row.{name}", outputs=[f"state.{name}.next"])
@@ -149,7 +144,7 @@ def _gather(b: Builder, states: list[tuple[str, int]]) -> dict[str, str]:
     return rows
 
 
-def _normalise(b: Builder, weights: LstmWeights, name: str) -> str:
+def _normalise(b: Builder, weights: Network, name: str) -> str:
     """(x - mean) / std, clipped: no finite input, however large, can make the cell overflow."""
     if weights.mirror is not None:
         name = _mirror(b, weights.mirror, name)
@@ -170,7 +165,7 @@ def _mirror(b: Builder, mirror: Mirror, name: str) -> str:
     return b.add("Mul", name, b.add("Sub", one, turned))
 
 
-def _gemm_cell(b: Builder, layer: LstmLayer, k: int, x: str, h: str, c: str) -> tuple[str, str]:
+def _gemm_cell(b: Builder, layer: Layer, k: int, x: str, h: str, c: str) -> tuple[str, str]:
     """One step of one layer. Gates are stored i, f, o, g, so that one sigmoid serves three."""
     n = layer.hidden
     order = np.r_[0 : 2 * n, 3 * n : 4 * n, 2 * n : 3 * n]
@@ -187,9 +182,7 @@ def _gemm_cell(b: Builder, layer: LstmLayer, k: int, x: str, h: str, c: str) -> 
     return b.add("Mul", f"o{k}", b.add("Tanh", cell)), cell
 
 
-def _lstm_layer(
-    b: Builder, layer: LstmLayer, k: int, x: str, h: str, c: str
-) -> tuple[str, str, str]:
+def _lstm_layer(b: Builder, layer: Layer, k: int, x: str, h: str, c: str) -> tuple[str, str, str]:
     """A whole chunk of one layer by the LSTM operator, whose gates are i, o, f, c."""
     n = layer.hidden
     order = np.r_[0:n, 3 * n : 4 * n, n : 2 * n, 2 * n : 3 * n]
@@ -205,7 +198,7 @@ def _lstm_layer(
     return every, b.add("Squeeze", names[1], first), b.add("Squeeze", names[2], first)
 
 
-def _head(b: Builder, weights: LstmWeights, hidden: str) -> None:
+def _head(b: Builder, weights: Network, hidden: str) -> None:
     scores = b.add("MatMul", hidden, b.constant("head_w", weights.head_w.T))
     logits = "logits" if weights.softmax else "output"
     b.add("Add", scores, b.constant("head_b", weights.head_b), outputs=[logits])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.weights import LstmLayer, LstmWeights, Mirror
+from training.network import Layer, Mirror, Network
 
 State = tuple[Tensor, Tensor]
 
@@ -50,9 +50,9 @@ class StreamingLstm(nn.Module):
         hidden, state = self.lstm(x, state)
         return self.head(self.dropout(hidden)), state
 
-    def weights(self) -> LstmWeights:
+    def weights(self) -> Network:
         """The trained parameters as plain arrays, probabilities out."""
-        return LstmWeights(
+        return Network(
             mean=_array(self.mean),
             std=_array(self.std),
             clip=self._clip,
@@ -63,10 +63,10 @@ class StreamingLstm(nn.Module):
             mirror=self._mirror,
         )
 
-    def _layer(self, k: int) -> LstmLayer:
+    def _layer(self, k: int) -> Layer:
         named = dict(self.lstm.named_parameters())
         bias = named[f"bias_ih_l{k}"] + named[f"bias_hh_l{k}"]
-        return LstmLayer(
+        return Layer(
             _array(named[f"weight_ih_l{k}"]), _array(named[f"weight_hh_l{k}"]), _array(bias)
         )
 

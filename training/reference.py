@@ -17,16 +17,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.weights import LstmLayer, LstmWeights
+from training.network import Layer, Network
 
 Array = NDArray[np.floating]
 State = list[tuple[Array, Array]]
 
 
-class NumpyLstm:
+class NumpyNetwork:
     """Steps one session at a time, in float32 or float64."""
 
-    def __init__(self, weights: LstmWeights, dtype: type[np.floating] = np.float32) -> None:
+    def __init__(self, weights: Network, dtype: type[np.floating] = np.float32) -> None:
         self._weights, self._dtype = weights, dtype
 
     def initial(self) -> State:
@@ -61,7 +61,7 @@ class NumpyLstm:
         return probabilities
 
 
-def _cell(layer: LstmLayer, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+def _cell(layer: Layer, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     sums = layer.w.astype(x.dtype) @ x + layer.r.astype(x.dtype) @ h + layer.b
     i, f, g, o = np.split(sums, 4)
     c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)

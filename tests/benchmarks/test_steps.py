@@ -16,7 +16,7 @@ from benchmarks.models import H64
 from benchmarks.steps import WAYS
 from benchmarks.witness import Witness, WrongAnswer
 from tests.harness import ROOT
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 def test_every_way_in_is_measured_and_its_answers_checked(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_every_way_in_is_measured_and_its_answers_checked(tmp_path: Path) -> Non
 
 def test_the_witness_accepts_the_reference_and_refuses_one_wrong_step() -> None:
     observations = np.random.default_rng(3).normal(size=(4, 16)).astype(np.float32)
-    model = NumpyLstm(H64.weights())
+    model = NumpyNetwork(H64.weights())
     outputs, _ = model.run(np.resize(observations, (10, 16)), model.initial())
     good, bad = Witness(observations), Witness(observations)
     for step, row in enumerate(outputs):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.bundle import write_bundle
-from training.weights import LstmWeights, random_weights
+from training.network import Network, random_network
 
 FEATURES = ("accel_x", "accel_y", "accel_z", "gyro_x", "gyro_y", "gyro_z")
 LABELS = ("row", "curl", "press")
@@ -11,8 +11,8 @@ CHUNK = 8
 MODEL = "exercise"
 VALUE_MODEL = "pump"
 
-EXERCISE: LstmWeights = random_weights(len(FEATURES), 16, 1, len(LABELS), seed=1)
-PUMP: LstmWeights = random_weights(2, 8, 1, 2, seed=2, softmax=False)
+EXERCISE: Network = random_network(len(FEATURES), 16, 1, len(LABELS), seed=1)
+PUMP: Network = random_network(2, 8, 1, 2, seed=2, softmax=False)
 
 
 def write_repository(folder: Path) -> Path:

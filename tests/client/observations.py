@@ -4,7 +4,7 @@ import numpy as np
 
 from tests.client.bundles import EXERCISE
 from tidegate.packing import FloatArray
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 TOLERANCE = 1e-5
 
@@ -17,7 +17,7 @@ def observations(steps: int, seed: int = 0) -> FloatArray:
 
 def expected(features: FloatArray) -> FloatArray:
     """The outputs of a session that saw exactly these."""
-    lstm = NumpyLstm(EXERCISE)
+    lstm = NumpyNetwork(EXERCISE)
     return lstm.run(features, lstm.initial())[0].astype(np.float32)
 
 

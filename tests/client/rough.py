@@ -11,14 +11,14 @@ from tests.client.bundles import EXERCISE, MODEL
 from tests.client.observations import TOLERANCE, observations
 from tidegate import Client, Session, errors
 from tidegate.packing import FloatArray
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 class Witness:
     """Follows a session by the equations, trying which of the failed steps were applied."""
 
     def __init__(self) -> None:
-        self._lstm = NumpyLstm(EXERCISE)
+        self._lstm = NumpyNetwork(EXERCISE)
         self._state = self._lstm.initial()
 
     def see(self, x: FloatArray, output: FloatArray, applied: int, lost: list[FloatArray]) -> None:

@@ -17,8 +17,8 @@ from tests.harness import RunningServer, running_server
 from tidegate import Client, ClientOptions, Coalescing, Session, SyncClient, errors
 from tidegate.packing import FloatArray
 from training.bundle import random_bundle
-from training.reference import NumpyLstm
-from training.weights import random_weights
+from training.network import random_network
+from training.reference import NumpyNetwork
 
 
 def name() -> str:
@@ -192,7 +192,7 @@ def test_messages_shrink_to_what_the_server_takes(repository: Path) -> None:
 
 
 def test_a_row_too_large_for_the_server_fails_alone(tmp_path: Path) -> None:
-    weights = random_weights(6, 8, 1, 3, seed=1)
+    weights = random_network(6, 8, 1, 3, seed=1)
     random_bundle(tmp_path / "long" / "1", weights)  # its chunks have up to 64 steps
 
     async def run(address: str) -> None:
@@ -205,7 +205,7 @@ def test_a_row_too_large_for_the_server_fails_alone(tmp_path: Path) -> None:
                 opened[0].chunk(xs), *steps, return_exceptions=True
             )
             assert isinstance(failed, errors.MessageTooLarge)
-            wanted = NumpyLstm(weights).run(xs[:20], NumpyLstm(weights).initial())[0]
+            wanted = NumpyNetwork(weights).run(xs[:20], NumpyNetwork(weights).initial())[0]
             for answer in answers:
                 assert isinstance(answer, np.ndarray)
                 assert_close(answer, wanted[0].astype(np.float32))

@@ -18,7 +18,7 @@ from tests.client.proxy import Proxy
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, running_server
 from tests.server.wire.wire import WIDTH, Floats, observations
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 FOLDER = ROOT / "examples/node"
 TOOLS = Path(sys.executable).parent
@@ -68,7 +68,7 @@ def assert_played(
     assert process.returncode == 0, errors
     told = {line["session"]: line["outputs"] for line in map(json.loads, output.splitlines())}
     assert len(told) == len(sessions)
-    lstm = NumpyLstm(small.weights)
+    lstm = NumpyNetwork(small.weights)
     for at, xs in enumerate(sessions):
         expected = lstm.run(xs, lstm.initial())[0]
         np.testing.assert_allclose(np.array(told[f"s{at}"]), expected, rtol=0, atol=1e-5)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from training import graph
 from training.model import StreamingLstm
-from training.reference import NumpyLstm
-from training.weights import LstmWeights, Mirror, random_weights
+from training.network import Mirror, Network, random_network
+from training.reference import NumpyNetwork
 
 WEIGHTS = replace(
-    random_weights(5, 12, 2, 3, seed=3), mirror=Mirror(by=4, flip=(1.0, 0.0, 1.0, 0.0, 0.0))
+    random_network(5, 12, 2, 3, seed=3), mirror=Mirror(by=4, flip=(1.0, 0.0, 1.0, 0.0, 0.0))
 )
 
 
-def open_graph(weights: LstmWeights, single: bool) -> onnxruntime.InferenceSession:
+def open_graph(weights: Network, single: bool) -> onnxruntime.InferenceSession:
     model = graph.single_graph(weights) if single else graph.step_graph(weights)
     content = model.SerializeToString()
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -31,7 +31,7 @@ STEP, SINGLE = open_graph(WEIGHTS, single=False), open_graph(WEIGHTS, single=Tru
 
 
 def arenas(slots: int) -> dict[str, np.ndarray]:
-    shapes = graph.state_shapes(WEIGHTS)
+    shapes = WEIGHTS.states()
     return {f"state.{name}": np.zeros((slots, width), np.float32) for name, width in shapes}
 
 
@@ -46,7 +46,7 @@ def test_ragged_chunks_equal_single_steps_and_the_reference(lengths: list[int], 
     ragged, *_ = STEP.run(
         None, {**feeds, "input": x, "lengths": np.array(lengths, np.int32), **arenas(rows + 3)}
     )
-    reference = NumpyLstm(WEIGHTS)
+    reference = NumpyNetwork(WEIGHTS)
     single, state = [], arenas(rows + 3)
     for t in range(longest):
         feeds["fresh"] = np.full(rows, t == 0)
@@ -70,7 +70,7 @@ def test_the_reference_equals_torch(layers: int) -> None:
     with torch.no_grad():
         logits, _ = model(torch.from_numpy(x)[None])
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 2e-6)):
-        reference = NumpyLstm(model.weights(), dtype)
+        reference = NumpyNetwork(model.weights(), dtype)
         outputs, _ = reference.run(x, reference.initial())
         np.testing.assert_allclose(outputs, torch.softmax(logits[0], -1).numpy(), atol=tolerance)
 

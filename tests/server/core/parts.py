@@ -16,14 +16,14 @@ from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.sessions.served_model import ServedModel
 from training.bundle import random_bundle
-from training.weights import LstmWeights, random_weights
+from training.network import Network, random_network
 
 Floats = NDArray[np.float32]
 CPU = Device("cpu")
-WEIGHTS = random_weights(5, 12, 2, 3, seed=7, softmax=False)
+WEIGHTS = random_network(5, 12, 2, 3, seed=7, softmax=False)
 
 
-def make_bundle(repository: Path, weights: LstmWeights = WEIGHTS) -> Bundle:
+def make_bundle(repository: Path, weights: Network = WEIGHTS) -> Bundle:
     """A verified bundle of `weights`, written under `repository`."""
     random_bundle(repository / "small" / "1", weights)
     (entry,) = find(repository)

@@ -16,7 +16,7 @@ from server.engine.engine import Engine, EngineRows
 from server.engine.probe import probe
 from server.errors import BadModel
 from tests.server.core.parts import CPU, WEIGHTS, make_bundle
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_fresh_row_ignores_what_the_slot_held(bundle: Bundle) -> None:
     every = np.arange(5, dtype=np.int64)
     engine.write(every, [np.full((5, 12), 0.7, np.float32) for _ in engine.arenas])
     x = np.random.default_rng(1).normal(size=(1, 6, 5)).astype(np.float32)
-    reference = NumpyLstm(WEIGHTS)
+    reference = NumpyNetwork(WEIGHTS)
     expected, _ = reference.run(x[0], reference.initial())
     np.testing.assert_allclose(engine.run(rows([3], x, True))[0], expected, atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_a_fresh_row_ignores_what_the_slot_held(bundle: Bundle) -> None:
 def test_rows_read_and_written_back_go_on_as_if_never_moved(bundle: Bundle) -> None:
     engine, other = Engine(bundle, CPU, 4), Engine(bundle, CPU, 9)
     x = np.random.default_rng(2).normal(size=(1, 12, 5)).astype(np.float32)
-    reference = NumpyLstm(WEIGHTS)
+    reference = NumpyNetwork(WEIGHTS)
     expected, _ = reference.run(x[0], reference.initial())
     engine.run(rows([2], np.ascontiguousarray(x[:, :5]), True))
     other.write(np.array([8]), engine.read(np.array([2])))

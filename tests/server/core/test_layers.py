@@ -53,6 +53,6 @@ def test_the_core_knows_neither_grpc_nor_asyncio(part: str) -> None:
 
 
 def test_training_s_graphs_need_no_torch() -> None:
-    for name in ("graph", "bundle", "reference", "weights"):
+    for name in ("graph", "bundle", "reference", "network"):
         roots = {name.split(".")[0] for name in imported(ROOT / "training" / f"{name}.py")}
         assert "torch" not in roots

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from server.engine.engine import Engine, EngineRows
 from tests.server.core.parts import CPU, WEIGHTS, make_bundle
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 CAPACITY = 8
 
@@ -30,7 +30,7 @@ def test_rows_of_any_lengths_equal_the_reference_over_successive_runs(
     engine: Engine, runs: list[dict[int, int]], seed: int
 ) -> None:
     """Rows of one step take the fast graph when all are, so both graphs share the state."""
-    rng, reference = np.random.default_rng(seed), NumpyLstm(WEIGHTS)
+    rng, reference = np.random.default_rng(seed), NumpyNetwork(WEIGHTS)
     states = {slot: reference.initial() for slot in range(1, CAPACITY + 1)}
     seen: set[int] = set()
     for lengths in runs:

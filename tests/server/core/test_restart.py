@@ -18,7 +18,7 @@ from server.sessions.served_model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
 from tests.server.growing import growing
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def observations(steps: int) -> Floats:
 
 
 def expected(xs: Floats) -> Floats:
-    lstm = NumpyLstm(WEIGHTS)
+    lstm = NumpyNetwork(WEIGHTS)
     return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 
@@ -131,7 +131,7 @@ def test_a_restart_of_which_a_later_step_overflows_leaves_the_session_as_it_was(
     assert [model.get(name).steps for name in "ab"] == [2, 1]
     assert caller.step([("a", 0, -xs[:2])]).status[0] == REMEMBERED
     last = caller.step([("a", 2, xs[:1])])
-    lstm = NumpyLstm(weights)
+    lstm = NumpyNetwork(weights)
     wanted = lstm.run(np.concatenate([-xs[:2], xs[:1]]), lstm.initial())[0][2:]
     assert last.outputs is not None
     np.testing.assert_allclose(last.outputs, wanted, rtol=1e-5)

@@ -26,9 +26,9 @@ from server.errors import (
 )
 from server.sessions.served_model import ServedModel
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
-REFERENCE = NumpyLstm(WEIGHTS)
+REFERENCE = NumpyNetwork(WEIGHTS)
 
 
 @pytest.fixture(scope="module")

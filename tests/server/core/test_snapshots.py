@@ -17,7 +17,7 @@ from server.errors import BadSnapshot, Internal, ServingError, SessionClosed, Un
 from server.sessions.served_model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 WAIT = 20
 
@@ -35,7 +35,7 @@ def observations(seed: int, steps: int) -> Floats:
 
 
 def expected(xs: Floats) -> Floats:
-    lstm = NumpyLstm(WEIGHTS)
+    lstm = NumpyNetwork(WEIGHTS)
     return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 

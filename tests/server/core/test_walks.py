@@ -17,9 +17,9 @@ from server.sessions.forecast import Forecast
 from server.sessions.served_model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
-LSTM = NumpyLstm(WEIGHTS)
+LSTM = NumpyNetwork(WEIGHTS)
 SLOTS, WAIT, NOTHING = 3, 20, np.zeros((0, 5), np.float32)
 
 

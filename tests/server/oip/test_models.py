@@ -13,12 +13,12 @@ from tritonclient import grpc as triton
 from tests.harness import RunningServer, running_server
 from tests.server.oip.triton import TOLERANCE, Floats, client, expected, name, raw, refusal, request
 from training.bundle import random_bundle, write_bundle
-from training.weights import LstmWeights, random_weights
+from training.network import Network, random_network
 
-OLD = random_weights(5, 8, 1, 3, seed=1, softmax=False)
+OLD = random_network(5, 8, 1, 3, seed=1, softmax=False)
 # Version 2 sees another number of features than version 1: each request must fit its own.
-NEW = random_weights(4, 8, 1, 3, seed=2, softmax=False)
-PARTED = random_weights(5, 8, 1, 5, seed=3, softmax=False)
+NEW = random_network(4, 8, 1, 3, seed=2, softmax=False)
+PARTED = random_network(5, 8, 1, 5, seed=3, softmax=False)
 LABELS = ["calm", "brisk", "wild"]
 
 
@@ -49,7 +49,7 @@ def _write_parted(folder: Path) -> None:
     )
 
 
-def observations(weights: LstmWeights, steps: int) -> Floats:
+def observations(weights: Network, steps: int) -> Floats:
     return np.random.default_rng(5).normal(0, 2, (steps, weights.inputs)).astype(np.float32)
 
 

@@ -18,8 +18,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 from tests.harness import RunningServer
 from tidegate.v1 import tidegate_pb2
-from training.reference import NumpyLstm
-from training.weights import LstmWeights
+from training.network import Network
+from training.reference import NumpyNetwork
 
 WIDTH, OUTPUTS = 5, 3
 TOLERANCE = 1e-5
@@ -31,9 +31,9 @@ def observations(steps: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(0, 2, (steps, WIDTH)).astype(np.float32)
 
 
-def expected(weights: LstmWeights, xs: Floats) -> Floats:
+def expected(weights: Network, xs: Floats) -> Floats:
     """What a sequence that saw exactly `xs` answers."""
-    lstm = NumpyLstm(weights)
+    lstm = NumpyNetwork(weights)
     return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 

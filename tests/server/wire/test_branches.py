@@ -20,7 +20,7 @@ from tests.server.wire.wire import (
     step_request,
 )
 from tidegate.v1 import tidegate_pb2 as pb
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 def test_branches_go_their_own_ways(server: RunningServer, small: SmallModel) -> None:
@@ -59,7 +59,7 @@ def test_a_reset_session_starts_from_nothing(server: RunningServer, small: Small
 
 def test_a_peek_shows_the_state_of_the_equations(server: RunningServer, small: SmallModel) -> None:
     xs = observations(5, 11)
-    lstm = NumpyLstm(small.weights)
+    lstm = NumpyNetwork(small.weights)
     with connected(server) as stub:
         begin(stub, "seen", xs)
         peeked = stub.Peek(pb.PeekRequest(model="small", session_id="seen"))

@@ -17,10 +17,10 @@ from tests.server.wire.wire import (
 )
 from tidegate.v1 import tidegate_pb2 as pb
 from training.bundle import write_bundle
-from training.reference import NumpyLstm
-from training.weights import LstmWeights, random_weights
+from training.network import Network, random_network
+from training.reference import NumpyNetwork
 
-FED = random_weights(3, 10, 1, 4, seed=5, softmax=False)
+FED = random_network(3, 10, 1, 4, seed=5, softmax=False)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rolled(weights: LstmWeights, seen: Floats, given: Floats, ahead: int) -> Floats:
+def rolled(weights: Network, seen: Floats, given: Floats, ahead: int) -> Floats:
     """The equations, fed with what is given and then with their own outputs."""
-    lstm = NumpyLstm(weights)
+    lstm = NumpyNetwork(weights)
     answers, state = lstm.run(seen, lstm.initial())
     last, told = answers[-1], []
     for step in range(ahead):
@@ -66,7 +66,7 @@ def test_a_forecast_feeds_outputs_back_where_the_model_allows_it(fed: Path) -> N
             forecast(stub, "new", 3, None, "weather")
         assert "no output yet" in seen[0].detail.message
         told = forecast(stub, "new", 3, xs[:1], "weather")
-        assert_close(told[:1], NumpyLstm(FED).run(xs[:1], NumpyLstm(FED).initial())[0])
+        assert_close(told[:1], NumpyNetwork(FED).run(xs[:1], NumpyNetwork(FED).initial())[0])
 
 
 def test_a_forecast_does_not_begin_from_an_output_that_was_not_brought(fed: Path) -> None:
@@ -104,5 +104,5 @@ def test_a_forecast_that_overflows_says_so_and_changes_nothing(tmp_path: Path) -
                 forecast(stub, "g", 4, given, "growing")
         assert state(stub, "g", "growing") == before
         (told,) = forecast(stub, "g", 1, x[1:2], "growing")
-        (answer,) = NumpyLstm(weights).run(x[:2], NumpyLstm(weights).initial())[0][1:]
+        (answer,) = NumpyNetwork(weights).run(x[:2], NumpyNetwork(weights).initial())[0][1:]
         np.testing.assert_allclose(told, answer, rtol=1e-5)

@@ -20,7 +20,7 @@ from tests.server.wire.wire import (
     step_request,
 )
 from tidegate.v1 import tidegate_pb2 as pb
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 def test_a_session_goes_on_under_another_id(server: RunningServer, small: SmallModel) -> None:
@@ -147,7 +147,7 @@ def test_an_export_under_load_is_of_a_whole_number_of_steps(
 ) -> None:
     """Each snapshot's state is the one after exactly its count of steps."""
     xs = observations(10, 600)
-    lstm = NumpyLstm(small.weights)
+    lstm = NumpyNetwork(small.weights)
     with connected(server) as stub, connected(server) as beside:
         opens = [pb.LaneOpen(lane=0, session_id="busy", create=True)]
         messages = [batch(0, [0], xs[:1], [0], opens=opens)]

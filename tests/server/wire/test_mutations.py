@@ -22,7 +22,7 @@ from tests.harness import RunningServer, running_server
 from tests.server.wire.wire import OUTPUTS, Floats, batch, observations, rows_of
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 MESSAGES, STREAMS = 10_000, 4
 LANES = 8
@@ -181,7 +181,7 @@ async def bystander(channel: aio.Channel, small: SmallModel, over: asyncio.Event
         batch(0, [], np.empty((0, 5), np.float32), opens=[pb.LaneOpen(lane=0, session_id=name)])
     )
     await call.read()
-    lstm = NumpyLstm(small.weights)
+    lstm = NumpyNetwork(small.weights)
     state, step = lstm.initial(), 0
     while not over.is_set():
         x: Floats = xs[step % 64][None]

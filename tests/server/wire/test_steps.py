@@ -8,11 +8,11 @@ from tests.conftest import SmallModel
 from tests.harness import RunningServer
 from tests.server.wire.wire import connected, failing, observations, outputs, step_request
 from tidegate.v1 import tidegate_pb2 as pb
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 def expected(small: SmallModel, x: np.ndarray) -> np.ndarray:
-    lstm = NumpyLstm(small.weights)
+    lstm = NumpyNetwork(small.weights)
     return lstm.run(x, lstm.initial())[0]
 
 

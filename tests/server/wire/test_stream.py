@@ -14,7 +14,7 @@ from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
 from tests.server.wire.wire import batch, connected, failing, observations, reasons, rows_of
 from tidegate.v1 import tidegate_pb2 as pb
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 
 def opens(prefix: str, count: int) -> list[pb.LaneOpen]:
@@ -30,7 +30,7 @@ def test_many_sessions_in_columns_equal_the_reference(
     with connected(server) as stub:
         replies = {reply.id: reply for reply in stub.StepStream(iter(messages))}
     assert all(opened.created for opened in replies[0].opened)
-    reference = NumpyLstm(small.weights)
+    reference = NumpyNetwork(small.weights)
     got = np.stack([rows_of(replies[t + 1]) for t in range(30)], axis=1)
     for k in range(200):
         expected, _ = reference.run(x[k], reference.initial())
@@ -52,7 +52,7 @@ def test_one_message_may_carry_chunks_and_the_same_lane_again(
     with connected(server) as stub:
         (reply,) = stub.StepStream(iter([message]))
     assert list(reply.status) == [0, 0, 0, 0]
-    reference = NumpyLstm(small.weights)
+    reference = NumpyNetwork(small.weights)
     of_x, _ = reference.run(x, reference.initial())
     of_y, _ = reference.run(y, reference.initial())
     expected = np.concatenate([of_x[:4], of_y, of_x[4:]])

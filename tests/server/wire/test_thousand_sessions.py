@@ -21,7 +21,7 @@ from tests.harness import running_server
 from tests.server.wire.wire import Floats, batch, observations, outputs, reasons, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
-from training.reference import NumpyLstm
+from training.reference import NumpyNetwork
 
 UNARY, STREAMED, STREAMS = 400, 600, 4
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -195,7 +195,7 @@ def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(small: Sma
         total = sum(len(walk.features) for walk in unary + streamed)
         assert server.metric("tidegate_steps_total") == total, "a step was lost or applied twice"
         assert server.metric("tidegate_sessions_live") == UNARY + STREAMED
-    reference = NumpyLstm(small.weights)
+    reference = NumpyNetwork(small.weights)
     for walk in unary + streamed:
         expected, _ = reference.run(walk.features, reference.initial())
         np.testing.assert_allclose(np.concatenate(walk.answers), expected, atol=1e-5)

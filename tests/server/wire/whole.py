@@ -8,7 +8,7 @@ from tests.conftest import SmallModel
 from tests.server.wire.wire import Floats
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
-from training.reference import NumpyLstm, State
+from training.reference import NumpyNetwork, State
 
 Stub = tidegate_pb2_grpc.TidegateStub
 
@@ -19,7 +19,7 @@ def assert_close(got: Floats, wanted: Floats) -> None:
 
 def expected(small: SmallModel, xs: Floats) -> Floats:
     """What the equations say to `xs`, from the initial state."""
-    lstm = NumpyLstm(small.weights)
+    lstm = NumpyNetwork(small.weights)
     return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 

@@ -1,0 +1,5 @@
+"""What a user of the offline package must fix. A leaf."""
+
+
+class TrainingError(Exception):
+    """Something given is wrong; the message names it. The command prints it and exits with 2."""

@@ -1,0 +1,185 @@
+"""Runs the loop: Lightning steps the learner over windows, keeps checkpoints and logs, and stops.
+
+Everything lies in the run's folder: last.ckpt and best.ckpt, metrics.csv, TensorBoard's events.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from training.errors import TrainingError
+from training.loop.data import SessionData
+from training.loop.learner import Learner
+from training.loop.module import StreamingNetwork, mirror_of
+from training.recipe.recipe import Recipe, to_mapping
+from training.table.session import Dataset
+from training.table.statistics import measure
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network in torch, its learning curve, and whether this process is the first."""
+
+    network: StreamingNetwork
+    curve: list[dict[str, float]]
+    first: bool
+
+
+def fit(
+    dataset: Dataset, recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = False
+) -> Fitted:
+    """Train on the training part; the best epoch by validation loss, or else the last, is kept.
+
+    Raises:
+        TrainingError: `resume` without a checkpoint, or with one of another recipe, or Lightning
+            cannot have the devices, strategy or precision asked for.
+    """
+    torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
+    pl.seed_everything(recipe.loop.seed, verbose=False)
+    learner = _learner(dataset, recipe)
+    checkpoint = _checkpoint(folder, recipe) if resume else None
+    with warnings.catch_warnings():
+        _silence()
+        trainer = _trainer(dataset, recipe, folder, quiet)
+        trainer.fit(learner, SessionData(dataset, recipe), ckpt_path=checkpoint)
+    _take_best(trainer, learner)
+    return Fitted(learner.network.eval().cpu(), learner.curve, trainer.is_global_zero)
+
+
+def new_network(dataset: Dataset, recipe: Recipe) -> StreamingNetwork:
+    """The network before training."""
+    mirror = mirror_of(recipe.network, dataset.features)
+    statistics = measure(dataset.train, dataset.features, dataset.target, mirror)
+    embeddings = [column.embedding for column in recipe.features.values()]
+    return StreamingNetwork(
+        dataset.features, dataset.target, recipe.network, statistics, embeddings
+    )
+
+
+def _learner(dataset: Dataset, recipe: Recipe) -> Learner:
+    network = new_network(dataset, recipe)
+    return Learner(network, dataset.target, recipe.loop, class_weights(dataset, recipe))
+
+
+def class_weights(dataset: Dataset, recipe: Recipe) -> torch.Tensor | None:
+    """The weight of each class, or None where all weigh alike.
+
+    Raises:
+        TrainingError: a weight is given for a label that is none.
+    """
+    given, labels = recipe.target.weights, dataset.target.labels
+    if given == "equal" or not labels:
+        return None
+    if isinstance(given, dict):
+        for name in given:
+            if name not in labels:
+                raise TrainingError(f"target.weights: {name!r} is no label; there are {labels}")
+        return torch.tensor([float(given.get(label, 1.0)) for label in labels])
+    y = np.concatenate([session.y[:, 0] for session in dataset.train])
+    counts = np.bincount(y[~np.isnan(y)].astype(int), minlength=len(labels))
+    return torch.tensor(counts.sum() / (len(labels) * counts), dtype=torch.float32)
+
+
+def _trainer(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> pl.Trainer:
+    loop = recipe.loop
+    if quiet:
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    try:
+        return pl.Trainer(
+            default_root_dir=folder,
+            max_epochs=loop.epochs,
+            accelerator=loop.accelerator,
+            devices=loop.devices,
+            num_nodes=loop.machines,
+            strategy=loop.strategy,
+            precision=loop.precision,  # type: ignore[arg-type]
+            gradient_clip_val=loop.clip_gradient,
+            callbacks=_callbacks(dataset, recipe, folder, quiet),
+            logger=[
+                CSVLogger(folder, name="", version=""),
+                TensorBoardLogger(folder, name="", version="tensorboard"),
+            ],
+            enable_progress_bar=not quiet,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise TrainingError(f"loop: {str(error).splitlines()[0]}") from error
+
+
+def _callbacks(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> list[Callback]:
+    loop, judged = recipe.loop, bool(dataset.validation)
+    callbacks: list[Callback] = [] if quiet else [TQDMProgressBar()]
+    if loop.averaging:
+        callbacks.append(EMAWeightAveraging(decay=loop.averaging, use_buffers=False))
+    if loop.patience and judged:
+        callbacks.append(EarlyStopping("validation_loss", patience=loop.patience))
+    if judged:
+        callbacks.append(
+            ModelCheckpoint(folder, "best", "validation_loss", enable_version_counter=False)
+        )
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    return [*callbacks, last, _Remember(recipe)]
+
+
+class _Remember(Callback):
+    """Keeps the recipe in each checkpoint, so that nobody resumes another one."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = to_mapping(recipe)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["recipe"] = self._recipe
+
+
+def _checkpoint(folder: Path, recipe: Recipe) -> str:
+    path = folder / "last.ckpt"
+    if not path.is_file():
+        raise TrainingError(f"nothing to resume: there is no {path}")
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from None
+    if kept.get("recipe") != to_mapping(recipe):
+        raise TrainingError(f"{path} is of another recipe; it cannot be resumed with this one")
+    return str(path)
+
+
+def _take_best(trainer: pl.Trainer, learner: Learner) -> None:
+    """The best epoch's weights, where a validation part says which that is."""
+    keepers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    best = [each.best_model_path for each in keepers if each.monitor]
+    if best and os.path.exists(best[0]):  # noqa: PTH110
+        kept = torch.load(best[0], map_location="cpu", weights_only=True)
+        learner.load_state_dict(kept["state_dict"])
+
+
+def _silence() -> None:
+    """Lightning's advice about workers and logging does not fit windows made in memory."""
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

@@ -1,0 +1,138 @@
+"""What Lightning drives: losses and metrics of windows, the state carried between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from training.loop.module import State, StreamingNetwork
+from training.loop.windows import Window
+from training.recipe.recipe import Loop
+from training.table.session import Target
+
+
+class Learner(pl.LightningModule):
+    """Truncated back-propagation through time (Williams & Peng 1990) with the state carried on.
+
+    The gradient goes back one window; the state goes on into the next, so that training sees what
+    serving does: a state that has come a long way. `curve` holds a line of figures an epoch.
+    """
+
+    def __init__(
+        self, network: StreamingNetwork, target: Target, loop: Loop, class_weights: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._target, self._loop = target, loop
+        self._class_weights: Tensor | None
+        self.register_buffer("_class_weights", class_weights)
+        self._carried: State | None = None
+        self._sums = torch.zeros(4)
+        self.curve: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Chance begins anew from seed and epoch, so that a resumed run goes on the same way."""
+        torch.manual_seed(self._loop.seed * 1_000_003 + self.current_epoch * 101 + self.global_rank)
+        self._begin()
+
+    def training_step(self, window: Window, index: int) -> Tensor:
+        """The loss of one window, over its whole width: one that holds few sessions weighs less."""
+        each = self._step(window)[0]
+        loss = each.sum() / each.numel()
+        self._sums[:2] += torch.stack([each.detach().sum(), window["weight"].sum()]).cpu()
+        self.log("loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """One line of the learning curve; validation has run by now, where there is any."""
+        total = self._over_all(self._sums)
+        line = {"epoch": float(self.current_epoch), "train_loss": float(total[0] / total[1])}
+        for name, value in self.trainer.callback_metrics.items():
+            if name.startswith("validation_"):
+                line[name] = float(value)
+        self.curve.append(line)
+        self.log("train_loss", line["train_loss"], prog_bar=False, rank_zero_only=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Validation carries its own state."""
+        self._train_sums, self._train_carried = self._sums, self._carried
+        self._begin()
+
+    def validation_step(self, window: Window, index: int) -> None:
+        """Sums of loss, weight, and what is right (classes) or squared errors (values)."""
+        each, raw = self._step(window)
+        known = window["weight"] > 0
+        good = self._right(raw, window["y"]) if self._target.classes else self._squares(window, raw)
+        figures = [each.sum(), window["weight"].sum(), (good * known).sum(), known.sum().float()]
+        self._sums += torch.stack(figures).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss and accuracy, or root mean square error in the first target's unit."""
+        loss, weight, good, count = self._over_all(self._sums)
+        metric = good / count if self._target.classes else (good / count).sqrt()
+        name = "validation_accuracy" if self._target.classes else "validation_rmse"
+        self.log("validation_loss", loss / weight, prog_bar=True, rank_zero_only=True)
+        self.log(name, metric, prog_bar=True, rank_zero_only=True)
+        self._sums, self._carried = self._train_sums, self._train_carried
+
+    def configure_optimizers(self) -> Any:
+        """AdamW under a one-cycle rate over all epochs."""
+        loop = self._loop
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=loop.rate, weight_decay=loop.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, loop.rate, total_steps=loop.epochs + 1, pct_start=0.25
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The curve goes along."""
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """And comes back."""
+        self.curve = checkpoint["curve"]
+
+    def _begin(self) -> None:
+        self._carried, self._sums = None, torch.zeros(4)
+
+    def _step(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Weighted losses [B, W] and the raw outputs [B, W, O]; carries the state on."""
+        if self._carried is not None:
+            kept = (~window["fresh"]).float()[None, :, None]
+            self._carried = tuple(state * kept for state in self._carried)
+        raw, state = self.network(window["x"], self._carried)
+        self._carried = tuple(each.detach() for each in state)
+        loss = self._class_loss if self._target.classes else self._value_loss
+        return loss(window, raw.float()) * window["weight"], raw
+
+    def _class_loss(self, window: Window, raw: Tensor) -> Tensor:
+        labels = window["y"][..., 0].long()
+        each = nn.functional.cross_entropy(
+            raw.flatten(0, 1),
+            labels.flatten(),
+            weight=self._class_weights,
+            reduction="none",
+            label_smoothing=self._loop.smoothing if self.training else 0.0,
+        )
+        return each.view(labels.shape)
+
+    def _value_loss(self, window: Window, raw: Tensor) -> Tensor:
+        wanted = (window["y"] - self.network.base(window["x"])) / self.network.scale
+        return nn.functional.mse_loss(raw, wanted, reduction="none").mean(-1)
+
+    def _right(self, raw: Tensor, y: Tensor) -> Tensor:
+        return (raw.argmax(-1) == y[..., 0]).float()
+
+    def _squares(self, window: Window, raw: Tensor) -> Tensor:
+        values = self.network.base(window["x"]) + self.network.scale * raw.float()
+        return (values - window["y"])[..., 0].square()
+
+    def _over_all(self, sums: Tensor) -> Tensor:
+        """Summed over all processes."""
+        total = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+        return torch.as_tensor(total).cpu()

@@ -1,0 +1,187 @@
+"""The network in torch, with all that its graphs carry: what the loop trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.errors import TrainingError
+from training.network import Embedding, Floats, Layer, Mirror, Network
+from training.recipe.recipe import NetworkShape
+from training.table.session import Feature, Target
+from training.table.statistics import Statistics
+
+State = tuple[Tensor, ...]
+"""One entry a layer, in torch's shapes [1, B, width]: h, or for an lstm h and c one behind the
+other along the last axis."""
+
+KINDS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+class StreamingNetwork(nn.Module):
+    """x [B, T, F] of raw features and a state -> [B, T, O] and the state after the last step.
+
+    What comes out is logits for classes; for values the standardised distance from their base (see
+    `base`), so that errors of all outputs weigh alike.
+    """
+
+    mean: Tensor
+    std: Tensor
+    shift: Tensor
+    scale: Tensor
+    flip: Tensor
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        target: Target,
+        shape: NetworkShape,
+        statistics: Statistics,
+        embeddings: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self._target, self._shape = target, shape
+        self._mirror = mirror_of(shape, features)
+        for name in ("mean", "std", "shift", "scale"):
+            self.register_buffer(name, torch.from_numpy(getattr(statistics, name).copy()))
+        flip = self._mirror.flip if self._mirror else (0.0,) * len(features)
+        self.register_buffer("flip", torch.tensor(flip))
+        self._categories = [k for k, feature in enumerate(features) if feature.labels]
+        self._numbers = [k for k, feature in enumerate(features) if not feature.labels]
+        self._missing = [k for k in self._numbers if features[k].missing]
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(len(features[k].labels) + 1, embeddings[k]) for k in self._categories
+        )
+        width = len(self._numbers) + len(self._missing)
+        width += sum(embeddings[k] for k in self._categories)
+        self.layers = nn.ModuleList(_layers(shape, width))
+        self.dropout = nn.Dropout(shape.dropout)
+        self.head = nn.Linear(shape.projection or shape.hidden, target.outputs)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Step through `x`, from zeros where no state is given."""
+        signal, after = self._encode(x), []
+        for k, layer in enumerate(self.layers):
+            given = signal if k == 0 else self.dropout(signal)
+            signal, new = layer(given, None if state is None else self._unpack(state[k]))
+            after.append(torch.cat(new, dim=-1) if isinstance(new, tuple) else new)
+            if self._residual(k):
+                signal = signal + given
+        return self.head(self.dropout(signal)), tuple(after)
+
+    def base(self, x: Tensor) -> Tensor:
+        """What the outputs add to, [B, T, O] or [O]: the shift, with `add` the features now."""
+        if self._target.add is None:
+            return self.shift
+        columns = list(self._target.add)
+        now = x[..., columns]
+        return self.shift + torch.where(now.isnan(), self.mean[columns], now)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """What the graphs put out, from a fresh state: probabilities, or values in their units."""
+        raw, _ = self(x)
+        if self._target.classes:
+            return torch.softmax(raw, -1)
+        values: Tensor = self.base(x) + self.scale * raw
+        return values
+
+    def network(self) -> Network:
+        """The trained parameters as plain arrays."""
+        scale = _array(self.scale)
+        return Network(
+            mean=_array(self.mean),
+            std=_array(self.std),
+            clip=self._shape.clip,
+            layers=tuple(self._plain(k) for k in range(len(self.layers))),
+            head_w=_array(self.head.weight) * scale[:, None],
+            head_b=_array(self.head.bias) * scale + _array(self.shift),
+            softmax=self._target.classes,
+            mirror=self._mirror,
+            embeddings=tuple(
+                Embedding(k, _array(table.weight))
+                for k, table in zip(self._categories, self._tables(), strict=True)
+            ),
+            missing=tuple(self._missing),
+            add=self._target.add,
+        )
+
+    def _tables(self) -> list[nn.Embedding]:
+        return [table for table in self.embeddings if isinstance(table, nn.Embedding)]
+
+    def _encode(self, x: Tensor) -> Tensor:
+        parts = [self._normalised(x)[..., self._numbers]]
+        if self._missing:
+            parts.append(x[..., self._missing].isnan().float())
+        for k, table in zip(self._categories, self._tables(), strict=True):
+            index = x[..., k].round()
+            unknown = table.num_embeddings - 1
+            known = (index >= 0) & (index < unknown)
+            parts.append(table(torch.where(known, index, unknown).long()))
+        return torch.cat(parts, dim=-1)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        if self._mirror is not None:
+            by = self._mirror.by
+            x = x * (1.0 - 2.0 * x[..., by : by + 1] * self.flip)
+        scaled = ((x - self.mean) / self.std).clamp(-self._shape.clip, self._shape.clip)
+        return torch.where(x.isnan(), 0.0, scaled)
+
+    def _residual(self, k: int) -> bool:
+        return self._shape.residual and k > 0
+
+    def _unpack(self, state: Tensor) -> Any:
+        if self._shape.cell != "lstm":
+            return state
+        width = self._shape.projection or self._shape.hidden
+        return state[..., :width].contiguous(), state[..., width:].contiguous()
+
+    def _plain(self, k: int) -> Layer:
+        named = {name: _array(each) for name, each in self.layers[k].named_parameters()}
+        gru = self._shape.cell == "gru"
+        return Layer(
+            w=named["weight_ih_l0"],
+            r=named["weight_hh_l0"],
+            b=named["bias_ih_l0"] if gru else named["bias_ih_l0"] + named["bias_hh_l0"],
+            cell=self._shape.cell,
+            rb=named["bias_hh_l0"] if gru else None,
+            project=named.get("weight_hr_l0"),
+            residual=self._residual(k),
+        )
+
+
+def mirror_of(shape: NetworkShape, features: Sequence[Feature]) -> Mirror | None:
+    """The recipe's mirror by the features' places.
+
+    Raises:
+        TrainingError: it names a feature that is none.
+    """
+    if shape.mirror is None:
+        return None
+    names = [feature.name for feature in features]
+    for name in (shape.mirror.by, *shape.mirror.flip):
+        if name not in names:
+            raise TrainingError(f"network.mirror: {name!r} is no feature")
+    flip = tuple(float(name in shape.mirror.flip) for name in names)
+    return Mirror(names.index(shape.mirror.by), flip)
+
+
+def _layers(shape: NetworkShape, width: int) -> list[nn.RNNBase]:
+    layers = []
+    for k in range(shape.layers):
+        inputs = width if k == 0 else shape.projection or shape.hidden
+        more = {"proj_size": shape.projection} if shape.projection else {}
+        layer = KINDS[shape.cell](inputs, shape.hidden, batch_first=True, **more)  # type: ignore[arg-type]
+        if shape.cell == "lstm":
+            # Forget gates start open (Jozefowicz et al. 2015), so that early training remembers.
+            bias = layer.get_parameter("bias_ih_l0")
+            bias.data[shape.hidden : 2 * shape.hidden] += 1.0
+        layers.append(layer)
+    return layers
+
+
+def _array(tensor: Tensor) -> Floats:
+    return tensor.detach().cpu().numpy().astype(np.float32).copy()

@@ -1,0 +1,141 @@
+"""Reads a file of rows, CSV, JSON or Parquet, where it lies: the beginning of training's flow."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+
+from training.errors import TrainingError
+from training.recipe.recipe import Source, Table
+
+Reader = Callable[[bytes], pl.DataFrame]
+ROW = "__row__"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table as it lies in the file; column `__row__` counts its rows from 1."""
+
+    frame: pl.DataFrame
+    name: str
+    source: dict[str, str]
+
+
+def read_rows(source: Source, table: Table) -> Rows:
+    """Read the whole file and add the derived columns.
+
+    Raises:
+        TrainingError: the package or file is not there, it cannot be read, or it has no rows.
+    """
+    path = locate(source)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error.strerror}") from None
+    plain = _unpacked(content, path)
+    try:
+        frame = _reader(source, path)(plain)
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        raise TrainingError(f"{path.name} cannot be read: {_first_line(error)}") from None
+    if frame.is_empty():
+        raise TrainingError(f"{path.name} has no rows")
+    frame = _derive(_without(frame, source.missing), table, path.name)
+    return Rows(frame.with_row_index(ROW, offset=1), path.name, _provenance(source, path, content))
+
+
+def locate(source: Source) -> Path:
+    """The file's path; a package's file is looked up where pip put it, without importing it."""
+    if not source.package:
+        return Path(source.file)
+    spec = find_spec(source.package)
+    if spec is None or spec.origin is None:
+        raise TrainingError(f"the package {source.package} is not installed; it holds the data")
+    return Path(spec.origin).parent / source.file
+
+
+def _unpacked(content: bytes, path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError) as error:
+        raise TrainingError(f"{path.name} is no gzip file: {error}") from None
+
+
+def _reader(source: Source, path: Path) -> Reader:
+    if source.reader:
+        module, _, function = source.reader.partition(":")
+        reader: Reader = getattr(importlib.import_module(module), function)
+        return reader
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    readers: dict[str, Reader] = {".csv": _csv, ".json": _json, ".ndjson": _ndjson,
+                                  ".parquet": _parquet}  # fmt: skip
+    if kind not in readers:
+        raise TrainingError(
+            f"{path.name}: {kind or 'no suffix'} is not one of {', '.join(readers)}"
+        )
+    return readers[kind]
+
+
+def _csv(content: bytes) -> pl.DataFrame:
+    """All columns as text: they are converted one by one, so that a bad value has row and name."""
+    try:
+        return pl.read_csv(BytesIO(content), infer_schema=False)
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame()
+
+
+def _json(content: bytes) -> pl.DataFrame:
+    return pl.read_json(BytesIO(content), infer_schema_length=None)
+
+
+def _ndjson(content: bytes) -> pl.DataFrame:
+    return pl.read_ndjson(BytesIO(content), infer_schema_length=None)
+
+
+def _parquet(content: bytes) -> pl.DataFrame:
+    return pl.read_parquet(BytesIO(content))
+
+
+def _without(frame: pl.DataFrame, missing: tuple[str, ...]) -> pl.DataFrame:
+    """Null in place of the texts that mean so."""
+    text = pl.col(pl.String)
+    return frame.with_columns(pl.when(text.is_in(list(missing))).then(None).otherwise(text)
+                              .name.keep())  # fmt: skip
+
+
+def _derive(frame: pl.DataFrame, table: Table, name: str) -> pl.DataFrame:
+    """The expressions see numbers wherever all of a column's texts are some."""
+    seen = frame.with_columns(_as_number(column) for column in frame if column.dtype == pl.String)
+    for column, expression in table.derive.items():
+        try:
+            seen = seen.with_columns(pl.sql_expr(expression).alias(column))
+        except pl.exceptions.PolarsError as error:
+            raise TrainingError(f"{name}: table.derive.{column}: {_first_line(error)}") from None
+        frame = frame.with_columns(seen[column])
+    return frame
+
+
+def _as_number(column: pl.Series) -> pl.Series:
+    values = column.cast(pl.Float64, strict=False)
+    return values if values.null_count() == column.null_count() else column
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _provenance(source: Source, path: Path, content: bytes) -> dict[str, str]:
+    digest = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    if not source.package:
+        return digest
+    return {"package": source.package, "version": version(source.package)} | digest

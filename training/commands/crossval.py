@@ -1,0 +1,96 @@
+"""Cross-validate by groups: several times, train without some of them and look at those."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.commands.options import add_recipe, recipe_of
+from training.evaluate import ends, evaluate
+from training.loop.fit import fit
+from training.recipe.recipe import Recipe, to_mapping
+from training.table.dataset import load
+from training.table.split import folds
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, how many folds, where to write."""
+    add_recipe(parser)
+    parser.add_argument("--folds", type=int, default=5, help="parts of the groups (default 5)")
+    parser.add_argument("--processes", type=int, default=2, help="folds at a time (default 2)")
+    parser.add_argument("--out", type=Path, help="a JSON file of the figures")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print and write the figures on groups never seen.
+
+    Raises:
+        TrainingError: there are fewer groups than folds.
+    """
+    recipe = recipe_of(arguments)
+    groups = _groups(recipe)
+    recipes = [_without(recipe, fold) for fold in folds(groups, arguments.folds)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=spawn) as pool:
+        done = list(pool.map(_fold, recipes))
+    result = _summary(done) | {"recipe": to_mapping(recipe)}
+    for fold in done:
+        log.info("held out %s: %s", ", ".join(fold["held_out"]), fold["figures"])
+    log.info("mean of the folds: %s", result["mean"])
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _groups(recipe: Recipe) -> list[str]:
+    dataset = load(recipe)
+    every = dataset.train + dataset.validation + dataset.test
+    groups = {session.group for session in every}
+    numbers = all(group.isdecimal() for group in groups)
+    return sorted(groups, key=int) if numbers else sorted(groups)
+
+
+def _without(recipe: Recipe, groups: tuple[str, ...]) -> Recipe:
+    return replace(recipe, split=replace(recipe.split, test=groups, validation=()))
+
+
+def _fold(recipe: Recipe) -> dict[str, Any]:
+    started = time.monotonic()
+    dataset = load(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = fit(dataset, recipe, Path(folder), quiet=True)
+    classes = dataset.target.classes
+    assert isinstance(recipe.split.test, tuple)
+    return {
+        "held_out": list(recipe.split.test),
+        "figures": evaluate(fitted.network, dataset.target, dataset.test),
+        "ends": ends(fitted.network, dataset.test) if classes else [],
+        "labels": dataset.target.labels,
+        "seconds": round(time.monotonic() - started),
+    }
+
+
+def _summary(done: list[dict[str, Any]]) -> dict[str, Any]:
+    labels = done[0]["labels"]
+    confusion = np.zeros((len(labels), len(labels)), int)
+    for fold in done:
+        del fold["labels"]
+        for label, guess in fold.pop("ends"):
+            confusion[label, guess] += 1
+    names = done[0]["figures"]
+    mean = {name: float(np.mean([fold["figures"][name] for fold in done])) for name in names}
+    told = {"mean": mean, "folds": done}
+    if labels:
+        told |= {"labels": list(labels), "confusion_at_session_end": confusion.tolist()}
+    return told

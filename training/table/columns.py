@@ -68,8 +68,8 @@ def times(rows: Rows, name: str) -> Doubles:
         TrainingError: a value is neither, or missing.
     """
     column = require(rows, name, "table.order")
-    if column.dtype == pl.String and column.cast(pl.Float64, strict=False).has_nulls():
-        column = _parsed(rows, column, name)
+    if column.dtype == pl.String:
+        column = _numbers_or_times(rows, column, name)
     if column.dtype.is_temporal():
         rows = Rows(rows.frame.with_columns(column.dt.epoch("us") / 1e6), rows.name, rows.source)
     return numbers(rows, name, "table.order", missing=False)
@@ -81,17 +81,20 @@ def at(rows: Rows, where: pl.Series, column: str, what: str) -> TrainingError:
     return TrainingError(f"{rows.name}, row {row}, column {column!r}: {what}")
 
 
-def _parsed(rows: Rows, column: pl.Series, name: str) -> pl.Series:
+def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:
+    """Whichever more of the texts are; a text that is neither is refused."""
+    as_numbers = column.cast(pl.Float64, strict=False)
+    if as_numbers.null_count() == column.null_count():
+        return as_numbers
     try:
         parsed = column.str.to_datetime(strict=False, time_zone="UTC", ambiguous="earliest")
     except pl.exceptions.PolarsError:  # it finds no format at all
-        parsed = pl.Series(name, [None] * len(column), pl.Datetime("us"))
-    bad = parsed.is_null()
+        parsed = as_numbers
+    best = min(parsed, as_numbers, key=lambda each: each.null_count())
+    bad = best.is_null() & column.is_not_null()
     if bad.any():
-        value = column.filter(bad)[0]
-        raise at(rows, bad, name, "the value is missing" if value is None else
-                 f"{value!r} is neither a number nor a time")  # fmt: skip
-    return parsed
+        raise at(rows, bad, name, f"{column.filter(bad)[0]!r} is neither a number nor a time")
+    return best
 
 
 def _refuse(rows: Rows, where: NDArray[np.bool_], column: str, what: str) -> None:

@@ -47,10 +47,10 @@ def cut(rows: Rows, table: Table, split: Split) -> Segments:
     groups = sessions
     if split.by == "group":
         groups = texts(rows, split.group, "split.group", missing=False).to_numpy().astype(str)
+        _check_groups(rows, sessions, groups)
     time = split.by == "time"
     parts = splits.by_time(order, split) if time else splits.by_unit(groups, split)
     starts = _starts(sessions, order, parts, table)
-    _check_groups(rows, groups, starts)
     stops = np.append(starts[1:], len(order))
     kept = _long_enough(sessions, starts, stops, table)
     names = _names(sessions[starts])
@@ -114,10 +114,8 @@ def _long_enough(
     return np.flatnonzero(~short)
 
 
-def _check_groups(rows: Rows, groups: NDArray[np.str_], starts: NDArray[np.int64]) -> None:
-    whole = np.zeros(len(groups), bool)
-    whole[starts] = True
-    mixed = (groups[1:] != groups[:-1]) & ~whole[1:]
+def _check_groups(rows: Rows, sessions: NDArray[np.str_], groups: NDArray[np.str_]) -> None:
+    mixed = (groups[1:] != groups[:-1]) & (sessions[1:] == sessions[:-1])
     if mixed.any():
         row = rows.frame[ROW][int(np.argmax(mixed)) + 1]
         raise TrainingError(f"{rows.name}, row {row}: the session is of more than one group")

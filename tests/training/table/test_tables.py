@@ -1,0 +1,166 @@
+"""A table becomes sessions: ordered, cut, encoded, shifted and split as the recipe says."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training.tables import HEADER, recipe, rows, write_table
+from training.recipe.recipe import Split, from_mapping, read_recipe, to_mapping
+from training.recipes import find_recipe
+from training.table.dataset import load
+from training.table.session import Dataset, Session
+from training.table.split import TEST, TRAIN, VALIDATION, by_time, by_unit
+
+KINDS = ("csv", "parquet", "json", "ndjson", "csv.gz", "json.gz")
+
+
+def every(dataset: Dataset) -> list[Session]:
+    return [*dataset.train, *dataset.validation, *dataset.test]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_kinds_of_files_hold_the_same_table(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"table.{kind}"
+    frame = pl.DataFrame(rows(), schema=HEADER.strip().split(","), orient="row")
+    plain = tmp_path / f"plain.{kind.removesuffix('.gz')}"
+    getattr(frame, f"write_{plain.suffix[1:]}")(plain)
+    content = plain.read_bytes()
+    file.write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
+    dataset = load(recipe(file))
+    table = [row for row in rows() if row[0] == "d4"]
+    session = next(each for each in dataset.train if each.name == "d4")
+    np.testing.assert_allclose(session.x[:, 0], [row[2] for row in table], rtol=1e-6)
+    assert list(session.x[:, 1]) == ["abc".index(row[3]) for row in table]
+    assert list(session.y[:, 0]) == [["down", "up"].index(row[4]) for row in table]
+
+
+def test_rows_in_any_order_make_the_same_sessions(tmp_path: Path) -> None:
+    table = rows()
+    straight = load(recipe(write_table(tmp_path / "a.csv", table)))
+    np.random.default_rng(0).shuffle(table)
+    mixed = load(recipe(write_table(tmp_path / "b.csv", table)))
+    for one, other in zip(every(straight), every(mixed), strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.x, other.x)
+        np.testing.assert_array_equal(one.order, other.order)
+
+
+def test_a_gap_ends_a_session(tmp_path: Path) -> None:
+    table = [[row[0], row[1] + (100 if row[1] >= 7 else 0), *row[2:]] for row in rows()]
+    dataset = load(recipe(write_table(tmp_path / "t.csv", table), "table.gap=10"))
+    assert sorted(session.name for session in dataset.test) == ["d0#0", "d0#1"]
+    assert [len(session) for session in dataset.test] == [7, 5]
+
+
+def test_times_are_seconds(tmp_path: Path) -> None:
+    start = datetime(2013, 1, 1, tzinfo=UTC)
+    table = [[row[0], (start + timedelta(hours=row[1])).isoformat(), *row[2:]] for row in rows()]
+    dataset = load(recipe(write_table(tmp_path / "t.csv", table), "table.gap=3600"))
+    assert [len(session) for session in dataset.test] == [12]
+    assert dataset.test[0].order[0] == start.timestamp()
+    np.testing.assert_array_equal(np.diff(dataset.test[0].order), 3600.0)
+
+
+def test_the_target_of_a_step_is_read_horizon_steps_later(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "t.csv", rows())
+    target = "target={kind='next', columns=['load'], horizon=3, difference=true}"
+    dataset = load(recipe(file, target))
+    for session in every(dataset):
+        np.testing.assert_array_equal(session.y[:-3, 0], session.x[3:, 0])
+        assert np.isnan(session.y[-3:]).all()
+    assert (dataset.target.add, dataset.target.units) == ((0,), ("V",))
+
+
+def test_missing_values_are_nan_where_they_are_allowed(tmp_path: Path) -> None:
+    table = rows()
+    table[30][2], table[40][3], table[50][4] = "NA", "", "NA"
+    file = write_table(tmp_path / "t.csv", table)
+    allowed = ("features.load.missing=true", "features.mode.missing=true", "target.missing=true")
+    dataset = load(recipe(file, *allowed))
+    x = np.concatenate([session.x for session in dataset.train])
+    y = np.concatenate([session.y for session in dataset.train])
+    assert np.isnan(x).sum(axis=0).tolist() == [1, 1]
+    assert np.isnan(y).sum() == 1
+    assert dataset.features[1].labels == ("a", "b", "c")
+
+
+def test_a_category_that_training_has_not_seen_is_unknown(tmp_path: Path) -> None:
+    table = rows()
+    table[3][3] = "z"  # of d0, which is held out
+    dataset = load(recipe(write_table(tmp_path / "t.csv", table)))
+    assert dataset.features[1].labels == ("a", "b", "c")
+    assert np.isnan(dataset.test[0].x[3, 1])
+
+
+def test_numbers_as_labels_are_in_their_order(tmp_path: Path) -> None:
+    table = [[*row[:4], [2, 10, 9][k % 3]] for k, row in enumerate(rows())]
+    dataset = load(recipe(write_table(tmp_path / "t.csv", table)))
+    assert dataset.target.labels == ("2", "9", "10")
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=12, max_size=200),
+    st.floats(0, 0.4), st.floats(0, 0.4), st.integers(0, 99),
+)  # fmt: skip
+def test_no_unit_is_in_two_parts(
+    units: list[int], test: float, validation: float, seed: int
+) -> None:
+    names = np.array([str(unit) for unit in [*range(12), *units]])
+    parts = by_unit(names, Split(test=test, validation=validation, seed=seed))
+    for name in np.unique(names):
+        assert len(set(parts[names == name])) == 1
+    assert (parts == TRAIN).any()
+    assert (parts == TEST).any() == (test > 0)
+    assert (parts == VALIDATION).any() == (validation > 0)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=30, unique=True), st.floats(0.1, 0.4))
+def test_a_split_by_time_never_trains_on_what_comes_later(times: list[int], share: float) -> None:
+    order = np.array(times, dtype=np.float64)
+    parts = by_time(order, Split(by="time", test=share, validation=share))
+    assert order[parts == TRAIN].max() < order[parts == VALIDATION].min()
+    assert order[parts == VALIDATION].max() < order[parts == TEST].min()
+
+
+def test_sessions_are_cut_where_time_splits_them_and_targets_do_not_reach_over(
+    tmp_path: Path,
+) -> None:
+    file = write_table(tmp_path / "t.csv", rows())
+    dataset = load(recipe(file, "split={by='time', test=0.25, validation=0.25}",
+                          "target={kind='next', columns=['load']}"))  # fmt: skip
+    assert len(dataset.train) == len(dataset.validation) == len(dataset.test) == 6
+    for session in every(dataset):
+        assert np.isnan(session.y[-1]).all()
+        np.testing.assert_array_equal(session.y[:-1, 0], session.x[1:, 0])
+
+
+def test_the_ready_recipes_read_the_published_sets() -> None:
+    exercise, weather, flights = (
+        load(read_recipe(find_recipe(name))) for name in ("exercise", "weather", "flights")
+    )
+    assert len(every(exercise)) == 140
+    assert sum(map(len, every(exercise))) == 244_102
+    assert {session.group for session in exercise.test} == {"9", "10"}
+    assert not {"9", "10"} & {session.group for session in exercise.train}
+    assert sum(map(len, every(weather))) == 26_115
+    assert {session.group for session in weather.train} == {"EWR", "JFK", "LGA"}
+    groups = [{session.group for session in part}
+              for part in (flights.train, flights.validation, flights.test)]  # fmt: skip
+    assert len(set.union(*groups)) == sum(map(len, groups)) == 842
+    assert sum(map(len, every(flights))) == 139_098
+    assert max(np.diff(session.order).max() for session in every(flights)) <= 60_000
+
+
+def test_a_recipe_survives_the_manifest() -> None:
+    for name in ("exercise", "weather", "flights"):
+        whole = read_recipe(find_recipe(name))
+        assert from_mapping(json.loads(json.dumps(to_mapping(whole)))) == whole

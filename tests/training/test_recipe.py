@@ -1,0 +1,72 @@
+"""A recipe that does not fit is refused with the setting's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.tables import recipe, write_recipe
+from training.errors import TrainingError
+from training.recipe.recipe import read_recipe
+from training.recipes import find_recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("loop.epochs=0", "loop.epochs must be at least 1, not 0"),
+        ("loop.epochs='many'", "loop.epochs must be a whole number, not 'many'"),
+        ("loop.epochs=1.5", "loop.epochs must be a whole number, not 1.5"),
+        ("loop.epocs=3", "loop.epocs is no setting; there are epochs, batch, window,"),
+        ("network.cell='lstn'", "network.cell must be one of lstm, gru, rnn, not 'lstn'"),
+        ("network.dropout=1.0", "network.dropout must be from 0 to below 1, not 1.0"),
+        ("network={cell='gru', hidden=9, projection=8}", "network.projection is for cell lstm"),
+        ("network={hidden=8, projection=8}", "network.projection must be below hidden, 8"),
+        ("target.kind='guess'", "target.kind must be one of class, value, next, not 'guess'"),
+        ("target.columns=[]", "target.columns must name one column of classes"),
+        ("target={kind='next', horizon=0}", "target.horizon must be at least 1"),
+        ("target.weights=3", "target.weights must be a table or text, not 3"),
+        ("split.test=1.2", "split.test must be from 0 to below 1, not 1.2"),
+        ("features={}", "features must name at least one, not {}"),
+        ("features.load=3", "features.load must be a table, not 3"),
+        ("features.load.unit=3", "features.load.unit must be text, not 3"),
+        ("variation.rotate=[['a', 'b']]", "variation.rotate must be lists of 3 features"),
+        ("name.first='x'", "name.first is no setting: name is no table"),
+        ("export.precision='float8'", "export.precision must be one of"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, override: str, text: str) -> None:
+    with pytest.raises(TrainingError) as caught:
+        recipe(tmp_path / "t.csv", override)
+    assert str(caught.value).startswith(text)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('name = "x"\n[table]\nsession = "s"\n')
+    with pytest.raises(TrainingError, match=r"^table\.order is missing$"):
+        read_recipe(tmp_path / "t.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"name = ", "is no TOML: "), (b"\xff\xfe", "is no TOML: ")],
+)
+def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes, text: str) -> None:
+    (tmp_path / "t.toml").write_bytes(content)
+    with pytest.raises(TrainingError, match=text):
+        read_recipe(tmp_path / "t.toml")
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_the_ready_ones() -> None:
+    with pytest.raises(TrainingError, match=r"nowhere.*\(exercise, flights, weather\)"):
+        find_recipe("nowhere")
+
+
+def test_text_needs_no_quotes_on_the_command_line(tmp_path: Path) -> None:
+    assert recipe(tmp_path / "t.csv", "network.cell=gru").network.cell == "gru"
+
+
+def test_a_file_is_named_from_the_recipe_s_folder(tmp_path: Path) -> None:
+    whole = read_recipe(write_recipe(tmp_path / "t.csv"))
+    assert whole.source.file == str(tmp_path / "t.csv")

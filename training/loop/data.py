@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import lightning.pytorch as pl
 import numpy as np
 from torch.utils.data import DataLoader
@@ -13,17 +15,21 @@ from training.table.session import Dataset, Session
 
 
 class SessionData(pl.LightningDataModule):
-    """Windows of the training and validation part; an epoch's are a function of seed and epoch."""
+    """Windows of the training and validation part; an epoch's are a function of seed and epoch.
 
-    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+    `epoch` tells how many are done: where a run resumes, Lightning asks for the first windows while
+    its own count is still one behind.
+    """
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, epoch: Callable[[], int]) -> None:
         super().__init__()
+        self._epoch = epoch
         self._dataset, self._loop = dataset, recipe.loop
         self._varier = varier(recipe.variation, [feature.name for feature in dataset.features])
 
     def train_dataloader(self) -> DataLoader[Window]:
         """This epoch's windows."""
-        assert self.trainer is not None
-        rng = np.random.default_rng([self._loop.seed, self.trainer.current_epoch])
+        rng = np.random.default_rng([self._loop.seed, self._epoch()])
         train = self._dataset.train
         chosen = [self._varied(train[k], rng) for k in rng.permutation(len(train))]
         return self._loader(chosen, self._loop.warm_in)

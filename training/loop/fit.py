@@ -1,6 +1,6 @@
 """Runs the loop: Lightning steps the learner over windows, keeps checkpoints and logs, and stops.
 
-Everything lies in the run's folder: last.ckpt and best.ckpt, metrics.csv, TensorBoard's events.
+All lies in the run's folder: last.ckpt and best.ckpt, and each attempt's CSV and TensorBoard logs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def fit(
     with warnings.catch_warnings():
         _silence()
         trainer = _trainer(dataset, recipe, folder, quiet)
-        trainer.fit(learner, SessionData(dataset, recipe), ckpt_path=checkpoint)
+        data = SessionData(dataset, recipe, lambda: len(learner.curve))
+        trainer.fit(learner, data, ckpt_path=checkpoint)
     _take_best(trainer, learner)
     return Fitted(learner.network.eval().cpu(), learner.curve, trainer.is_global_zero)
 
@@ -116,8 +117,8 @@ def _trainer(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> pl.
             gradient_clip_val=loop.clip_gradient,
             callbacks=_callbacks(dataset, recipe, folder, quiet),
             logger=[
-                CSVLogger(folder, name="", version=""),
-                TensorBoardLogger(folder, name="", version="tensorboard"),
+                CSVLogger(folder, name="csv"),
+                TensorBoardLogger(folder, name="tensorboard"),
             ],
             enable_progress_bar=not quiet,
             enable_model_summary=False,

@@ -34,12 +34,15 @@ class Learner(pl.LightningModule):
         self.curve: list[dict[str, float]] = []
 
     def on_train_epoch_start(self) -> None:
-        """Chance begins anew from seed and epoch, so that a resumed run goes on the same way."""
-        torch.manual_seed(self._loop.seed * 1_000_003 + self.current_epoch * 101 + self.global_rank)
+        """No state is carried over from the epoch before."""
         self._begin()
 
     def training_step(self, window: Window, index: int) -> Tensor:
-        """The loss of one window, over its whole width: one that holds few sessions weighs less."""
+        """The loss of one window, over its whole width: one that holds few sessions weighs less.
+
+        Chance begins anew with each step, so that a resumed run goes on the same way.
+        """
+        torch.manual_seed(hash((self._loop.seed, self.global_step, self.global_rank)))
         each = self._step(window)[0]
         loss = each.sum() / each.numel()
         self._sums[:2] += torch.stack([each.detach().sum(), window["weight"].sum()]).cpu()
@@ -85,7 +88,7 @@ class Learner(pl.LightningModule):
             self.network.parameters(), lr=loop.rate, weight_decay=loop.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, loop.rate, total_steps=loop.epochs + 1, pct_start=0.25
+            optimiser, loop.rate, total_steps=loop.epochs + 1, pct_start=0.3
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule}}
 

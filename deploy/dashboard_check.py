@@ -1,7 +1,7 @@
 """Asks a Prometheus every question of the dashboard and of the alerts.
 
 A part of container-check, once load has been scraped: each expression must be valid, and each panel
-must show data.
+must show data, unless it needs hours of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 DASHBOARD = HERE / "grafana" / "dashboards" / "tidegate.json"
 VARIABLES = {"$model": ".*", "$version": ".*", "$__rate_interval": "1m"}
 PATIENCE = 10
+# Features drift over a window of an hour, in models whose bundles say how they were in training.
+LATER = {"Drift of features", "Steps that drift rests on"}
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -54,10 +56,12 @@ def shows_data(prometheus: str, expression: str) -> bool:
 
 
 def main() -> int:
-    """0 when every panel shows numbers."""
-    asked = list(expressions())
-    empty = [each for each in asked if not shows_data(sys.argv[1], each[1])]
-    print(f"{len(asked) - len(empty)} of the dashboard's {len(asked)} expressions show data")
+    """0 when every panel shows numbers, but for those that do so later."""
+    for _, expression in expressions():
+        values(sys.argv[1], expression)
+    due = [each for each in expressions() if each[0] not in LATER]
+    empty = [each for each in due if not shows_data(sys.argv[1], each[1])]
+    print(f"{len(due) - len(empty)} of the dashboard's {len(due)} expressions due show data")
     for title, expression in empty:
         print(f"no data: {title}: {expression}", file=sys.stderr)
     return 1 if empty else 0

@@ -75,6 +75,12 @@ class Config:
     )
     max_queued_steps: int = setting(65_536, "steps waiting, a model", _positive, "be at least 1")
     max_batch: int = setting(1024, "rows in one run, at most", _positive, "be at least 1")
+    drift_window: float = setting(
+        3600.0,
+        "seconds of steps whose features are compared with training; 0 compares none",
+        lambda s: s == 0 or _duration(s),
+        "be 0 to ten years",
+    )
     max_message_bytes: int = setting(
         16 << 20, "largest gRPC message accepted", lambda n: n >= 1024, "be at least 1024"
     )

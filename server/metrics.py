@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
@@ -93,6 +93,9 @@ class Metrics:
         self.queued = self._gauge("queue_steps", "Steps waiting or running.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of device memory that hold state.")
         self.device = self._gauge("device_info", "The device in use.", "device")
+        text = "Population stability index against training."
+        self.feature_psi = self._gauge("feature_psi", text, "feature")
+        self.feature_samples = self._gauge("feature_samples", "Steps that the indices rest on.")
         self.batch_rows = self._histogram("batch_rows", "Rows in a run.", ROWS)
         self.queue_seconds = self._histogram(
             "step_queue_seconds", "Seconds from a step's arrival to its run.", SECONDS
@@ -177,6 +180,14 @@ class ModelMetrics:
         self._metrics.queued.labels(*self._labels).set_function(queued)
         self._metrics.state_bytes.labels(*self._labels).set(state_bytes)
         self._metrics.device.labels(*self._labels, device).set(1)
+
+    def watch_drift(
+        self, samples: Callable[[], float], indices: Mapping[str, Callable[[], float]]
+    ) -> None:
+        """Read the features' stability indices, by name, whenever they are scraped."""
+        self._metrics.feature_samples.labels(*self._labels).set_function(samples)
+        for feature, index in indices.items():
+            self._metrics.feature_psi.labels(*self._labels, feature).set_function(index)
 
 
 def _spent(histogram: Weighted) -> Spent:

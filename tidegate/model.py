@@ -13,6 +13,10 @@ class Feature:
 
     name: str
     unit: str = ""
+    missing: bool = False
+    """Whether NaN may be sent, for a value that was not observed."""
+    labels: tuple[str, ...] = ()
+    """A categorical feature's labels: its value is the index of one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class Model:
             name=model.name,
             version=model.version,
             description=model.description,
-            features=tuple(Feature(each.name, each.unit) for each in model.features),
+            features=tuple(
+                Feature(each.name, each.unit, each.missing, tuple(each.labels))
+                for each in model.features
+            ),
             outputs=tuple(
                 Output(each.name, each.size, each.kind, each.unit, tuple(each.labels))
                 for each in model.outputs

@@ -64,6 +64,16 @@ def floats(features: ArrayLike) -> FloatArray:
         raise errors.bad_input(f"features are not numbers: {error}") from error
 
 
+def same(packed: bytes, other: bytes) -> bool:
+    """Whether observations packed in as many bytes are the same to the server, to which NaN is one
+    value, whatever its bits."""
+    if packed == other:
+        return True
+    these, those = (np.frombuffer(each, WIRE) for each in (packed, other))
+    bits = these.view("<u4") == those.view("<u4")
+    return bool((bits | (np.isnan(these) & np.isnan(those))).all())
+
+
 def _shape(model: Model, shape: str) -> str:
     names = model.feature_names
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

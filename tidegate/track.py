@@ -15,7 +15,7 @@ import numpy as np
 
 from tidegate import errors
 from tidegate.errors import TidegateError
-from tidegate.packing import FloatArray
+from tidegate.packing import FloatArray, same
 from tidegate.row import Row, Stage
 
 # With these the server says that the row was not applied, by an earlier attempt neither.
@@ -134,7 +134,7 @@ class Track:
         forgotten: the caller has gone on."""
         unread = b"".join(row.packed for row in self.unread)
         length = min(len(unread), len(packed))
-        if unread[:length] == packed[:length] and not (self._stranded() and self.rows):
+        if same(unread[:length], packed[:length]) and not (self._stranded() and self.rows):
             return True
         self.unread.clear()
         return False

@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from server.bundle import feature
+from server.bundle.feature import Feature as Feature  # callers know it from here
 from server.errors import BadModel
 
 FORMAT = 1
 MAX_CHUNK, MAX_BATCH = 4096, 65_536
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One value of an observation."""
-
-    name: str
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,11 @@ class Manifest:
     def inputs_width(self) -> int:
         """Values in one observation."""
         return len(self.features)
+
+    @cached_property
+    def may_miss(self) -> NDArray[np.bool_]:
+        """bool [I]: features in which NaN means that nothing was observed."""
+        return np.array([each.missing for each in self.features])
 
     @property
     def feedback(self) -> tuple[int, ...] | None:
@@ -125,7 +128,7 @@ def _read(raw: dict[str, Any]) -> Manifest:
         name=str(raw["name"]),
         version=int(raw["version"]),
         description=str(raw.get("description", "")),
-        features=tuple(Feature(str(f["name"]), str(f.get("unit", ""))) for f in raw["features"]),
+        features=tuple(feature.read(each) for each in raw["features"]),
         outputs=tuple(_read_output(output) for output in raw["outputs"]),
         states=tuple(
             State(

@@ -108,5 +108,5 @@ def _check(manifest: Manifest, steps: int, given: Floats) -> None:
             f"back: give the features of all {steps} steps, not of {len(given)}",
             field="features",
         )
-    if problem := inputs.not_finite(given, manifest):
+    if problem := inputs.problem(given, manifest):
         raise problem

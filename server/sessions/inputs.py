@@ -1,4 +1,4 @@
-"""Checks raw features before they are queued: their number, and that each is finite."""
+"""Checks raw features before they are queued: their number, and that each value may be stepped."""
 
 from __future__ import annotations
 
@@ -40,16 +40,26 @@ def check_length(steps: int, manifest: Manifest) -> None:
         )
 
 
-def not_finite(features: Floats, manifest: Manifest) -> BadInput | None:
-    """The error for the first value of `features` [T, I] that is NaN or infinite, or None."""
-    if np.isfinite(features).all():
+def acceptable(features: Floats, manifest: Manifest) -> bool:
+    """Whether all of `features` [N, I] are finite, or NaN where that means "not observed"."""
+    finite = np.isfinite(features)
+    if finite.all():
+        return True
+    return bool((finite | (np.isnan(features) & manifest.may_miss)).all())
+
+
+def problem(features: Floats, manifest: Manifest) -> BadInput | None:
+    """The error for the first value of `features` [T, I] that is not `acceptable`, or None."""
+    if acceptable(features, manifest):
         return None
-    step, column = (int(k) for k in np.argwhere(~np.isfinite(features))[0])
-    name = manifest.features[column].name
+    good = np.isfinite(features) | (np.isnan(features) & manifest.may_miss)
+    step, column = (int(k) for k in np.argwhere(~good)[0])
+    feature = manifest.features[column]
+    must = "finite, or NaN where nothing was observed" if feature.missing else "finite"
     return BadInput(
-        f"feature {name!r} of step {step} in the row is {features[step, column]}; "
-        "values must be finite",
+        f"feature {feature.name!r} of step {step} in the row is {features[step, column]}; "
+        f"values must be {must}",
         field="features",
-        feature=name,
+        feature=feature.name,
         index=step,
     )

@@ -16,6 +16,7 @@ from server.batcher.submission import REMEMBERED, RESTART
 from server.engine.engine import EngineRows
 from server.errors import NotFinite, ServingError, StepConflict, StepGap, StepTooOld
 from server.metrics import ModelMetrics
+from server.sessions.drift import Drift
 from server.sessions.endings import Endings
 from server.sessions.memory import Memory
 from server.sessions.table import SessionTable
@@ -25,10 +26,15 @@ class SessionLedger:
     """Implements the batcher's `Ledger` over a session table and its memory."""
 
     def __init__(
-        self, table: SessionTable, memory: Memory, endings: Endings, metrics: ModelMetrics
+        self,
+        table: SessionTable,
+        memory: Memory,
+        endings: Endings,
+        metrics: ModelMetrics,
+        drift: Drift | None,
     ) -> None:
         self._table, self._memory, self._endings = table, memory, endings
-        self._metrics = metrics
+        self._metrics, self._drift = metrics, drift
 
     def settle(self, batch: Batch) -> NDArray[np.bool_]:
         """Answer or fail the rows that must not run; returns which rows start afresh."""
@@ -59,6 +65,8 @@ class SessionLedger:
             rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
         self._count(batch, rows, ran, outputs)
         batch.answer_rows(rows, outputs)
+        if self._drift is not None:
+            self._drift.note(ran)
 
     def _count(
         self,

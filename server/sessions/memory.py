@@ -17,10 +17,12 @@ UNKNOWN = 0  # in place of the fingerprint of a step that a snapshot did not bri
 
 
 class Memory:
-    """Outputs of the last `depth` steps of every slot."""
+    """Outputs of the last `depth` steps of every slot. Features `may_miss` where NaN is a value."""
 
-    def __init__(self, capacity: int, depth: int, inputs: int, outputs: int) -> None:
-        self.depth = depth
+    def __init__(
+        self, capacity: int, depth: int, inputs: int, outputs: int, may_miss: bool = False
+    ) -> None:
+        self.depth, self._may_miss = depth, may_miss
         self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
         self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
         self._weights = _multipliers(inputs)
@@ -70,6 +72,8 @@ class Memory:
         self._prints[slot, at] = prints[len(prints) - known :]
 
     def _fingerprints(self, features: Floats) -> NDArray[np.uint64]:
+        if self._may_miss:  # NaN has many bit patterns and one meaning: not observed
+            features = np.where(np.isnan(features), np.float32(np.nan), features)
         bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
         return (bits + np.uint64(1)) @ self._weights
 

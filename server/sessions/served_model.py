@@ -13,6 +13,7 @@ from server.config import Config
 from server.engine.engine import Engine
 from server.errors import BadInput, Draining, SessionsFull
 from server.metrics import Metrics, ModelMetrics
+from server.sessions.drift import watch
 from server.sessions.endings import Endings
 from server.sessions.ledger import SessionLedger
 from server.sessions.memory import Memory
@@ -38,10 +39,12 @@ class ServedModel:
         # A retry of the longest chunk must find all of it.
         depth = max(config.remembered_steps, self.manifest.max_chunk)
         width = self.manifest.outputs_width
-        memory = Memory(engine.capacity, depth, self.manifest.inputs_width, width)
+        may_miss = bool(self.manifest.may_miss.any())
+        memory = Memory(engine.capacity, depth, self.manifest.inputs_width, width, may_miss)
+        drift = watch(self.manifest, config.drift_window, self.metrics)
         self._batcher = Batcher(
             engine,
-            SessionLedger(self._table, memory, self._endings, self.metrics),
+            SessionLedger(self._table, memory, self._endings, self.metrics, drift),
             self.metrics,
             max_batch=config.max_batch,
             max_queued_steps=config.max_queued_steps,

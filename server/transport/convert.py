@@ -25,7 +25,10 @@ def model(served: ServedModel) -> pb.Model:
         name=manifest.name,
         version=manifest.version,
         description=manifest.description,
-        features=[pb.Feature(name=f.name, unit=f.unit) for f in manifest.features],
+        features=[
+            pb.Feature(name=f.name, unit=f.unit, missing=f.missing, labels=f.labels)
+            for f in manifest.features
+        ],
         outputs=[
             pb.Output(name=o.name, size=o.size, kind=o.kind, unit=o.unit, labels=o.labels)
             for o in manifest.outputs

@@ -134,7 +134,7 @@ class StepStream:
         if not known.all():
             for row in np.flatnonzero(~known).tolist():
                 submission.fail(row, UnknownLane(int(rows.lanes[row])))
-        _fail_not_finite(submission, model.manifest)
+        _fail_unacceptable(submission, model.manifest)
         return submission
 
     def _done(self, message_id: int, submission: Submission, opened: list[pb.LaneOpened]) -> None:
@@ -161,10 +161,10 @@ def _deadline(timeout_us: int) -> float:
     return time.monotonic() + timeout_us / 1e6 if timeout_us else math.inf
 
 
-def _fail_not_finite(submission: Submission, manifest: Manifest) -> None:
-    if np.isfinite(submission.features).all():
+def _fail_unacceptable(submission: Submission, manifest: Manifest) -> None:
+    if inputs.acceptable(submission.features, manifest):
         return
     for row in range(len(submission.slots)):
-        problem = inputs.not_finite(submission.features[submission.span(row)], manifest)
+        problem = inputs.problem(submission.features[submission.span(row)], manifest)
         if problem and row not in submission.errors:
             submission.fail(row, problem)

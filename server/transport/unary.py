@@ -49,7 +49,7 @@ def _decode(
     inputs.check_length(steps, model.manifest)
     values = np.fromiter(request.features, dtype=np.float32, count=len(request.features))
     features = inputs.shape(values, steps, model.manifest)
-    if problem := inputs.not_finite(features, model.manifest):
+    if problem := inputs.problem(features, model.manifest):
         raise problem
     first = request.first_step if request.HasField("first_step") else UNNUMBERED
     if first > MAX_STEP:

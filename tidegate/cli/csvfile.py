@@ -1,6 +1,7 @@
 """Reads the sessions of a CSV file: rows of one session in file order, features in model order."""
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tidegate.cli.failure import BadFile
+from tidegate.model import Feature
 from tidegate.packing import FloatArray
+
+UNKNOWN = -1.0  # in place of a label's index, where the model does not know the label
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Columns:
     """Which columns of the file hold what."""
 
     session: str
-    features: tuple[str, ...]
+    features: tuple[Feature, ...]
     label: str | None = None
     labels: tuple[str, ...] = ()
     """Labels the model knows; others in the label column are a mistake."""
@@ -81,7 +85,9 @@ class _Parser:
         header = [name.strip() for name in next(reader, [])]
         columns = self._columns
         session = self._position(header, columns.session, "the session column")
-        features = [(name, self._position(header, name, "a feature")) for name in columns.features]
+        features = [
+            (each, self._position(header, each.name, "a feature")) for each in columns.features
+        ]
         label = None
         if columns.label is not None:
             label = self._position(header, columns.label, "the label column")
@@ -89,7 +95,7 @@ class _Parser:
             row = reader.line_num
             if not cells:
                 continue  # an empty line
-            values = [self._number(cells, at, row, name) for name, at in features]
+            values = [self._value(cells, at, row, each) for each, at in features]
             truth = "" if label is None else self._truth(cells, label, row)
             yield self._filled(cells, session, row, columns.session), values, truth, row
 
@@ -101,22 +107,26 @@ class _Parser:
         raise BadFile(f"{self._path}: row 1: column {name!r} ({what}) is {why}")
 
     def _filled(self, cells: Sequence[str], at: int, row: int, name: str) -> str:
-        cell = cells[at].strip() if at < len(cells) else ""
+        cell = _cell(cells, at)
         if not cell:
             raise BadFile(f"{self._path}: row {row}, column {name!r}: the cell is empty")
         return cell
 
-    def _number(self, cells: Sequence[str], at: int, row: int, name: str) -> float:
-        cell = self._filled(cells, at, row, name)
+    def _value(self, cells: Sequence[str], at: int, row: int, feature: Feature) -> float:
+        if feature.missing and not _cell(cells, at):
+            return math.nan
+        cell = self._filled(cells, at, row, feature.name)
+        if feature.labels:
+            return feature.labels.index(cell) if cell in feature.labels else UNKNOWN
         try:
             return float(cell)
         except ValueError:
             raise BadFile(
-                f"{self._path}: row {row}, column {name!r}: {cell[:40]!r} is not a number"
+                f"{self._path}: row {row}, column {feature.name!r}: {cell[:40]!r} is not a number"
             ) from None
 
     def _truth(self, cells: Sequence[str], at: int, row: int) -> str:
-        cell = cells[at].strip() if at < len(cells) else ""
+        cell = _cell(cells, at)
         known = self._columns.labels
         if cell and known and cell not in known:
             raise BadFile(
@@ -124,3 +134,7 @@ class _Parser:
                 f"{cell[:40]!r} is no label of the model ({', '.join(known)})"
             )
         return cell
+
+
+def _cell(cells: Sequence[str], at: int) -> str:
+    return cells[at].strip() if at < len(cells) else ""

@@ -1,6 +1,7 @@
 """`tidegate models`: what a server serves, as plain text."""
 
 from tidegate.client import Client
+from tidegate.model import Feature
 from tidegate.options import ClientOptions
 
 
@@ -9,13 +10,16 @@ async def list_models(address: str, timeout: float) -> None:
     async with Client(address, ClientOptions(timeout=timeout)) as client:
         for model in await client.models():
             print(f"{model.name}/{model.version} on {model.device}: {model.description}".strip())
-            features = (
-                f"{each.name} ({each.unit})" if each.unit else each.name for each in model.features
-            )
-            print(f"  features    {', '.join(features)}")
+            print(f"  features    {', '.join(map(_described, model.features))}")
             for output in model.outputs:
                 what = ", ".join(output.labels) or f"{output.size} values {output.unit}".strip()
                 print(f"  {output.kind:<12}{output.name}: {what}")
             print(
                 f"  limits      {model.max_chunk} steps a request, {model.max_sessions:,} sessions"
             )
+
+
+def _described(feature: Feature) -> str:
+    notes = [feature.unit, " | ".join(feature.labels), "may be missing" if feature.missing else ""]
+    noted = ", ".join(note for note in notes if note)
+    return f"{feature.name} ({noted})" if noted else feature.name

@@ -58,7 +58,7 @@ async def stream(plan: StreamPlan) -> None:
 
 
 def _recordings(plan: StreamPlan, model: Model) -> list[Recording]:
-    columns = Columns(plan.session_column, model.feature_names, plan.label_column, model.labels)
+    columns = Columns(plan.session_column, model.features, plan.label_column, model.labels)
     return read_recordings(plan.file, columns)[: plan.sessions]
 
 

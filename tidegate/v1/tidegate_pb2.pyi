@@ -210,7 +210,9 @@ class StepRequest(_message.Message):
     """How many steps `features` holds; 0 means 1. At most the model's `max_chunk`."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Raw feature values, step after step, the model's features in order: steps * features values."""
+        """Raw feature values, step after step, the model's features in order: steps * features values. Each must be
+        finite, or NaN where the feature may be missing.
+        """
 
     def __init__(
         self,
@@ -298,7 +300,7 @@ class StepBatch(_message.Message):
     lengths: _builtins.bytes
     """u32 a row: steps in the row. Empty: one step each."""
     features: _builtins.bytes
-    """f32: raw feature values, row after row, step after step."""
+    """f32: raw feature values, row after row, step after step; finite, or NaN where the feature may be missing."""
     timeout_us: _builtins.int
     """A row that has not entered a run after this many microseconds is dropped; 0: no limit."""
     @_builtins.property
@@ -779,19 +781,31 @@ class Feature(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     unit: _builtins.str
     """Its unit, if any."""
+    missing: _builtins.bool
+    """True where NaN may be sent, and means that the value was not observed."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A categorical feature's labels: its value is the index of one, from 0; any other number is unknown to the
+        model.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         unit: _builtins.str = ...,
+        missing: _builtins.bool = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "missing", b"missing", "name", b"name", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

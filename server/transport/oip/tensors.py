@@ -28,13 +28,13 @@ def read(request: pb.ModelInferRequest, manifest: Manifest) -> Floats:
 
     Raises:
         Refused: inputs, shapes, types or contents are not the model's.
-        BadInput: a value is not finite.
+        BadInput: a value is not finite, nor NaN where that may be missing.
     """
     tensor = _only(request, manifest)
     _check(tensor, manifest)
     values = _values(request, tensor, manifest)
     features = inputs.shape(values, 1, manifest)
-    if problem := inputs.not_finite(features, manifest):
+    if problem := inputs.problem(features, manifest):
         raise problem
     return features
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training import graph
+from training.graphs.form import Form, usual_form
+from training.graphs.whole import graphs
 from training.network import Network
+from training.store import FILE, network_to_bytes
 
 FORMAT = 1
 
@@ -27,17 +29,22 @@ def write_bundle(
     description: str = "",
     training: Mapping[str, Any] | None = None,
     parity: Mapping[str, float] | None = None,
+    form: Form | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `folder`, named .../NAME/VERSION, whole or not at all; an older bundle is replaced.
 
     Args:
         features: one entry a feature: name, unit, mean, std, min, max.
         outputs: one entry a group of outputs: name, size, kind, and unit or labels.
+        form: how the graphs are written; the usual form where nothing was measured.
+        more: further entries of the manifest.
 
     Raises:
         ValueError: features or outputs do not have the weights' widths.
     """
     _check_widths(weights, features, outputs)
+    form = form or usual_form(weights)
     manifest = {
         "format": FORMAT,
         "name": folder.parent.name,
@@ -51,11 +58,12 @@ def write_bundle(
         ],
         "max_chunk": max_chunk,
         "max_batch": max_batch,
-        "opset": graph.OPSET,
+        "opset": form.opset,
         "training": dict(training or {}),
         "parity": dict(parity or {}),
+        **(more or {}),
     }
-    _write(folder, manifest, _graphs(weights))
+    write_files(folder, manifest, {**graphs(weights, form), FILE: network_to_bytes(weights)})
 
 
 def _check_widths(
@@ -70,24 +78,17 @@ def _check_widths(
         raise ValueError(f"outputs of {size} values for {weights.outputs}")
 
 
-def _graphs(weights: Network) -> dict[str, bytes]:
-    return {
-        "step.onnx": graph.step_graph(weights).SerializeToString(deterministic=True),
-        "single.onnx": graph.single_graph(weights).SerializeToString(deterministic=True),
-        "read.onnx": graph.read_graph(weights).SerializeToString(deterministic=True),
-        "write.onnx": graph.write_graph(weights).SerializeToString(deterministic=True),
-    }
-
-
-def _write(folder: Path, manifest: dict[str, Any], graphs: dict[str, bytes]) -> None:
+def write_files(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Write `files` and, with their checksums, model.json; by rename, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as temporary:
         new = Path(temporary) / folder.name
         new.mkdir()
-        for name, content in graphs.items():
+        for name, content in files.items():
             (new / name).write_bytes(content)
-        manifest["files"] = {n: hashlib.sha256(c).hexdigest() for n, c in graphs.items()}
-        (new / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        text = json.dumps({**manifest, "files": digests}, indent=1, allow_nan=False)
+        (new / "model.json").write_text(text + "\n")
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
@@ -98,10 +99,18 @@ def random_bundle(folder: Path, weights: Network) -> None:
     write_bundle(
         folder,
         weights,
-        features=[
-            {"name": f"x{k}", "unit": "", "mean": float(m), "std": float(s)}
-            for k, (m, s) in enumerate(zip(weights.mean, weights.std, strict=True))
-        ],
+        features=[_feature(weights, k) for k in range(weights.inputs)],
         outputs=[{"name": "y", "size": weights.outputs, "kind": "value", "unit": ""}],
         description="random weights",
     )
+
+
+def _feature(weights: Network, k: int) -> dict[str, Any]:
+    entry = {"name": f"x{k}", "unit": "", "mean": float(weights.mean[k])}
+    entry["std"] = float(weights.std[k])
+    for embedding in weights.embeddings:
+        if embedding.feature == k:
+            entry["labels"] = [f"label{each}" for each in range(embedding.labels)]
+    if "labels" in entry or k in weights.missing:
+        entry["missing"] = True
+    return entry

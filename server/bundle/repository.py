@@ -14,10 +14,15 @@ from server.bundle import manifest as manifests
 from server.bundle.manifest import Manifest
 from server.errors import BadModel
 
+SERVED = (manifests.SINGLE, manifests.STEP, manifests.READ, manifests.WRITE)
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its manifest and its graphs' bytes by file name."""
+    """A verified bundle: its manifest and its graphs' bytes by file name.
+
+    Other files are verified as well, and not kept.
+    """
 
     manifest: Manifest
     graphs: dict[str, bytes]
@@ -54,8 +59,11 @@ def load(entry: Entry, repository: Path) -> Bundle:
     manifest = manifests.parse(_read(entry.folder / "model.json", root, where), where)
     if (manifest.name, manifest.version) != (entry.name, entry.version):
         raise BadModel(f"{where}/model.json is about {manifest.name}/{manifest.version}")
-    graphs = {name: _verified(entry.folder / name, digest, root, where)
-              for name, digest in manifest.files.items()}  # fmt: skip
+    graphs: dict[str, bytes] = {}
+    for name, digest in manifest.files.items():
+        content = _verified(entry.folder / name, digest, root, where)
+        if name in SERVED:
+            graphs[name] = content
     return Bundle(manifest, graphs)
 
 

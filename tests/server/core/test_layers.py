@@ -53,6 +53,8 @@ def test_the_core_knows_neither_grpc_nor_asyncio(part: str) -> None:
 
 
 def test_training_s_graphs_need_no_torch() -> None:
-    for name in ("graph", "bundle", "reference", "network"):
-        roots = {name.split(".")[0] for name in imported(ROOT / "training" / f"{name}.py")}
+    training = ROOT / "training"
+    files = [training / f"{name}.py" for name in ("bundle", "reference", "network", "store")]
+    for file in (*files, *(training / "graphs").glob("*.py")):
+        roots = {name.split(".")[0] for name in imported(file)}
         assert "torch" not in roots

@@ -1,0 +1,35 @@
+"""`tidegate-train verify BUNDLE`: does a bundle keep its promises? No training data is needed.
+
+Every check prints a line with its figure; one that a bundle gives no ground for (no network.npz,
+no feature that may be missing) says so instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.verify_bundle import LeftOut, open_bundle
+from training.verify_checks import CHECKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """BUNDLE, the device, the seed."""
+    parser.add_argument("bundle", type=Path, help="its folder, .../NAME/VERSION")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print a line a check.
+
+    Raises:
+        TrainingError: the bundle cannot be opened, or the first check that fails.
+    """
+    subject = open_bundle(arguments.bundle, arguments.device, arguments.seed)
+    print(f"ok   files: {subject.told}")
+    for name, check in CHECKS.items():
+        try:
+            print(f"ok   {name}: {check(subject)}")
+        except LeftOut as reason:
+            print(f"  -  {name}: left out, {reason}")

@@ -1,72 +1,97 @@
-"""The LSTM in plain NumPy, written from its equations (Gers, Schmidhuber & Cummins 2000).
+"""A whole network in plain NumPy, a step at a time: what torch and all graphs must equal.
 
-For an observation x and a session's hidden and cell state h, c:
-
-    f = sigmoid(W_f x + R_f h + b_f)      forget gate: how much of the cell to keep
-    i = sigmoid(W_i x + R_i h + b_i)      input gate: how much of the candidate to let in
-    o = sigmoid(W_o x + R_o h + b_o)      output gate: how much of the cell to show
-    g = tanh(W_g x + R_g h + b_g)         candidate
-    c' = f * c + i * g
-    h' = o * tanh(c')
-
-Every other implementation here is compared with this one.
+The cells are those of `training.cells`; what is around them follows `training.network.Network`.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network import Layer, Network
+from training import cells
+from training.network import Embedding, Layer, Network
 
 Array = NDArray[np.floating]
-State = list[tuple[Array, Array]]
+State = list[tuple[Array, ...]]
+Part = TypeVar("Part", Network, Layer, Embedding)
 
 
 class NumpyNetwork:
     """Steps one session at a time, in float32 or float64."""
 
-    def __init__(self, weights: Network, dtype: type[np.floating] = np.float32) -> None:
-        self._weights, self._dtype = weights, dtype
+    def __init__(self, network: Network, dtype: type[np.floating] = np.float32) -> None:
+        self._network, self._dtype = _cast(network, dtype), dtype
 
     def initial(self) -> State:
         """The state before the first step: zeros."""
-        sizes = [layer.hidden for layer in self._weights.layers]
-        return [(np.zeros(n, self._dtype), np.zeros(n, self._dtype)) for n in sizes]
+        return [
+            tuple(np.zeros(width, self._dtype) for _, width in layer.states)
+            for layer in self._network.layers
+        ]
 
     def run(self, x: Array, state: State) -> tuple[Array, State]:
-        """Step through x [T, I]; returns outputs [T, O] and the state after the last step."""
-        outputs = np.empty((len(x), self._weights.outputs), self._dtype)
-        for t, observation in enumerate(x.astype(self._dtype)):
-            outputs[t], state = self._step(observation, state)
-        return outputs, state
+        """Step through x [T, F]; returns outputs [T, O] and the state after the last step."""
+        raw = x.astype(self._dtype)
+        hidden = np.empty((len(x), self._network.layers[-1].width), self._dtype)
+        for t, signal in enumerate(self._encode(raw)):
+            hidden[t], state = self._step(signal, state)
+        return self._head(hidden, raw), state
 
-    def _step(self, x: Array, state: State) -> tuple[Array, State]:
-        weights = self._weights
-        if weights.mirror is not None:
-            x = x * (1 - 2 * x[weights.mirror.by] * np.array(weights.mirror.flip, self._dtype))
-        signal = np.clip((x - weights.mean) / weights.std, -weights.clip, weights.clip)
+    def _encode(self, raw: Array) -> Array:
+        """What the first layer sees [T, I]."""
+        parts = [self._numbers(raw)]
+        parts.append(np.isnan(raw[:, list(self._network.missing)]).astype(self._dtype))
+        for embedding in self._network.embeddings:
+            label = np.rint(raw[:, embedding.feature])
+            known = (label >= 0) & (label < embedding.labels)
+            parts.append(embedding.table[np.where(known, label, embedding.labels).astype(int)])
+        return np.concatenate(parts, axis=1)
+
+    def _numbers(self, raw: Array) -> Array:
+        network, numbers = self._network, list(self._network.numbers)
+        if network.mirror is not None:
+            flip = np.array(network.mirror.flip, self._dtype)
+            raw = raw * (1 - 2 * raw[:, network.mirror.by, None] * flip)
+        scaled = np.clip((raw - network.mean) / network.std, -network.clip, network.clip)
+        unseen = np.isnan(raw) & np.isin(np.arange(network.inputs), network.missing)
+        return np.where(unseen, 0, scaled)[:, numbers].astype(self._dtype)
+
+    def _step(self, signal: Array, state: State) -> tuple[Array, State]:
         after: State = []
-        for layer, (h, c) in zip(weights.layers, state, strict=True):
-            signal, c = _cell(layer, signal.astype(self._dtype), h, c)
-            after.append((signal, c))
-        return self._head(signal), after
+        for layer, before in zip(self._network.layers, state, strict=True):
+            after.append(cells.step(layer, signal, before))
+            signal = after[-1][0] + signal if layer.residual else after[-1][0]
+        return signal, after
 
-    def _head(self, hidden: Array) -> Array:
-        logits = self._weights.head_w.astype(self._dtype) @ hidden + self._weights.head_b
-        if not self._weights.softmax:
-            return np.asarray(logits)
-        powers = np.exp(logits - logits.max())
-        probabilities: Array = powers / powers.sum()
-        return probabilities
-
-
-def _cell(layer: Layer, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-    sums = layer.w.astype(x.dtype) @ x + layer.r.astype(x.dtype) @ h + layer.b
-    i, f, g, o = np.split(sums, 4)
-    c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
-    return _sigmoid(o) * np.tanh(c), c
+    def _head(self, hidden: Array, raw: Array) -> Array:
+        network = self._network
+        scores: Array = hidden @ network.head_w.T + network.head_b
+        if network.softmax:
+            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+            return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        if network.add is not None:
+            columns = list(network.add)
+            now = raw[:, columns]
+            scores = scores + np.where(np.isnan(now), network.mean[columns], now)
+        return scores
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray((1.0 + np.tanh(0.5 * x)) * 0.5)
+def _cast(part: Part, dtype: type[np.floating]) -> Part:
+    """The same with all its arrays in `dtype`."""
+    changed: dict[str, Any] = {
+        each.name: _cast_value(getattr(part, each.name), dtype) for each in fields(part)
+    }
+    return replace(part, **changed)
+
+
+def _cast_value(value: Any, dtype: type[np.floating]) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.astype(dtype)
+    if isinstance(value, tuple):
+        return tuple(_cast_value(each, dtype) for each in value)
+    if isinstance(value, Layer):
+        return _cast(value, dtype)
+    return _cast(value, dtype) if isinstance(value, Embedding) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,6 +172,8 @@ def mirror_of(shape: NetworkShape, features: Sequence[Feature]) -> Mirror | None
 
 def _layers(shape: NetworkShape, width: int) -> list[nn.RNNBase]:
     layers = []
+    if shape.projection:  # torch says at the first step that its faster kernels have none
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported")
     for k in range(shape.layers):
         inputs = width if k == 0 else shape.projection or shape.hidden
         more = {"proj_size": shape.projection} if shape.projection else {}

@@ -16,6 +16,7 @@ COMMANDS = {
     "fit": ("training.commands.fit", "train by a recipe and write a bundle"),
     "sweep": ("training.commands.sweep", "try a small grid of settings"),
     "crossval": ("training.commands.crossval", "accuracy on groups never seen, in folds"),
+    "verify": ("training.verify", "check that a bundle keeps its promises"),
     "examples": ("training.commands.examples", "write held-out sessions as CSV"),
 }
 

@@ -46,7 +46,7 @@ class Builder:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """A tensor stored in the graph, once a name."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def integers(self, *values: int) -> str:
@@ -56,7 +56,7 @@ class Builder:
 
     def number(self, value: float) -> str:
         """A constant float32 scalar."""
-        return self.constant(f"number_{value!r}", np.array(value, np.float32).reshape(()))
+        return self.constant(f"number_{value!r}", np.array(value, np.float32))
 
     def body(self, prefix: str) -> Builder:
         """For the graph within a loop's node."""

@@ -6,6 +6,8 @@ move rows between arenas and the host.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
@@ -41,15 +43,16 @@ def graphs(network: Network, form: Form) -> dict[str, bytes]:
 def single_graph(network: Network, form: Form) -> ModelProto:
     """One step for each row: input [B, F] -> output [B, O]."""
     b = Builder()
-    rows, after = gather(b, network), dict[str, str]()
+    rows, after, hs = gather(b, network), dict[str, str](), list[str]()
     encoded = signal = encode(b, network, "input")
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
         h, state = _one_step(b, cell, signal, _own(cell, rows), form.single)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", h, signal) if layer.residual else h
+        hs.append(h)
     head(b, network, signal, "input", "output")
-    watched = _watched(network, after, encoded, form.single)
+    watched = _watched(network, hs, encoded, form.single)
     scatter(b, after, guard(b, ["output", *watched], rank=2))
     inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *arenas(network)]
     outputs = [value("output", FLOAT, "B", network.outputs), *arenas(network, ".next")]
@@ -59,7 +62,7 @@ def single_graph(network: Network, form: Form) -> ModelProto:
 def step_graph(network: Network, form: Form) -> ModelProto:
     """Ragged chunks: input [B, T, F], lengths [B] -> output [B, T, O]."""
     b = Builder()
-    rows, after = gather(b, network), dict[str, str]()
+    rows, after, hs = gather(b, network), dict[str, str](), list[str]()
     raw, valid = _without_padding(b)
     encoded = signal = encode(b, network, raw)
     for k, layer in enumerate(network.layers):
@@ -67,9 +70,10 @@ def step_graph(network: Network, form: Form) -> ModelProto:
         every, state = _chunk(b, cell, signal, valid, _own(cell, rows), form.step)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", every, signal) if layer.residual else every
+        hs.append(every)
     head(b, network, signal, raw, "by_time")
     b.add("Transpose", "by_time", outputs=["output"], perm=[1, 0, 2])
-    watched = _watched(network, after, encoded, form.step)
+    watched = _watched(network, hs, encoded, form.step)
     scatter(b, after, guard(b, ["by_time", *watched], rank=3))
     return b.model("step", *_step_values(network), form.opset)
 
@@ -117,13 +121,13 @@ def _chunk(b: Builder, cell: Cell, x: str, valid: str, state: State, how: str) -
     return operators.over_time(b, cell, x, "lengths", state)
 
 
-def _watched(network: Network, after: dict[str, str], encoded: str, how: str) -> list[str]:
+def _watched(network: Network, hs: Sequence[str], encoded: str, how: str) -> list[str]:
     """What must be finite beside the output, which shows all else that goes wrong.
 
     A NaN in what a cell is given goes into h, and from there into every later layer and the
     output; onnxruntime's operators alone make finite numbers of it. c grows by at most 1 a step.
     But an h that a projection made infinite only saturates the gates of the layer above.
     """
-    projected = [after[f"h{k}"] for k, layer in enumerate(network.layers)
-                 if layer.project is not None]  # fmt: skip
+    layers = zip(network.layers, hs, strict=True)
+    projected = [h for layer, h in layers if layer.project is not None]
     return [*projected, encoded] if how == OPERATOR else projected

@@ -1,0 +1,78 @@
+"""Networks of every kind, with weights large enough that a mistake shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from training.network import Embedding, Floats, Layer, Mirror, Network, random_network
+
+WIDTH, OUTPUTS, HIDDEN = 5, 3, 8
+LABELS = 4  # known labels of feature 4, where it is a category
+
+
+def _projected(seed: int) -> Network:
+    """Two lstm layers whose h is 4 wide; the second adds its input."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> Floats:
+        return rng.normal(scale=0.4, size=shape).astype(np.float32)
+
+    rows = 4 * HIDDEN
+    layers = [Layer(draw(rows, width), draw(rows, 4), draw(rows), project=draw(4, HIDDEN),
+                    residual=k > 0) for k, width in enumerate((WIDTH, 4))]  # fmt: skip
+    plain = random_network(WIDTH, 4, 1, OUTPUTS, seed)
+    return replace(plain, layers=tuple(layers))
+
+
+def _residual(cell: str, seed: int) -> Network:
+    plain = random_network(WIDTH, HIDDEN, 3, OUTPUTS, seed, softmax=False, cell=cell)
+    first, *others = plain.layers
+    return replace(plain, layers=(first, *(replace(each, residual=True) for each in others)))
+
+
+def _gappy(cell: str, seed: int) -> Network:
+    """Feature 4 is a category in 2 numbers, 1 and 3 may be missing, and outputs say changes."""
+    plain = random_network(4 + 2 + 1, HIDDEN, 2, OUTPUTS, seed, softmax=False, cell=cell)
+    table = np.random.default_rng(seed).normal(size=(LABELS + 1, 2)).astype(np.float32)
+    mean, std = (np.append(each[:4], base) for each, base in ((plain.mean, 0), (plain.std, 1)))
+    return replace(
+        plain,
+        mean=mean.astype(np.float32),
+        std=std.astype(np.float32),
+        embeddings=(Embedding(4, table),),
+        missing=(1,),
+        add=(1, 0, 3),
+    )
+
+
+NETWORKS = {
+    "lstm": random_network(WIDTH, HIDDEN, 2, OUTPUTS, 1),
+    "gru": random_network(WIDTH, HIDDEN, 2, OUTPUTS, 2, cell="gru"),
+    "rnn": random_network(WIDTH, HIDDEN, 2, OUTPUTS, 3, cell="rnn"),
+    "mirrored": replace(
+        random_network(WIDTH, HIDDEN, 1, OUTPUTS, 4), mirror=Mirror(4, (1.0, 0.0, 1.0, 0.0, 0.0))
+    ),
+    "projected": _projected(5),
+    "residual lstm": _residual("lstm", 6),
+    "residual gru": _residual("gru", 7),
+    "gappy lstm": _gappy("lstm", 8),
+    "gappy rnn": _gappy("rnn", 9),
+}
+
+
+def drawn(network: Network, lengths: list[int], seed: int) -> list[Floats]:
+    """Sessions [T, F] as its features may lie: gaps, unknown labels, a mirror's 0 or 1."""
+    rng = np.random.default_rng(seed)
+    signals = []
+    for length in lengths:
+        x = (network.mean + network.std * rng.normal(size=(length, WIDTH))).astype(np.float32)
+        for k in network.missing:
+            x[rng.random(length) < 0.3, k] = np.nan
+        for embedding in network.embeddings:
+            x[:, embedding.feature] = rng.choice([-1, 0, 1, 2, 3, 4, 9, np.nan], length)
+        if network.mirror is not None:
+            x[:, network.mirror.by] = rng.integers(0, 2)
+        signals.append(x)
+    return signals

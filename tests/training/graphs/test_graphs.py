@@ -1,0 +1,96 @@
+"""Whatever a network is made of, and however it is written, its graphs compute the reference."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.engine.device import choose
+from server.engine.engine import Engine
+from tests.training.graphs.networks import NETWORKS, drawn
+from training.graphs.form import GEMM, OPERATOR, OPSETS, SCAN, Form
+from training.graphs.served import serve
+from training.graphs.walks import by_chunks, by_single_steps, neighbour_difference
+from training.graphs.whole import graphs
+from training.network import Network
+from training.reference import NumpyNetwork
+
+FORMS = [Form(step, single) for step in (OPERATOR, SCAN) for single in (GEMM, OPERATOR)]
+CASES = [(name, form) for name, network in NETWORKS.items()
+         for form in FORMS if form.allows(network)]  # fmt: skip
+NAMES = [f"{name}-{form.step}-{form.single}" for name, form in CASES]
+
+
+@cache
+def engine(name: str, form: Form, sessions: int = 6) -> Engine:
+    return serve(NETWORKS[name], form, sessions, choose("cpu"))
+
+
+def expected(network: Network, signals: list[np.ndarray]) -> list[np.ndarray]:
+    reference = NumpyNetwork(network, np.float64)
+    return [reference.run(each, reference.initial())[0] for each in signals]
+
+
+def close(found: list[np.ndarray], wanted: list[np.ndarray], atol: float) -> None:
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize(("name", "form"), CASES, ids=NAMES)
+@settings(deadline=None, max_examples=20)
+@given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1))
+def test_single_steps_and_ragged_chunks_are_the_reference(
+    name: str, form: Form, lengths: list[int], seed: int
+) -> None:
+    network = NETWORKS[name]
+    signals = drawn(network, lengths, seed)
+    wanted = expected(network, signals)
+    served = engine(name, form)
+    close(by_single_steps(served, signals), wanted, atol=1e-5)
+    close(by_chunks(served, signals, np.random.default_rng(seed)), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("name", ["lstm", "gru", "projected", "gappy lstm"])
+def test_every_opset_says_the_same(name: str, opset: int) -> None:
+    network = NETWORKS[name]
+    form = Form(SCAN, GEMM, opset) if name == "projected" else Form(OPERATOR, GEMM, opset)
+    for content in graphs(network, form).values():
+        assert onnx.load_from_string(content).opset_import[0].version == opset
+    signals = drawn(network, [40, 7], 0)
+    close(by_single_steps(engine(name, form), signals), expected(network, signals), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "projected", "gappy lstm"])
+@pytest.mark.parametrize(("precision", "limit"), [("float16", 5e-3), ("int8", 6e-2)])
+def test_fewer_bits_stay_near_the_reference_and_are_not_it(
+    name: str, precision: str, limit: float
+) -> None:
+    network = NETWORKS[name]
+    form = Form(SCAN, GEMM, precision=precision)
+    signals = drawn(network, [60, 33, 5], 1)
+    wanted = expected(network, signals)
+    for found in (by_single_steps(engine(name, form), signals),
+                  by_chunks(engine(name, form), signals, np.random.default_rng(2))):  # fmt: skip
+        apart = max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
+        assert 1e-6 < apart < limit
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "projected"])
+def test_in_int8_a_session_s_neighbours_still_do_not_matter(name: str) -> None:
+    """A neighbour a thousand times as large would ruin a scale that the batch shared."""
+    network, form = NETWORKS[name], Form(SCAN, GEMM, precision="int8")
+    signals = drawn(network, [30] * 6, 3)
+    signals[2] *= 1000
+    assert neighbour_difference(engine(name, form), signals) < 1e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_network_is_the_same_bytes(name: str) -> None:
+    form = Form(SCAN, GEMM)
+    assert graphs(NETWORKS[name], form) == graphs(NETWORKS[name], form)

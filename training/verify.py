@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from training.errors import TrainingError
 from training.verify_bundle import LeftOut, open_bundle
 from training.verify_checks import CHECKS
 
@@ -33,3 +34,5 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"ok   {name}: {check(subject)}")
         except LeftOut as reason:
             print(f"  -  {name}: left out, {reason}")
+        except (RuntimeError, ValueError) as error:  # what onnxruntime raises of a graph
+            raise TrainingError(f"{name}: {str(error).splitlines()[0]}") from error

@@ -1,45 +1,54 @@
-"""The two step graphs beside each other on single steps: plain Gemms, and the LSTM operator.
+"""The ways to write a network's graphs beside each other: what an export chooses among.
 
-`python -m benchmarks.forms`; medians of interleaved runs, so that noise hits both alike.
+`python -m benchmarks.forms`; medians of interleaved runs, so that noise hits all alike. Where there
+is a GPU it measures that, unless told `--device cpu`.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from statistics import median
+import argparse
 
-import numpy as np
+import onnxruntime
 
-from benchmarks.models import H64, rows_of
-from server.bundle.manifest import SINGLE
-from server.engine.device import choose
-from server.engine.engine import Engine
+from benchmarks.models import H64, Shape
+from server.engine.device import Device, choose
+from training.graphs.choice import BATCHES, CHUNK, measure
+from training.graphs.form import GEMM, OPERATOR, OPSETS, PRECISIONS, SCAN, Form
 
-BATCHES, ROUNDS = (1, 16, 128, 1024), 300
+FORMS = (
+    Form(),
+    Form(OPERATOR, OPERATOR),
+    Form(SCAN, GEMM),
+    *(Form(opset=opset) for opset in OPSETS[1:]),
+    *(Form(SCAN, GEMM, precision=precision) for precision in PRECISIONS[1:]),
+)
+SHAPES = (H64, Shape("2x256", 2, 256, 32))
 
 
 def main() -> None:
-    """Print microseconds a run for h64: one layer of 64 units, 16 features, 32 outputs."""
-    bundle = H64.bundle()
-    graphs = {name: graph for name, graph in bundle.graphs.items() if name != SINGLE}
-    device = choose("auto")
-    gemms, operator = (
-        Engine(each, device, max(BATCHES)) for each in (bundle, replace(bundle, graphs=graphs))
-    )
-    print(f"h64 on {device.name}, median of {ROUNDS} runs\n")
-    print("| batch | single.onnx (Gemm), µs | step.onnx (LSTM operator), µs |\n|--:|--:|--:|")
-    for batch in BATCHES:
-        times = [(_seconds(gemms, batch), _seconds(operator, batch)) for _ in range(ROUNDS)]
-        first, second = (median(column) * 1e6 for column in zip(*times, strict=True))
-        print(f"| {batch:,} | {first:.0f} | {second:.0f} |")
+    """Print microseconds a run of single steps, and of chunks of 8."""
+    parser = argparse.ArgumentParser(prog="benchmarks.forms", description=__doc__)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    device = choose(parser.parse_args().device)
+    print(f"on {device.name}, onnxruntime {onnxruntime.__version__}; µs a run by batch")
+    for shape in SHAPES:
+        _table(shape, device)
 
 
-def _seconds(engine: Engine, batch: int) -> float:
-    rows = rows_of(np.ones((batch, 1, H64.inputs), np.float32))
-    started = time.perf_counter()
-    engine.run(rows)
-    return time.perf_counter() - started
+def _table(shape: Shape, device: Device) -> None:
+    print(f"\n{shape.name}: {shape.layers} of {shape.hidden}, {shape.inputs} features\n")
+    single = [f"single, {batch}" for batch in BATCHES]
+    chunks = [f"chunks of {CHUNK}, {batch}" for batch in BATCHES]
+    print(f"| form | {' | '.join(single + chunks)} |")
+    print("|---|" + "--:|" * len(single + chunks))
+    for form, times in measure(shape.weights(), FORMS, device).items():
+        cells = [times.get((batch, t)) for t in (1, CHUNK) for batch in BATCHES]
+        told = " | ".join("-" if each is None else f"{each * 1e6:,.0f}" for each in cells)
+        print(f"| {_name(form)} | {told} |")
+
+
+def _name(form: Form) -> str:
+    return f"{form.single} / {form.step}, opset {form.opset}, {form.precision}"
 
 
 if __name__ == "__main__":

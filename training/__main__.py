@@ -16,8 +16,10 @@ COMMANDS = {
     "fit": ("training.commands.fit", "train by a recipe and write a bundle"),
     "sweep": ("training.commands.sweep", "try a small grid of settings"),
     "crossval": ("training.commands.crossval", "accuracy on groups never seen, in folds"),
+    "diagnose": ("training.commands.diagnose", "draw what a network learned and remembers"),
     "verify": ("training.verify", "check that a bundle keeps its promises"),
     "examples": ("training.commands.examples", "write held-out sessions as CSV"),
+    "import": ("training.commands.adopt", "serve any recurrent single-step ONNX graph"),
 }
 
 

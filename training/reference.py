@@ -36,11 +36,11 @@ class NumpyNetwork:
         """Step through x [T, F]; returns outputs [T, O] and the state after the last step."""
         raw = x.astype(self._dtype)
         hidden = np.empty((len(x), self._network.layers[-1].width), self._dtype)
-        for t, signal in enumerate(self._encode(raw)):
+        for t, signal in enumerate(self.encode(raw)):
             hidden[t], state = self._step(signal, state)
         return self._head(hidden, raw), state
 
-    def _encode(self, raw: Array) -> Array:
+    def encode(self, raw: Array) -> Array:
         """What the first layer sees [T, I]."""
         parts = [self._numbers(raw)]
         parts.append(np.isnan(raw[:, list(self._network.missing)]).astype(self._dtype))

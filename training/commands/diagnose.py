@@ -1,0 +1,30 @@
+"""Draw what a bundle's network does on its held-out sessions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.insight.diagnose import diagnose
+from training.insight.subject import open_subject
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """BUNDLE, where to."""
+    parser.add_argument("bundle", type=Path, help="its folder, .../NAME/VERSION")
+    parser.add_argument("--out", type=Path, help="a folder for the pictures (runs/NAME/diagnosis)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print what was found, and write the pictures.
+
+    Raises:
+        TrainingError: it is no bundle that `fit` wrote, or its data cannot be read.
+    """
+    subject = open_subject(arguments.bundle)
+    folder = arguments.out or Path("runs", subject.recipe.name, "diagnosis")
+    pictures = diagnose(subject)
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in pictures:
+        (folder / f"{each.name}.svg").write_text(each.svg)
+        print(f"{each.title}: {each.caption}\n  {folder / each.name}.svg")

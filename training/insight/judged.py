@@ -1,0 +1,133 @@
+"""What the bundle's own graphs put out on the held-out sessions: what the page's figures rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.device import choose
+from server.engine.engine import Engine
+from server.errors import BadModel
+from training.baselines import rmse
+from training.commands.options import held_out
+from training.errors import TrainingError
+from training.graphs.form import Form
+from training.graphs.served import serve
+from training.graphs.walks import by_chunks
+from training.insight.subject import Subject
+from training.network import Floats
+from training.table.session import Session, Target
+
+TOGETHER = 256
+Doubles = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One value over a session: y [T], NaN where it is not known, and guess [T]."""
+
+    session: str
+    y: Doubles
+    guess: Doubles
+
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """Where there is something to judge by, [T]."""
+        return ~np.isnan(self.y)
+
+    @cached_property
+    def rmse(self) -> float:
+        """Over the steps known."""
+        return rmse(self.guess[self.known], self.y[self.known])
+
+
+@dataclass(frozen=True)
+class Value:
+    """One predicted value: its tracks are the sessions that have a known step of it."""
+
+    name: str
+    unit: str
+    horizon: int
+    tracks: tuple[Track, ...]
+
+    @cached_property
+    def true(self) -> Doubles:
+        """All known steps, [N]."""
+        return np.concatenate([track.y[track.known] for track in self.tracks])
+
+    @cached_property
+    def guess(self) -> Doubles:
+        """What was predicted at them, [N]."""
+        return np.concatenate([track.guess[track.known] for track in self.tracks])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Sessions of the part `part` that have a target, with the outputs [T, O] on each."""
+
+    part: str
+    target: Target
+    sessions: tuple[Session, ...]
+    outputs: tuple[Floats, ...]
+
+    def steps(self) -> tuple[Indices, Floats]:
+        """Of all steps whose class is known: the class [N] and the probabilities [N, C]."""
+        y = np.concatenate([session.y[:, 0] for session in self.sessions])
+        known = ~np.isnan(y)
+        return y[known].astype(np.int64), np.concatenate(self.outputs)[known]
+
+    def ends(self) -> tuple[Indices, Floats]:
+        """The same of each session's last step whose class is known."""
+        last = [np.flatnonzero(~np.isnan(session.y[:, 0]))[-1] for session in self.sessions]
+        pairs = list(zip(last, self.sessions, self.outputs, strict=True))
+        y = np.array([session.y[t, 0] for t, session, _ in pairs])
+        return y.astype(np.int64), np.stack([outputs[t] for t, _, outputs in pairs])
+
+    def value(self, k: int) -> Value:
+        """The value `k`."""
+        tracks = [
+            Track(session.name, session.y[:, k].astype(np.float64), outputs[:, k].astype(float))
+            for session, outputs in zip(self.sessions, self.outputs, strict=True)
+        ]
+        known = tuple(track for track in tracks if track.known.any())
+        return Value(self.target.names[k], self.target.units[k], self.target.horizon, known)
+
+
+def judge(subject: Subject) -> Judged:
+    """Step every held-out session whole, from a fresh state, in the form the bundle is written in.
+
+    Raises:
+        TrainingError: no held-out step has a target, or the graphs do not run here.
+    """
+    part, every = held_out(subject.dataset)
+    sessions = tuple(session for session in every if not np.isnan(session.y).all())
+    if not sessions:
+        raise TrainingError(f"{subject.name}: no session of the {part} part has a known target")
+    return Judged(part, subject.dataset.target, sessions, tuple(_outputs(subject, sessions)))
+
+
+def engine_of(subject: Subject, sessions: int) -> Engine:
+    """The bundle's graphs, as the server would run them.
+
+    Raises:
+        TrainingError: they do not run here.
+    """
+    form = Form(**subject.manifest["export"]["form"])
+    try:
+        return serve(subject.network, form, sessions, choose("auto"))
+    except BadModel as error:
+        raise TrainingError(f"{subject.name}: its graphs do not run here: {error}") from error
+
+
+def _outputs(subject: Subject, sessions: Sequence[Session]) -> list[Floats]:
+    rng, found = np.random.default_rng(0), list[Floats]()
+    engine = engine_of(subject, min(len(sessions), TOGETHER))
+    for start in range(0, len(sessions), TOGETHER):
+        signals = [session.x for session in sessions[start : start + TOGETHER]]
+        found += by_chunks(engine, signals, rng)
+    return found

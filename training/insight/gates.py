@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -38,7 +39,8 @@ def draw_gates(subject: Subject, session: Session, walked: Walk) -> Picture:
     caption = (
         f"The first {len(session)} steps of session {session.name}. A row is a unit: layer 0 below "
         f"layer {len(network.layers) - 1}, {sorted_by}. Gates are 0 (white) to 1 (blue); the state "
-        "is blue below 0 and red above. At the bottom, what was to be predicted and what was."
+        "is blue below 0 and red above, in logarithmic shades. At the bottom, what was to be "
+        "predicted and what was."
     )
     if len(network.layers) == 1:
         caption = caption.replace("layer 0 below layer 0, ", "")
@@ -58,10 +60,10 @@ def _stacked(walked: Walk, gate: str, order: list[NDArray[np.int64]]) -> NDArray
 
 
 def _map(panel: Axes, values: NDArray[np.float32], gate: str, state: str) -> None:
-    most = float(np.percentile(np.abs(values), 99))
-    colours, low, high = ("RdBu_r", -most, most) if gate == "state" else ("Blues", 0.0, 1.0)
-    image = panel.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", origin="lower",
-                         interpolation="nearest")  # fmt: skip
+    most = max(1.0, float(np.abs(values).max()))  # a unit that counts goes far beyond the others
+    norm = SymLogNorm(1.0, vmin=-most, vmax=most) if gate == "state" else Normalize(0, 1)
+    image = panel.imshow(values, cmap="RdBu_r" if gate == "state" else "Blues", norm=norm,
+                         aspect="auto", origin="lower", interpolation="nearest")  # fmt: skip
     panel.set_title(state if gate == "state" else f"{gate} gate", fontsize=9, loc="left")
     panel.set_ylabel("unit", fontsize=9)
     panel.tick_params(labelsize=8)
@@ -80,5 +82,6 @@ def _lines(panel: Axes, subject: Subject, session: Session, walked: Walk) -> Non
     if target.classes:
         panel.set_yticks(range(len(target.labels)), [plain(label) for label in target.labels])
         panel.set_ylim(-0.5, len(target.labels) - 0.5)
-    panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    panel.legend(fontsize=8, frameon=False, loc="lower right", ncols=2,
+                 bbox_to_anchor=(1.0, 1.0))  # fmt: skip
     name(panel, "step", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from grpc import aio
@@ -21,7 +21,14 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Method = Callable[..., Awaitable[Reply]]
 
-LITTLE = {"float32": "<f4", "float16": "<f2"}
+LITTLE = {
+    "float32": "<f4",
+    "float16": "<f2",
+    "float64": "<f8",
+    "int64": "<i8",
+    "int32": "<i4",
+    "bool": "?",
+}
 
 
 class Calls:
@@ -167,7 +174,7 @@ class Calls:
 
     async def peek(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
-    ) -> dict[str, NDArray[np.floating]]:
+    ) -> dict[str, NDArray[Any]]:
         """A session's state: each state's name and its values."""
         request = pb.PeekRequest(model=model, version=version, session_id=session_id)
         reply = await self._call(self._rpc.Peek, request, timeout)

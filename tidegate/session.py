@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -179,7 +179,7 @@ class Session:
             self.name, self.session_id, version=self.version, timeout=timeout
         )
 
-    async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[np.floating]]:
+    async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]]:
         """The session's state: each state's name and its values."""
         return await self._client.peek(
             self.name, self.session_id, version=self.version, timeout=timeout

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tidegate.block import ManySteps
@@ -257,7 +256,7 @@ class SyncSession:
         """The session's snapshot, for `SyncClient.import_session`."""
         return self._client.run(self._session.export(timeout=timeout))
 
-    def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[np.floating]]:
+    def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]]:
         """The session's state: each state's name and its values."""
         return self._client.run(self._session.peek(timeout=timeout))
 

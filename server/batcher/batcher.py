@@ -114,7 +114,9 @@ class Batcher:
         if not self.queue.is_free_for(steps):
             return False
         parts = list(split(submission))
-        if len(parts) > 1 or not self._engine_free.acquire(blocking=False):
+        if len(parts) > 1 or len(parts[0].slots) > self._max_batch:
+            return False
+        if not self._engine_free.acquire(blocking=False):
             return False
         try:
             picked = [(parts[0], 0, len(parts[0].slots))]

@@ -17,6 +17,7 @@ from server.errors import BadModel
 
 FORMAT = 1
 MAX_CHUNK, MAX_BATCH = 4096, 65_536
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -169,11 +170,18 @@ def _check(manifest: Manifest) -> None:
     for state in manifest.states:
         if any(size < 1 for size in state.shape):
             raise ValueError(f"state {state.name!r} has the impossible shape {state.shape}")
-        if state.dtype not in ("float32", "float16"):
-            raise ValueError(f"state {state.name!r} has unsupported dtype {state.dtype!r}")
+        _check_values(state)
     for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):
             raise ValueError(f"file {name!r} is not a plain name within the bundle's folder")
     for name in (STEP, READ, WRITE):
         if name not in manifest.files:
             raise ValueError(f"{name} is not listed")
+
+
+def _check_values(state: State) -> None:
+    if state.dtype not in DTYPES:
+        raise ValueError(f"state {state.name!r} has unsupported dtype {state.dtype!r}")
+    whole = np.dtype(state.dtype).kind in "ib"
+    if whole and np.array(state.initial).astype(state.dtype) != state.initial:
+        raise ValueError(f"state {state.name!r} begins at {state.initial}, no {state.dtype}")

@@ -6,6 +6,7 @@ The batcher's thread is its only caller while serving.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,11 +72,11 @@ class Engine:
             return self._single.run(feeds | {"input": flat})[0][:, None, :]
         return self._step.run(feeds | {"input": rows.features, "lengths": rows.lengths})[0]
 
-    def read(self, slots: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        """The rows of `slots`, one array `[B, *shape]` a state."""
+    def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """The rows of `slots`, one array `[B, *shape]` a state, of its dtype."""
         return self._read.run({"slots": slots})
 
-    def write(self, slots: NDArray[np.int64], rows: list[NDArray[np.float32]]) -> None:
+    def write(self, slots: NDArray[np.int64], rows: list[NDArray[Any]]) -> None:
         """Put rows back into `slots`, as `read` returned them."""
         named = {f"row.{arena.name}": row for arena, row in zip(self.arenas, rows, strict=True)}
         self._write.run({"slots": slots} | named)

@@ -80,6 +80,8 @@ def _check_state(values: NDArray[Any], state: State) -> None:
         )
     if not np.isfinite(values).all():
         raise BadSnapshot(f"state {state.name!r} of the snapshot has values that are not finite")
+    if values.dtype == np.bool_ and (np.frombuffer(values.tobytes(), np.uint8) > 1).any():
+        raise BadSnapshot(f"state {state.name!r} of the snapshot has bytes other than 0 and 1")
 
 
 def _check_remembered(snapshot: Snapshot, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ class States:
         named = zip(self._manifest.states, self._rows(engine, slot, steps), strict=True)
         return [Tensor(state.name, row[0]) for state, row in named]
 
-    def _rows(self, engine: Engine, slot: int, steps: int) -> list[NDArray[np.float32]]:
+    def _rows(self, engine: Engine, slot: int, steps: int) -> list[NDArray[Any]]:
         """A session's states, a row each. A slot not stepped yet holds its last holder's."""
         if steps:
             return engine.read(np.array([slot], dtype=np.int64))

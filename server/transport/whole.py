@@ -20,7 +20,14 @@ from server.transport import convert
 from tidegate.v1 import tidegate_pb2 as pb
 
 FORMAT = 1
-DTYPES = {"float32": "<f4", "float16": "<f2"}
+DTYPES = {
+    "float32": "<f4",
+    "float16": "<f2",
+    "float64": "<f8",
+    "int64": "<i8",
+    "int32": "<i4",
+    "bool": "?",
+}
 
 
 async def export(model: ServedModel, session_id: str) -> pb.Snapshot:

@@ -864,7 +864,7 @@ class StateTensor(_message.Message):
     name: _builtins.str
     """The state's name in the bundle: for an LSTM h0, c0, h1, c1, ..."""
     dtype: _builtins.str
-    """"float32" or "float16"."""
+    """"float32", "float16", "float64", "int64", "int32" or "bool" (a byte, 0 or 1)."""
     data: _builtins.bytes
     """The values, little-endian, last axis fastest."""
     @_builtins.property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +163,9 @@ def _checkpoint(folder: Path, recipe: Recipe) -> str:
         raise TrainingError(f"nothing to resume: there is no {path}")
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # what unpickling rubbish raises may be anything
+        reason = str(error).split("\n")[0]
+        raise TrainingError(f"{path} is no checkpoint: {reason}") from None
     if kept.get("recipe") != to_mapping(recipe):
         raise TrainingError(f"{path} is of another recipe; it cannot be resumed with this one")
     return str(path)

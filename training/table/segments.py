@@ -52,7 +52,7 @@ def cut(rows: Rows, table: Table, split: Split) -> Segments:
     parts = splits.by_time(order, split) if time else splits.by_unit(groups, split)
     starts = _starts(sessions, order, parts, table)
     stops = np.append(starts[1:], len(order))
-    kept = _long_enough(sessions, starts, stops, table)
+    kept = _long_enough(rows, sessions, starts, stops, table)
     names = _names(sessions[starts])
     found = [
         Segment(names[k], str(groups[starts[k]]), int(parts[starts[k]]),
@@ -98,6 +98,7 @@ def _names(of: NDArray[np.str_]) -> list[str]:
 
 
 def _long_enough(
+    rows: Rows,
     sessions: NDArray[np.str_],
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
@@ -108,8 +109,9 @@ def _long_enough(
         k = int(np.argmax(short))
         count = int(stops[k] - starts[k])
         raise TrainingError(
-            f"session {str(sessions[starts[k]])!r} has {count} row(s), fewer than "
-            f"{table.shortest} (table.shortest; table.drop_short leaves such sessions out)"
+            f"{rows.name}, row {rows.frame[ROW][int(starts[k])]}: session "
+            f"{str(sessions[starts[k]])!r} has {count} row(s), fewer than {table.shortest} "
+            "(table.shortest; table.drop_short leaves such sessions out)"
         )
     return np.flatnonzero(~short)
 

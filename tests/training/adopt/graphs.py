@@ -142,7 +142,7 @@ def import_file(path: Path, out: Path, options: str) -> Bundle:
 
 
 def steps(bundle: Bundle, signals: Floats) -> tuple[Floats, list[NDArray[Any]]]:
-    """Outputs [B, T, O] of signals [B, T, I], sessions side by side, and their states at the end."""
+    """Outputs [B, T, O] of signals [B, T, I], a session each, and their states at the end."""
     engine, slots = Engine(bundle, CPU, len(signals)), np.arange(1, len(signals) + 1)
     found, most = [], bundle.manifest.max_batch
     for t in range(signals.shape[1]):

@@ -22,7 +22,7 @@ def silero() -> Path:
 
 
 def pieces(count: int, shortest: int) -> list[Floats]:
-    """Different pieces of the recordings, frames [T, 512] with T from `shortest` to a third more."""
+    """Different pieces of the recordings, frames [T, 512], T from `shortest` to a third more."""
     speech = np.concatenate([_samples(path) for path in sorted(RECORDINGS.rglob("*.wav"))])
     lengths = shortest + np.arange(count) % (shortest // 3)
     starts = np.linspace(0, len(speech) - lengths.max() * FRAME, count).astype(int)
@@ -57,4 +57,4 @@ def _samples(path: Path) -> Floats:
     with wave.open(str(path)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
         raw = file.readframes(file.getnframes())
-    return np.frombuffer(raw, "<i2").astype(np.float32) / 32768
+    return np.frombuffer(raw, "<i2").astype(np.float32) / np.float32(32768)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_functions_of_the_models_own_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected(tmp_path))
 
 
+def test_a_model_may_use_none_of_onnxs_own_operators(tmp_path: Path) -> None:
+    head, nodes = LEAKY.split("{", 1)
+    call = "{ y, hn = mine.Leaky(x, h) }"
+    function = f"""
+    <domain: "mine", opset_import: ["" : 17]>
+    Leaky (x, h) => (y, hn) {{{nodes}"""
+    model = model_of(head.replace('["" : 17]', '["" : 17, "mine" : 1]') + call + function)
+    (mine,) = [each for each in model.opset_import if each.domain == "mine"]
+    del model.opset_import[:]
+    model.opset_import.append(mine)
+    found, _ = steps(bundle_of(model, tmp_path, OPTIONS), signals())
+    np.testing.assert_array_equal(found, expected(tmp_path))
+
+
 def test_operators_of_onnxruntime_alone_are_kept(tmp_path: Path) -> None:
     model = model_of(LEAKY)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -100,7 +115,7 @@ def test_the_models_opset_and_version_are_kept(tmp_path: Path, opset: int, versi
 def test_an_input_with_a_value_of_its_own_needs_no_other(tmp_path: Path) -> None:
     model = model_of(LEAKY)
     del model.graph.node[0]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "half"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half"))
     model.graph.input.append(helper.make_tensor_value_info("half", onnx.TensorProto.FLOAT, []))
     found, _ = steps(bundle_of(model, tmp_path, OPTIONS), signals())
     np.testing.assert_array_equal(found, expected(tmp_path))
@@ -122,8 +137,6 @@ def test_a_constant_takes_the_shape_of_its_input(
 
 def test_step_onnx_takes_a_step_as_single_onnx_does(tmp_path: Path) -> None:
     """The server falls back to it for a bundle without single.onnx."""
-    from dataclasses import replace
-
     bundle = bundle_of(model_of(LEAKY), tmp_path, OPTIONS)
     graphs = {name: text for name, text in bundle.graphs.items() if name != "single.onnx"}
     found, states = steps(replace(bundle, graphs=graphs), signals())

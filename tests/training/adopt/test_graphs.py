@@ -23,6 +23,7 @@ from tests.training.adopt.graphs import (
     steps,
     typed,
 )
+from training.__main__ import main
 from training.network import Floats
 
 DTYPES = ["float32", "float16", "float64", "int64", "int32", "bool"]
@@ -71,72 +72,6 @@ def test_a_counter_begins_where_it_was_told_to(tmp_path: Path) -> None:
     assert count.tolist() == [[44], [44]]
 
 
-def test_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    alike (float[batch, 1] x, float[batch, 1] h, float[batch, 1] h2, float[batch, 1] h22)
-        => (float[batch, 1] y, float[batch, 1] h2n, float[batch, 1] h22n, float[batch, 1] hn)
-    {
-        two = Constant<value = float {2}>()
-        hn = Add(h, x)
-        h2n = Sub(h2, x)
-        twice = Mul(two, x)
-        h22n = Add(h22, twice)
-        both = Mul(h2n, h22n)
-        y = Add(both, hn)
-    }"""
-    options = "--state h=hn --state h2=h2n --state h22=h22n --input x --output y"
-    bundle = bundle_of(model_of(text), tmp_path, options)
-    given = np.ones((1, 3, 1), np.float32)
-    found, states = steps(bundle, given)
-    assert [float(state[0, 0]) for state in states] == [3, -3, 6]
-    assert found[0, :, 0].tolist() == [-1, -6, -15]
-
-
-def renamed(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:
-    graph = model.graph
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.output):
-        value.name = names.get(value.name, value.name)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("names", "option"),
-    [
-        ({"h": "h:0", "hn": "hn:0"}, "h:0=hn:0"),
-        ({"h": "h:0", "hn": "hn:0"}, "h:0=hn:0:0"),
-        ({"h": "a=b", "hn": "c==d"}, "a=b=c==d"),
-        ({"h": "state", "hn": "state.next"}, "state=state.next"),
-        ({"h": "slots", "hn": "fresh", "kept": "state.slots.next"}, "slots=fresh"),
-    ],
-)
-def test_names_may_hold_colons_and_equals_signs_and_be_the_bundles_own(
-    tmp_path: Path, names: dict[str, str], option: str
-) -> None:
-    given = signals(3, 5, 3)
-    expected, _ = steps(
-        bundle_of(model_of(LEAKY), tmp_path, "--state h=hn --input x --output y"), given
-    )
-    model = renamed(model_of(LEAKY), names)
-    bundle = bundle_of(model, tmp_path, f"--state {option} --input x --output y")
-    assert bundle.manifest.states[0].name == names["h"]
-    found, _ = steps(bundle, given)
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_a_state_named_as_anothers_next_row_is_called_otherwise(tmp_path: Path) -> None:
-    text = LEAKY.replace(") => (", ", float[batch, 3] g) => (float[batch, 3] gn, ")
-    text = text.replace("y = Tanh(hn)", "gn = Add(g, x)\n    sum = Add(gn, hn)\n    y = Tanh(sum)")
-    model = renamed(model_of(text), {"g": "h.next"})
-    options = "--state h=hn --state h.next=gn --input x --output y"
-    bundle = bundle_of(model, tmp_path, options)
-    assert [state.name for state in bundle.manifest.states] == ["h", "h.next_"]
-    found, _ = steps(bundle, np.full((1, 1, 3), 0.1, np.float32))
-    np.testing.assert_allclose(found[0, 0], np.tanh(0.2), rtol=1e-6)
-
-
 @pytest.mark.parametrize(("axis", "shape"), [(0, "[batch, 1, 3]"), (1, "[1, batch, 3]")])
 def test_an_input_may_have_a_time_axis_of_one(tmp_path: Path, axis: int, shape: str) -> None:
     text = LEAKY.replace("float[batch, 3]", f"float{shape}")
@@ -145,7 +80,7 @@ def test_an_input_may_have_a_time_axis_of_one(tmp_path: Path, axis: int, shape: 
     found, _ = steps(bundle, given)
     h = np.zeros((4, 3), np.float32)
     for t in range(given.shape[1]):
-        h = h / 2 + given[:, t]
+        h = h * np.float32(0.5) + given[:, t]
         np.testing.assert_allclose(found[:, t], np.tanh(h), rtol=1e-5)
     assert bundle.manifest.max_batch > 1
 
@@ -225,3 +160,21 @@ def test_weights_in_a_file_beside_the_model_come_into_the_bundle(tmp_path: Path)
     (apart / "weights.bin").unlink()
     found, _ = steps(bundle, given)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_verify_passes_on_every_type_of_state(
+    tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle_of(typed(dtype), tmp_path, "--state s=sn --input x --output y")
+    assert main(["verify", str(tmp_path / "models/taken/1")]) == 0
+    printed = capsys.readouterr().out
+    for check in ("arenas", "neighbours", "poisoned row", "read and write"):
+        assert f"ok   {check}: " in printed
+
+
+def test_features_are_named_by_a_file_of_a_name_a_line(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("left\nright\n\nup, or down\n")
+    options = f"--state h=hn --input x --output y --features {tmp_path / 'names.txt'}"
+    bundle = bundle_of(model_of(LEAKY), tmp_path, options)
+    assert [each.name for each in bundle.manifest.features] == ["left", "right", "up, or down"]

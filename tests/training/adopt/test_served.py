@@ -13,7 +13,6 @@ from tests.training.adopt.graphs import LEAKY, import_file, model_of, save, type
 from tidegate import Client
 from training.network import Floats
 
-
 HARD = "one = Constant<value = int64[2] {1, 3}>()\n    flat = Reshape(x, one)\n    "
 ONE_ROW = LEAKY.replace("hn = Add(kept, x)", f"{HARD}hn = Add(kept, flat)")
 KINDS = ("float64", "int64", "int32", "bool")
@@ -53,7 +52,7 @@ def test_sessions_of_a_graph_of_one_row_are_served_together(server: RunningServe
     assert server.metric("tidegate_batch_rows_count", model="alone") == 12 * 6
     h = np.zeros((12, 3), np.float32)
     for t in range(6):
-        h = h / 2 + signals[:, t]
+        h = h * np.float32(0.5) + signals[:, t]
         np.testing.assert_allclose(found[:, t], np.tanh(h), rtol=1e-5)
 
 

@@ -16,15 +16,18 @@ from training.__main__ import main
 from training.network import Floats
 
 CALLS, FRAMES = 200, 40
-OPTIONS = "--state state=stateN:1 --input input --output output --const sr=16000".split()
-OPTIONS += "--context 64 --input-shape 576".split()
+OPTIONS = "--state state=stateN:1 --input input --output output --const sr=16000 "
+OPTIONS += "--context 64 --input-shape 576"
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model `silero/1`."""
     folder = tmp_path_factory.mktemp("models")
-    assert main(["import", str(silero()), *OPTIONS, "--out", str(folder / "silero" / "1")]) == 0
+    assert (
+        main(["import", str(silero()), *OPTIONS.split(), "--out", str(folder / "silero" / "1")])
+        == 0
+    )
     return folder
 
 

@@ -1,0 +1,52 @@
+"""`sweep` finds the better settings, `crossval` holds every group out once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.training.commands.tasks import config_of
+from training.__main__ import main
+
+
+def test_a_sweep_tries_every_combination_and_ranks_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, runs = config_of(tmp_path), tmp_path / "runs"
+    words = ["sweep", str(config), "--set", "loop.epochs=8", "--runs", str(runs),
+             "--grid", "loop.rate=1e-7,3e-2", "--grid", "network.hidden=4,8"]  # fmt: skip
+    caplog.set_level("INFO")
+    assert main(words) == 0
+    trials = pl.read_csv(runs / "devices-sweep" / "trials.csv")
+    tried = set(trials.select("loop.rate", "network.hidden").iter_rows())
+    assert tried == {(rate, hidden) for rate in (1e-7, 3e-2) for hidden in (4, 8)}
+    assert trials["validation_loss"].is_sorted()
+    assert trials["loop.rate"].to_list() == [3e-2, 3e-2, 1e-7, 1e-7]
+    assert "best: --set loop.rate=3e-2" in caplog.text
+    before = (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns
+    assert main(words) == 0, "a sweep that is through has nothing to do"
+    assert (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns == before
+
+
+def test_a_sweep_needs_something_to_judge_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", str(config_of(tmp_path)), "--grid", "network.hidden=4,8"]
+    assert main([*words, "--set", "split.validation=0.0"]) == 2
+    assert "a sweep needs a validation part" in capsys.readouterr().err
+
+
+def test_cross_validation_holds_every_group_out_once(tmp_path: Path) -> None:
+    out = tmp_path / "folds.json"
+    words = ["crossval", str(config_of(tmp_path)), "--folds", "3", "--out", str(out)]
+    assert main([*words, "--set", "loop.epochs=2"]) == 0
+    found = json.loads(out.read_text())
+    held_out = [name for fold in found["folds"] for name in fold["held_out"]]
+    assert sorted(held_out) == sorted(f"d{k}" for k in range(12))
+    assert [len(fold["held_out"]) for fold in found["folds"]] == [4, 4, 4]
+    assert sum(map(sum, found["confusion_at_session_end"])) == 12
+    mean = sum(fold["figures"]["accuracy_per_step"] for fold in found["folds"]) / 3
+    assert found["mean"]["accuracy_per_step"] == pytest.approx(mean)

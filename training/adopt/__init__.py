@@ -1,0 +1,1 @@
+"""Any recurrent single-step ONNX graph as a bundle: read, planned, merged, probed, written."""

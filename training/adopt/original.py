@@ -1,0 +1,140 @@
+"""The model file as its author wrote it: read whole, its edges listed, run by plain onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError, EncodeError
+from numpy.typing import NDArray
+from onnx import ModelProto, TypeProto, checker, helper
+
+from server.engine.device import Device
+from server.engine.graph import GraphError, open_session
+from training.errors import TrainingError
+
+MAIN_DOMAINS = ("", "ai.onnx")
+KINDS = {
+    "float": "float32",
+    "double": "float64",
+    **{each: each for each in ("float16", "bool", "int8", "int16", "int32", "int64")},
+    **{each: each for each in ("uint8", "uint16", "uint32", "uint64")},
+}
+OLDEST_OPSET = 11  # the first with ScatterND, which updates the arenas
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An input as the graph declares it; None where it leaves a size, or all of them, open."""
+
+    name: str
+    dtype: str
+    sizes: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Original:
+    """A readable model. `inputs` are those that a caller must give; `outputs` tell their types,
+    whose shapes a graph need not declare."""
+
+    name: str
+    sha256: str
+    model: ModelProto
+    inputs: Mapping[str, Edge]
+    outputs: Mapping[str, str]
+    session: onnxruntime.InferenceSession
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], wanted: list[str]) -> list[NDArray[Any]]:
+        """Those outputs of one plain run.
+
+        Raises:
+            TrainingError: onnxruntime cannot run it so.
+        """
+        try:
+            got = self.session.run(wanted, dict(feeds))
+        except Exception as error:
+            raise TrainingError(f"{self.name} does not run: {first_line(error)}") from error
+        return [np.asarray(each) for each in got]
+
+
+def read_original(path: Path) -> Original:
+    """Read the model with the data that lies in files beside it.
+
+    Raises:
+        TrainingError: no such file, no ONNX model, its data is missing, its operators are too old,
+            or onnxruntime does not load it.
+    """
+    model = _parse(path)
+    opset = main_opset(model)
+    if opset is None:  # its operators are all of other domains; ours are of this one
+        model.opset_import.append(helper.make_opsetid("", 18))
+    elif opset < OLDEST_OPSET:
+        raise TrainingError(
+            f"{path.name} is of opset {opset}; export it with opset {OLDEST_OPSET} or later"
+        )
+    content = _whole(path, model)
+    try:
+        session = open_session(content, Device("cpu"), 1)
+    except GraphError as error:
+        raise TrainingError(f"{path.name} {first_line(error)}") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    outputs = {each.name: _dtype(each.type) for each in session.get_outputs()}
+    return Original(path.name, digest, model, _inputs(model, session), outputs, session)
+
+
+def main_opset(model: ModelProto) -> int | None:
+    """The version of ONNX's own operators that the model is written in, if it names one."""
+    return next((each.version for each in model.opset_import if each.domain in MAIN_DOMAINS), None)
+
+
+def first_line(error: Exception) -> str:
+    """What onnxruntime says, without the lines on where in its code."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        model = onnx.load(path, format="protobuf")
+    except DecodeError as error:
+        raise TrainingError(f"{path} is no ONNX model, or is cut short") from error
+    except (OSError, ValueError, checker.ValidationError) as error:
+        raise TrainingError(f"{path} cannot be read: {first_line(error)}") from error
+    if not (model.graph.node and model.graph.output):
+        raise TrainingError(f"{path} is no ONNX model: it holds no graph")
+    return model
+
+
+def _whole(path: Path, model: ModelProto) -> bytes:
+    """The model's bytes, which hold the data that lay in other files."""
+    try:
+        content: bytes = model.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise TrainingError(f"{path.name} is larger than 2 GiB with its data") from error
+    return content
+
+
+def _inputs(model: ModelProto, session: onnxruntime.InferenceSession) -> dict[str, Edge]:
+    """Those without a value of their own. Shapes are the model's: onnxruntime tells a scalar and an
+    open shape alike."""
+    declared = {each.name: each.type.tensor_type for each in model.graph.input}
+    return {
+        each.name: Edge(each.name, _dtype(each.type), _sizes(declared[each.name]))
+        for each in session.get_inputs()
+    }
+
+
+def _dtype(text: str) -> str:
+    """numpy's name of a type that onnxruntime calls tensor(float); others keep their own."""
+    return KINDS.get(text.removeprefix("tensor(").removesuffix(")"), text)
+
+
+def _sizes(tensor: TypeProto.Tensor) -> tuple[int | None, ...] | None:
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(s.dim_value if s.HasField("dim_value") else None for s in tensor.shape.dim)

@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": ("training.commands.sweep", "try a small grid of settings"),
     "crossval": ("training.commands.crossval", "accuracy on groups never seen, in folds"),
     "diagnose": ("training.commands.diagnose", "draw what a network learned and remembers"),
+    "report": ("training.commands.report", "write one HTML page on a bundle"),
     "verify": ("training.verify", "check that a bundle keeps its promises"),
     "examples": ("training.commands.examples", "write held-out sessions as CSV"),
     "import": ("training.commands.adopt", "serve any recurrent single-step ONNX graph"),

@@ -68,7 +68,7 @@ def _caption(found: Reliability) -> str:
 
 
 def in_order(by: Doubles, parts: int = PARTS) -> list[NDArray[np.intp]]:
-    """The indices of `by` [N > 0] in ascending order, as up to `parts` parts of about equal size."""
+    """The indices of `by` [N > 0] in ascending order, in up to `parts` parts of like size."""
     return np.array_split(np.argsort(by, kind="stable"), min(parts, len(by)))
 
 
@@ -100,4 +100,4 @@ def _spread(axis: Axes, errors: list[Doubles]) -> None:
     deviations = [float(part.std()) for part in errors]
     axis.plot(places, deviations, "o", color=ORANGE, ms=4, label="standard deviation")
     axis.set_xticks(places)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=7, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))

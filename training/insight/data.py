@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from server.bundle.feature import Distribution, read
+from server.bundle.feature import read
 from server.sessions.drift import stability_index
 from training.insight.judged import Judged
 from training.insight.subject import Subject
@@ -36,28 +37,23 @@ class FeatureLine:
 def feature_lines(subject: Subject, judged: Judged) -> list[FeatureLine]:
     """All features in order."""
     every = np.concatenate([session.x for session in judged.sessions])
+    train = np.concatenate([session.x for session in subject.dataset.train])
     lines = []
     for k, entry in enumerate(subject.manifest["features"]):
         trained = read(entry).distribution
         assert trained is not None  # fit writes one for each
         same = judged.part == "training"
         drift = math.nan if same else stability_index(trained, every[:, k])
-        lines.append(FeatureLine(entry, _bars(entry, trained), drift))
+        lines.append(FeatureLine(entry, _bars(entry.get("labels", ()), train[:, k]), drift))
     return lines
 
 
-def _bars(entry: Mapping[str, Any], trained: Distribution) -> tuple[float, ...]:
-    """A category's share each; of a number, shares in equal cells from its least to its greatest,
-    each of the manifest's bins spread evenly between its edges."""
-    shares = np.array(trained.shares)
-    if entry.get("labels"):
-        heights = shares[1:-1]
-    else:
-        low, high = min(entry["min"], trained.edges[0]), max(entry["max"], trained.edges[-1])
-        below = np.concatenate([[0.0], np.cumsum(shares)])
-        grid = np.linspace(low, high, CELLS + 1)
-        heights = np.diff(np.interp(grid, [low, *trained.edges, high], below))
-    return tuple((heights / heights.max()).tolist())
+def _bars(labels: Sequence[str], values: NDArray[np.floating]) -> tuple[float, ...]:
+    """Counts in cells from the least to the greatest, of categories one each, by the highest."""
+    known = values[~np.isnan(values)]
+    cells, ends = (len(labels), (-0.5, len(labels) - 0.5)) if labels else (CELLS, None)
+    heights = np.histogram(known, bins=cells, range=ends)[0]
+    return tuple((heights / max(heights.max(), 1)).tolist())
 
 
 def split_words(story: Mapping[str, Any]) -> str:

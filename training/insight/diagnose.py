@@ -7,7 +7,7 @@ import numpy as np
 from training.insight.gates import draw_gates
 from training.insight.gradients import draw_gradients
 from training.insight.history import draw_history
-from training.insight.judged import Judged, judge
+from training.insight.judged import Judged
 from training.insight.memory import LONGEST, draw_memory, look
 from training.insight.picture import Picture
 from training.insight.positions import draw_positions
@@ -16,13 +16,12 @@ from training.insight.walk import walk
 from training.table.session import Session
 
 
-def diagnose(subject: Subject) -> list[Picture]:
+def diagnose(subject: Subject, judged: Judged) -> list[Picture]:
     """Pictures of the trained network on its held-out sessions.
 
     Raises:
-        TrainingError: the held-out sessions are too short, or have no target.
+        TrainingError: the held-out sessions are too short.
     """
-    judged = judge(subject)
     shown = _telling(judged)
     return [
         draw_gradients(subject),

@@ -1,4 +1,4 @@
-"""What the bundle's own graphs put out on the held-out sessions: what the page's figures rest on."""
+"""What the bundle's own graphs put out on the held-out sessions: what the figures rest on."""
 
 from __future__ import annotations
 

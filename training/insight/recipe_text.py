@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def as_toml(recipe: Mapping[str, Any]) -> str:
@@ -17,10 +20,14 @@ def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
     if path and (plain or not table):
         yield f"\n[{path}]"
     for key, value in plain.items():
-        yield f"{_text(key)} = {_text(value)}"
+        yield f"{_key(key)} = {_text(value)}"
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _lines(value, f"{path}.{_text(key)}" if path else _text(key))
+            yield from _lines(value, f"{path}.{_key(key)}" if path else _key(key))
+
+
+def _key(key: str) -> str:
+    return key if BARE.fullmatch(key) else _text(key)
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,36 @@
+"""Write one HTML page on a bundle: why to trust it, and where not."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+from training.insight.page import page
+from training.insight.subject import open_subject
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """BUNDLE, where to."""
+    parser.add_argument("bundle", type=Path, help="its folder, .../NAME/VERSION")
+    parser.add_argument("--out", type=Path, help="the HTML file (runs/NAME/report.html)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page whole, or not at all.
+
+    Raises:
+        TrainingError: it is no bundle that `fit` wrote, or its data cannot be read.
+    """
+    subject = open_subject(arguments.bundle)
+    out = arguments.out or Path("runs", subject.recipe.name, "report.html")
+    text = page(subject)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".writing-") as folder:
+        new = Path(folder) / out.name
+        new.write_text(text)
+        new.rename(out)
+    log.info("wrote %s", out)

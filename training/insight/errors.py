@@ -39,6 +39,7 @@ def _against(k: int, value: Value) -> Picture:
     name(left, with_unit("true", value.unit), with_unit("predicted", value.unit), "All steps")
     right.hist(value.guess - value.true, bins=60, color=BLUE)
     right.axvline(0, color=GREY, linestyle="--", linewidth=1)
+    right.set_yscale("log")  # or the few that are far off would not be seen
     name(right, with_unit("predicted - true", value.unit), "steps", "Errors")
     title = f"{value.name}: predicted against true"
     return picture(f"errors{k}", title, _against_caption(value), figure)

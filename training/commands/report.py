@@ -7,6 +7,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from training.errors import TrainingError
 from training.insight.page import page
 from training.insight.subject import open_subject
 
@@ -23,14 +24,22 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the page whole, or not at all.
 
     Raises:
-        TrainingError: it is no bundle that `fit` wrote, or its data cannot be read.
+        TrainingError: it is no bundle that `fit` wrote, its data cannot be read, or the file not
+            written.
     """
     subject = open_subject(arguments.bundle)
     out = arguments.out or Path("runs", subject.recipe.name, "report.html")
     text = page(subject)
+    try:
+        _write(out, text)
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written: {error.strerror}") from error
+    log.info("wrote %s", out)
+
+
+def _write(out: Path, text: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".writing-") as folder:
         new = Path(folder) / out.name
         new.write_text(text)
         new.rename(out)
-    log.info("wrote %s", out)

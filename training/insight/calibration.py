@@ -44,7 +44,7 @@ def draw_reliability(found: Reliability) -> Picture:
     figure, (upper, lower) = axes(5.2, rows=2, height_ratios=[2.4, 1], sharex=True)
     centres, filled = (np.arange(BINS) + 0.5) / BINS, found.counts > 0
     upper.bar(centres[filled], found.right[filled], 0.92 / BINS, color=BLUE, label="share right")
-    upper.plot([0, 1], [0, 1], "--", color=GREY, lw=1, label="as sure as right")
+    upper.plot([0, 1], [0, 1], "--", color="#1a202c", lw=1, zorder=3, label="as sure as right")
     mean = found.confidence[filled]
     upper.plot(mean, found.right[filled], "o", ms=4, color=ORANGE, label="at the mean confidence")
     upper.set(xlim=(0, 1), ylim=(0, 1))

@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from training.errors import TrainingError
 from training.insight.calibration import draw_reliability, reliability
 from training.insight.confusion import by_class, confusion, draw_confusion
 from training.insight.curves import draw_curves
@@ -23,14 +24,19 @@ from training.insight.subject import Subject
 from training.network import Network
 
 TEMPLATE = "report.html.j2"
+NEEDED = ("parity", "export", "precisions")
 
 
 def page(subject: Subject) -> str:
     """The whole page.
 
     Raises:
-        TrainingError: there is nothing held out to judge by, or the graphs do not run here.
+        TrainingError: the manifest lacks a part, there is nothing held out to judge by, or the
+            graphs do not run here.
     """
+    for key in NEEDED:
+        if key not in subject.manifest:
+            raise TrainingError(f"{subject.name}: model.json has no {key!r}; fit it anew")
     judged = judge(subject)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("training.insight", "."),

@@ -107,6 +107,23 @@ def test_what_is_no_bundle_leaves_no_page(
     assert not out.parent.exists()
 
 
+def test_what_cannot_be_written_or_was_never_measured_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = fitted(tmp_path)
+    taken = tmp_path / "taken.html"
+    taken.mkdir()
+    assert main(["report", str(bundle), "--out", str(taken)]) == 2
+    assert f"{taken} cannot be written: Is a directory" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+    manifest = json.loads((bundle / "model.json").read_text())
+    del manifest["parity"]
+    (bundle / "model.json").write_text(json.dumps(manifest))
+    assert main(["report", str(bundle), "--out", str(tmp_path / "x.html")]) == 2
+    assert "devices/1: model.json has no 'parity'; fit it anew" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_confusion_counts_every_step_once() -> None:
     rng = np.random.default_rng(0)
     y, guess = rng.integers(0, 4, 500), rng.integers(0, 3, 500)

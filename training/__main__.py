@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from training.errors import TrainingError
 
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 with one sentence on what must be fixed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = _parser(given).parse_args(given)
     try:
+        chosen = _parser(given).parse_args(given)
         chosen.run(chosen)
     except TrainingError as error:
         print(f"tidegate-train: {error}", file=sys.stderr)
@@ -43,10 +44,20 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if given[:1] == [name]:
-            code = importlib.import_module(module)
+            code = _imported(name, module)
             code.add_arguments(command)
             command.set_defaults(run=code.run)
     return parser
+
+
+def _imported(command: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("training", "server"):
+            raise
+        raise TrainingError(f"{command} needs the package {error.name}, which is not installed; "
+                            "the extra [training] brings it") from None  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.harness import running_server
+from tests.harness import ROOT, running_server
 from tests.training.commands.tasks import config_of, delayed, fit, start, words
 from tests.training.tables import rows, write_recipe, write_table
 from tidegate import SyncClient, SyncSession
@@ -172,3 +174,14 @@ def test_a_bundle_is_where_it_was_told_to_be(
     config = config_of(tmp_path)
     assert main(["fit", str(config), "--out", str(tmp_path / "devices"), "--quiet"]) == 2
     assert "--out must end in NAME/VERSION" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    without = (
+        "import sys; sys.modules['torch'] = None; from training.__main__ import main; "
+        "sys.exit(main(['fit', 'exercise']))"
+    )
+    done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "fit needs the package torch, which is not installed" in done.stderr
+    assert "Traceback" not in done.stderr

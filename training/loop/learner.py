@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,11 +39,9 @@ class Learner(pl.LightningModule):
         self._begin()
 
     def training_step(self, window: Window, index: int) -> Tensor:
-        """The loss of one window, over its whole width: one that holds few sessions weighs less.
-
-        Chance begins anew with each step, so that a resumed run goes on the same way.
-        """
-        torch.manual_seed(hash((self._loop.seed, self.global_step, self.global_rank)))
+        """The loss of one window, over its whole width: one that holds few sessions weighs less."""
+        if index == 0:
+            self._draw_anew()
         each = self._step(window)[0]
         loss = each.sum() / each.numel()
         self._sums[:2] += torch.stack([each.detach().sum(), window["weight"].sum()]).cpu()
@@ -99,6 +98,11 @@ class Learner(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """And comes back."""
         self.curve = checkpoint["curve"]
+
+    def _draw_anew(self) -> None:
+        """Each epoch's chance is its own, so that a run resumed with one goes on the same way."""
+        drawn = np.random.SeedSequence([self._loop.seed, len(self.curve), self.global_rank])
+        torch.manual_seed(int(drawn.generate_state(1)[0]))
 
     def _begin(self) -> None:
         self._carried, self._sums = None, torch.zeros(4)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.training.commands.tasks import config_of, fit
 from tests.training.graphs.networks import NETWORKS, drawn
-from tests.training.tables import rows, write_recipe, write_table
+from tests.training.tables import rows, write_table
 from training.__main__ import main
 from training.insight.gradients import reach
 from training.insight.history import by_history
@@ -114,13 +115,7 @@ def test_the_band_is_as_wide_as_sessions_differ() -> None:
 
 def fitted(tmp_path: Path, *overrides: str, table: list[list[Any]] | None = None) -> Path:
     """A bundle of a small table."""
-    table = table or rows(sessions=12, steps=60)
-    config = write_recipe(write_table(tmp_path / "t.csv", table))
-    out = tmp_path / "models" / "devices" / "1"
-    sets = [word for each in overrides for word in ("--set", each)]
-    more = ["--out", str(out), "--runs", str(tmp_path / "runs"), "--quiet"]
-    assert main(["fit", str(config), *sets, *more]) == 0
-    return out
+    return fit(config_of(tmp_path, table or rows(sessions=12, steps=60)), tmp_path, *overrides)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.tables import rows, write_recipe, write_table
+from tests.training.commands.tasks import config_of, fit
+from tests.training.tables import rows
 from training.__main__ import main
 from training.insight.calibration import reliability
 from training.insight.confusion import by_class, confusion
@@ -24,13 +25,8 @@ HOSTILE = "<script>alert(1)</script>&$x$"
 
 
 def fitted(tmp_path: Path, *overrides: str, table: list[list[Any]] | None = None) -> Path:
-    table = table or rows(sessions=12, steps=60)
-    config = write_recipe(write_table(tmp_path / "t.csv", table))
-    out = tmp_path / "models" / "devices" / "1"
-    sets = [word for each in overrides for word in ("--set", each)]
-    more = ["--out", str(out), "--runs", str(tmp_path / "runs"), "--quiet"]
-    assert main(["fit", str(config), *sets, *more]) == 0
-    return out
+    """A bundle of a small table."""
+    return fit(config_of(tmp_path, table or rows(sessions=12, steps=60)), tmp_path, *overrides)
 
 
 def reported(bundle: Path, tmp_path: Path) -> str:

@@ -51,10 +51,11 @@ def draw_history(subject: Subject, judged: Judged) -> Picture:
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axis.legend(fontsize=8, frameon=False)
     name(axis, "steps seen, the last included", measure(judged))
+    pairs = zip(found.lengths, found.figures, strict=True)
     caption = (
         f"The same {found.steps} held-out steps, predicted from a fresh state after so many steps. "
-        f"With one step: {found.figures[0]:.4g}; with {found.lengths[-1]}: "
-        f"{found.figures[-1]:.4g}; with all that came before in the session: {found.whole:.4g}."
+        f"With {'; '.join(f'{steps}: {value:.3g}' for steps, value in pairs)}; "
+        f"with all that came before in the session: {found.whole:.3g}."
     )
     return picture("history", "By the history given", caption, figure)
 

@@ -28,13 +28,13 @@ def require(rows: Rows, name: str, asked_by: str) -> pl.Series:
 
 
 def numbers(rows: Rows, name: str, asked_by: str, missing: bool) -> Doubles:
-    """A column of finite numbers, NaN where missing.
+    """A column of finite numbers, NaN where missing; true is 1 and false is 0.
 
     Raises:
         TrainingError: a value is no number, is infinite, or is missing and may not be.
     """
     column = require(rows, name, asked_by)
-    values = column.cast(pl.Float64, strict=False)
+    values = _truths(column).cast(pl.Float64, strict=False)
     bad = values.is_null() & column.is_not_null()
     if bad.any():
         raise at(rows, bad, name, f"{column.filter(bad)[0]!r} is no number")
@@ -79,6 +79,12 @@ def at(rows: Rows, where: pl.Series, column: str, what: str) -> TrainingError:
     """The error for the first row that `where` marks."""
     row = rows.frame[ROW].filter(where)[0]
     return TrainingError(f"{rows.name}, row {row}, column {column!r}: {what}")
+
+
+def _truths(column: pl.Series) -> pl.Series:
+    if column.dtype != pl.String:
+        return column
+    return column.replace({"true": "1", "True": "1", "false": "0", "False": "0"})
 
 
 def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:

@@ -93,6 +93,17 @@ def test_missing_values_are_nan_where_they_are_allowed(tmp_path: Path) -> None:
     assert dataset.features[1].labels == ("a", "b", "c")
 
 
+def test_truths_are_one_and_zero_in_csv_as_in_parquet(tmp_path: Path) -> None:
+    table = [[*row[:2], row[4] == "up", *row[3:]] for row in rows()]
+    frame = pl.DataFrame(table, schema=HEADER.strip().split(","), orient="row")
+    frame.write_parquet(tmp_path / "t.parquet")
+    capital = write_table(tmp_path / "capital.csv", table)
+    small = write_table(tmp_path / "small.csv", [[str(v).lower() for v in row] for row in table])
+    for file in (tmp_path / "t.parquet", capital, small):
+        session = load(recipe(file)).test[0]
+        assert list(session.x[:, 0]) == [row[2] for row in table if row[0] == session.name]
+
+
 def test_a_category_that_training_has_not_seen_is_unknown(tmp_path: Path) -> None:
     table = rows()
     table[3][3] = "z"  # of d0, which is held out

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -50,8 +51,8 @@ def fit(
     """Train on the training part; the best epoch by validation loss, or else the last, is kept.
 
     Raises:
-        TrainingError: `resume` without a checkpoint, or with one of another recipe, or Lightning
-            cannot have the devices, strategy or precision asked for.
+        TrainingError: `resume` without a checkpoint, or with one of another recipe; Lightning
+            cannot have the devices, strategy or precision asked for; or the loss diverges.
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)
@@ -97,7 +98,7 @@ def class_weights(dataset: Dataset, recipe: Recipe) -> torch.Tensor | None:
         return torch.tensor([float(given.get(label, 1.0)) for label in labels])
     y = np.concatenate([session.y[:, 0] for session in dataset.train])
     counts = np.bincount(y[~np.isnan(y)].astype(int), minlength=len(labels))
-    return torch.tensor(counts.sum() / (len(labels) * counts), dtype=torch.float32)
+    return torch.tensor(counts.sum() / (len(labels) * np.maximum(counts, 1)), dtype=torch.float32)
 
 
 def _trainer(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> pl.Trainer:
@@ -126,7 +127,7 @@ def _trainer(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> pl.
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise TrainingError(f"loop: {str(error).splitlines()[0]}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.errors import TrainingError
 from training.loop.module import State, StreamingNetwork
 from training.loop.windows import Window
 from training.recipe.recipe import Loop
@@ -52,6 +54,9 @@ class Learner(pl.LightningModule):
         """One line of the learning curve; validation has run by now, where there is any."""
         total = self._over_all(self._sums)
         line = {"epoch": float(self.current_epoch), "train_loss": float(total[0] / total[1])}
+        if not math.isfinite(line["train_loss"]):
+            raise TrainingError(f"loop.rate: the loss of epoch {self.current_epoch} is not finite; "
+                                f"try a rate below {self._loop.rate:g}")  # fmt: skip
         for name, value in self.trainer.callback_metrics.items():
             if name.startswith("validation_"):
                 line[name] = float(value)

@@ -153,12 +153,40 @@ def test_a_bad_table_is_a_sentence_and_no_bundle(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = write_recipe(write_table(tmp_path / "t.csv", spoil(rows())))
-    assert main(words(config, tmp_path)) == 2
+    assert_refused(words(config, tmp_path), parts, tmp_path, capsys)
+
+
+BAD_RECIPES = [
+    (("target.horizon=60",), ["target.horizon", "training part", "60 steps"]),
+    (("target={kind='next', columns=['load'], horizon=60}",), ["target.horizon", "60 steps"]),
+    (("loop.accelerator='cuda'", "loop.devices=64"), ["loop: "]),
+    (("loop.accelerator='abacus'",), ["loop", "abacus"]),
+    (("loop.rate=1e30", "loop.epochs=4"), ["loop.rate", "not finite"]),
+    (("target.weights={sideways=2.0}",), ["target.weights", "sideways"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "parts"), BAD_RECIPES, ids=lambda each: each[0])
+def test_a_bad_recipe_is_a_sentence_and_no_bundle(
+    tmp_path: Path,
+    overrides: tuple[str, ...],
+    parts: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = config_of(tmp_path)
+    assert_refused(words(config, tmp_path, *overrides), parts, tmp_path, capsys)
+
+
+def assert_refused(
+    arguments: list[str], parts: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, the parts in the last line of what is said, and no bundle."""
+    assert main(arguments) == 2
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("tidegate-train: ")
     for part in parts:
         assert part in err
-    assert not (tmp_path / "models").exists()
+    assert not (folder / "models").exists()
 
 
 def test_the_process_says_so_without_a_trace(tmp_path: Path) -> None:

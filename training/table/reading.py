@@ -16,6 +16,7 @@ import polars as pl
 
 from training.errors import TrainingError
 from training.recipe.recipe import Source, Table
+from training.table.csv_text import read_csv
 
 Reader = Callable[[bytes], pl.DataFrame]
 ROW = "__row__"
@@ -77,21 +78,13 @@ def _reader(source: Source, path: Path) -> Reader:
         reader: Reader = getattr(importlib.import_module(module), function)
         return reader
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    readers: dict[str, Reader] = {".csv": _csv, ".json": _json, ".ndjson": _ndjson,
+    readers: dict[str, Reader] = {".csv": read_csv, ".json": _json, ".ndjson": _ndjson,
                                   ".parquet": _parquet}  # fmt: skip
     if kind not in readers:
         raise TrainingError(
             f"{path.name}: {kind or 'no suffix'} is not one of {', '.join(readers)}"
         )
     return readers[kind]
-
-
-def _csv(content: bytes) -> pl.DataFrame:
-    """All columns as text: they are converted one by one, so that a bad value has row and name."""
-    try:
-        return pl.read_csv(BytesIO(content), infer_schema=False)
-    except pl.exceptions.NoDataError:
-        return pl.DataFrame()
 
 
 def _json(content: bytes) -> pl.DataFrame:

@@ -34,6 +34,23 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "table.csv") == "table.csv has no rows"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a,b\n1,2\n1,2,3\n", "row 2 has 3 values; the header names 2 columns"),
+        (b"a,b\n1,2\n1,\xff\n", "row 2 is not UTF-8"),
+        (b"a,\xff\n1,2\n", "the header is not UTF-8"),
+        (b"a,a\n1,2\n", "two columns are called 'a'"),
+    ],
+    ids=lambda each: each.decode(errors="replace")[:8] if isinstance(each, bytes) else "",
+)
+def test_rubbish_in_a_csv_file_is_said_with_its_row(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "table.csv").write_bytes(content)
+    assert refused(tmp_path / "table.csv") == f"table.csv cannot be read: {said}"
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in refused(tmp_path / "gone.csv")
 

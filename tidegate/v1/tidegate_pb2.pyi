@@ -55,9 +55,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_BAD_INPUT: _Reason.ValueType  # 11
     """A value or column is malformed; see `field`, `feature` and `index`. INVALID_ARGUMENT."""
     REASON_QUEUE_FULL: _Reason.ValueType  # 12
-    """The step queue is full; see `retry_after`. RESOURCE_EXHAUSTED."""
+    """The step queue is full; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
     REASON_SESSIONS_FULL: _Reason.ValueType  # 13
-    """The model holds as many sessions as it may; see `retry_after`. RESOURCE_EXHAUSTED."""
+    """The model holds as many sessions as it may; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
     REASON_DRAINING: _Reason.ValueType  # 14
     """The server is shutting down. UNAVAILABLE."""
     REASON_DEADLINE: _Reason.ValueType  # 15
@@ -65,7 +65,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_CANCELLED: _Reason.ValueType  # 16
     """The caller cancelled before the step entered a run; nothing changed. CANCELLED."""
     REASON_RUN_FAILED: _Reason.ValueType  # 17
-    """The run that held the step failed. INTERNAL."""
+    """The run that was to hold the step failed before it began; nothing changed. INTERNAL."""
     REASON_NOT_FINITE: _Reason.ValueType  # 18
     """The model's result for this step was not finite; the session is as before. INVALID_ARGUMENT."""
     REASON_STARTING: _Reason.ValueType  # 19
@@ -78,6 +78,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The snapshot cannot be taken in: another model, version or format, or states of other names, types or
     shapes; `message` names which. FAILED_PRECONDITION.
     """
+    REASON_LOST: _Reason.ValueType  # 23
+    """The session's state was lost: a run failed after it had begun to move it. The session has ended, and
+    `ended_at` tells when. DATA_LOSS.
+    """
+    REASON_TOO_MANY_CALLS: _Reason.ValueType  # 24
+    """More calls are under way than the server takes at once; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call or a row failed."""
@@ -107,9 +113,9 @@ REASON_STEP_CONFLICT: Reason.ValueType  # 10
 REASON_BAD_INPUT: Reason.ValueType  # 11
 """A value or column is malformed; see `field`, `feature` and `index`. INVALID_ARGUMENT."""
 REASON_QUEUE_FULL: Reason.ValueType  # 12
-"""The step queue is full; see `retry_after`. RESOURCE_EXHAUSTED."""
+"""The step queue is full; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
 REASON_SESSIONS_FULL: Reason.ValueType  # 13
-"""The model holds as many sessions as it may; see `retry_after`. RESOURCE_EXHAUSTED."""
+"""The model holds as many sessions as it may; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
 REASON_DRAINING: Reason.ValueType  # 14
 """The server is shutting down. UNAVAILABLE."""
 REASON_DEADLINE: Reason.ValueType  # 15
@@ -117,7 +123,7 @@ REASON_DEADLINE: Reason.ValueType  # 15
 REASON_CANCELLED: Reason.ValueType  # 16
 """The caller cancelled before the step entered a run; nothing changed. CANCELLED."""
 REASON_RUN_FAILED: Reason.ValueType  # 17
-"""The run that held the step failed. INTERNAL."""
+"""The run that was to hold the step failed before it began; nothing changed. INTERNAL."""
 REASON_NOT_FINITE: Reason.ValueType  # 18
 """The model's result for this step was not finite; the session is as before. INVALID_ARGUMENT."""
 REASON_STARTING: Reason.ValueType  # 19
@@ -130,6 +136,12 @@ REASON_BAD_SNAPSHOT: Reason.ValueType  # 22
 """The snapshot cannot be taken in: another model, version or format, or states of other names, types or
 shapes; `message` names which. FAILED_PRECONDITION.
 """
+REASON_LOST: Reason.ValueType  # 23
+"""The session's state was lost: a run failed after it had begun to move it. The session has ended, and
+`ended_at` tells when. DATA_LOSS.
+"""
+REASON_TOO_MANY_CALLS: Reason.ValueType  # 24
+"""More calls are under way than the server takes at once; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
@@ -420,7 +432,7 @@ class StepBatchReply(_message.Message):
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowError]:
-        """One entry for each row of status 2."""
+        """Why rows have status 2: each of them is named by exactly one entry."""
 
     def __init__(
         self,
@@ -442,27 +454,33 @@ Global___StepBatchReply: _TypeAlias = StepBatchReply  # noqa: Y015
 
 @_typing.final
 class RowError(_message.Message):
-    """Why one row of a StepBatch was not applied."""
+    """Why rows of a StepBatch were not applied: one row, or many that failed in the same way."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROW_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
     row: _builtins.int
-    """The row's index in the request."""
+    """The first such row's index in the request."""
+    also: _builtins.bytes
+    """u32 a row: the indices of the other rows, ascending."""
     @_builtins.property
     def error(self) -> Global___ErrorDetail:
-        """The failure."""
+        """The failure. What it says of one row alone (`expected_step`) is said of the first; the expected numbers of
+        the others are in `first_steps`.
+        """
 
     def __init__(
         self,
         *,
         row: _builtins.int = ...,
         error: Global___ErrorDetail | None = ...,
+        also: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "row", b"row"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also", b"also", "error", b"error", "row", b"row"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -902,8 +920,9 @@ class Snapshot(_message.Message):
     REMEMBERED_OUTPUTS_FIELD_NUMBER: _builtins.int
     REMEMBERED_FINGERPRINTS_FIELD_NUMBER: _builtins.int
     TAKEN_AT_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     format: _builtins.int
-    """The version of this message's meaning; 1. A server refuses any it does not know."""
+    """The version of this message's meaning; 2. A server refuses any it does not know."""
     model: _builtins.str
     """The model and the version whose state this is; `Import` takes it into no other."""
     version: _builtins.int
@@ -916,6 +935,8 @@ class Snapshot(_message.Message):
     the move as well; and, u64 little-endian, the fingerprint of each one's features.
     """
     remembered_fingerprints: _builtins.bytes
+    bundle_digest: _builtins.bytes
+    """The digest of the bundle whose state this is; `Import` takes it into no other, whatever its name."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateTensor]:
         """Every state of the bundle."""
@@ -936,10 +957,11 @@ class Snapshot(_message.Message):
         remembered_outputs: _builtins.bytes = ...,
         remembered_fingerprints: _builtins.bytes = ...,
         taken_at: _timestamp_pb2.Timestamp | None = ...,
+        bundle_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["taken_at", b"taken_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "model", b"model", "remembered_fingerprints", b"remembered_fingerprints", "remembered_outputs", b"remembered_outputs", "session_id", b"session_id", "states", b"states", "steps", b"steps", "taken_at", b"taken_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "format", b"format", "model", b"model", "remembered_fingerprints", b"remembered_fingerprints", "remembered_outputs", b"remembered_outputs", "session_id", b"session_id", "states", b"states", "steps", b"steps", "taken_at", b"taken_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1247,7 +1269,7 @@ class ErrorDetail(_message.Message):
     expected_step: _builtins.int
     """STEP_GAP, STEP_TOO_OLD, STEP_CONFLICT: the number the session expects next."""
     retry_after_ms: _builtins.int
-    """QUEUE_FULL, SESSIONS_FULL: when to try again, in milliseconds."""
+    """QUEUE_FULL, SESSIONS_FULL, TOO_MANY_CALLS, STARTING: when to try again, in milliseconds."""
     field: _builtins.str
     """BAD_INPUT: the request field at fault."""
     feature: _builtins.str
@@ -1258,7 +1280,7 @@ class ErrorDetail(_message.Message):
     """The gRPC status code that goes with the failure."""
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
-        """EXPIRED, CLOSED: when the session ended."""
+        """EXPIRED, CLOSED, LOST: when the session ended."""
 
     def __init__(
         self,

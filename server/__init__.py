@@ -1,6 +1,6 @@
-"""The microservice: steps flow transport -> sessions -> batcher -> engine, completions flow back.
+"""The microservice: steps flow transport -> api -> sessions -> scheduler -> engine, and back.
 
-Imports follow the steps and never the other way. `config`, `errors` and `metrics` are leaves, and
-`bundle` reads what training wrote. The core (sessions, batcher, engine) knows neither gRPC nor
-asyncio.
+Imports follow the steps and never the other way. `config`, `errors` and `metrics` are leaves,
+`bundle` reads what training wrote, and `serving` puts a model version together. The core (sessions,
+scheduler, engine) knows neither gRPC nor asyncio.
 """

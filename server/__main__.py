@@ -9,12 +9,12 @@ import sys
 from server.app import App
 from server.config import Config, ConfigError, from_arguments
 from server.engine.device import DeviceError
-from server.loading import NoModels
-from server.transport.grpc_server import PortTaken
+from server.serving.loader import NoModels
+from server.transport.aio.server import PortTaken
 
 
 def main() -> int:
-    """Exit status: 0 drained, 1 not drained in time, 2 could not start."""
+    """Exit status: 0 drained, 1 not drained in time or a part of it died, 2 could not start."""
     try:
         config = from_arguments()
         _log_to_stderr(config.log_level)

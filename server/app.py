@@ -6,16 +6,18 @@ import asyncio
 import gc
 import logging
 import signal
+import threading
 import time
+from collections.abc import Callable
 
 from prometheus_client import start_http_server
 
 from server.config import Config
 from server.engine.device import choose
-from server.loading import load_models
 from server.metrics import Metrics
-from server.sessions.models import Models
-from server.transport.grpc_server import GrpcServer
+from server.serving.loader import Loader
+from server.serving.registry import Registry
+from server.transport.aio.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -29,31 +31,62 @@ class App:
         self._config = config
         self._device = choose(config.device)
         self._metrics = Metrics()
-        self._models = Models(self._metrics)
+        self._registry = Registry(self._metrics)
+        self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._died = False
+        self._loader = Loader(config, self._device, self._metrics, self._registry, self._on_death)
 
     async def run(self) -> bool:
-        """Serve until SIGTERM or SIGINT; returns whether everything queued was answered in time."""
+        """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
+        everything queued was answered in time, and nothing died."""
         self._catch_signals()
-        transport = GrpcServer(self._config, self._models)
+        transport = GrpcServer(self._config, self._registry)
         port = await transport.start()
         metrics_port = self._serve_metrics()
-        await asyncio.to_thread(
-            load_models, self._config, self._device, self._metrics, self._models
-        )
+        if not await self._unless_stopped(_in_thread(self._loader.load)):
+            self._loader.given_up = True
+            await transport.stop(0.1)
+            log.info("stopped while loading")
+            return not self._died
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         await self._announce(transport, port, metrics_port)
         expiry = asyncio.create_task(self._expire())
-        await self._stop.wait()
+        if await self._unless_stopped(expiry):
+            self._die("the expiry of sessions ended")
         expiry.cancel()
-        return await self._drain(transport)
+        if self._died:
+            await transport.unwell()
+        return await self._drain(transport) and not self._died
 
     def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            self._loop.add_signal_handler(number, self._stop.set)
+
+    def _on_death(self) -> None:
+        """A model serves no more; told from another thread."""
+        self._loop.call_soon_threadsafe(self._die, "a model's scheduler died")
+
+    def _die(self, why: str) -> None:
+        log.critical("stopping: %s", why)
+        self._died = True
+        self._stop.set()
+
+    async def _unless_stopped(self, work: asyncio.Future[None]) -> bool:
+        """Wait until `work` is done, or the server has to stop: then False.
+
+        Raises:
+            Exception: whatever `work` failed with.
+        """
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._stop.is_set():
+            return False
+        await work
+        return True
 
     def _serve_metrics(self) -> int:
         server, _ = start_http_server(
@@ -62,7 +95,7 @@ class App:
         return int(server.server_port)
 
     async def _announce(self, transport: GrpcServer, port: int, metrics_port: int) -> None:
-        names = ",".join(f"{model.name}/{model.version}" for model in self._models)
+        names = ",".join(f"{model.name}/{model.version}" for model in self._registry)
         if names:
             await transport.ready()
         log.info(
@@ -74,19 +107,47 @@ class App:
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
             await asyncio.sleep(pause)
-            self._models.expire()
+            await asyncio.to_thread(self._registry.expire)
 
     async def _drain(self, transport: GrpcServer) -> bool:
         """Refuse what is new, finish what is queued, end the streams."""
         log.info("draining for at most %g s", self._config.drain_seconds)
         deadline = time.monotonic() + self._config.drain_seconds
         await transport.refuse()
-        self._models.refuse()
-        finished = await asyncio.to_thread(self._models.drain, deadline)
+        self._registry.refuse()
+        finished = await asyncio.to_thread(self._registry.drain, deadline)
         # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
         await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))
         await transport.stop(max(0.1, deadline - time.monotonic()))
         if finished:
-            await asyncio.to_thread(self._models.stop)
+            await asyncio.to_thread(self._registry.stop)
         log.info("stopped; everything queued was %s", "answered" if finished else "NOT answered")
         return finished
+
+
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Do `work` in a thread that does not hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, error)
+        except RuntimeError:
+            log.debug("loaded after the end")  # the loop is closed; nobody waits
+
+    threading.Thread(target=run, name="loader", daemon=True).start()
+    return done

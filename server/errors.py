@@ -54,8 +54,9 @@ class BadModel(ServingError):
 class UnknownSession(ServingError):
     code, reason = "NOT_FOUND", "UNKNOWN_SESSION"
 
-    def __init__(self, model: str, session_id: str) -> None:
-        super().__init__(f"model {model!r} has no session {session_id!r}")
+    def __init__(self, model: str, session_id: str = "") -> None:
+        which = f"session {session_id!r}" if session_id else "such session"
+        super().__init__(f"model {model!r} has no {which}")
 
 
 class SessionEnded(ServingError):
@@ -80,6 +81,13 @@ class SessionClosed(SessionEnded):
     how = "was closed"
 
 
+class SessionLost(SessionEnded):
+    """A run failed after it had begun to move the session's state, which is worth nothing now."""
+
+    code, reason = "DATA_LOSS", "LOST"
+    how = "was lost in a run that failed"
+
+
 class SessionExists(ServingError):
     code, reason = "ALREADY_EXISTS", "SESSION_EXISTS"
 
@@ -94,10 +102,13 @@ class BadSnapshot(ServingError):
 
 
 class UnknownLane(ServingError):
+    """Rows of these lanes, of which `lane` is the first."""
+
     code, reason = "NOT_FOUND", "UNKNOWN_LANE"
 
-    def __init__(self, lane: int) -> None:
-        super().__init__(f"lane {lane} names no session on this stream")
+    def __init__(self, lane: int, others: int = 0) -> None:
+        more = f" (nor do those of {others} more rows)" if others else ""
+        super().__init__(f"lane {lane} names no session on this stream{more}")
         self.field = "lanes"
 
 
@@ -106,21 +117,24 @@ class StepMismatch(ServingError):
 
     code = "FAILED_PRECONDITION"
 
-    def __init__(self, session_id: str, step: int, expected: int, why: str) -> None:
-        super().__init__(f"session {session_id!r}: step {step} {why}; expected step {expected}")
+    why: ClassVar[str]
+
+    def __init__(self, session_id: str, step: int, expected: int, why: str = "") -> None:
+        what = f"step {step} {why or self.why}"
+        super().__init__(f"session {session_id!r}: {what}; expected step {expected}")
         self.expected_step = expected
 
 
 class StepGap(StepMismatch):
-    reason = "STEP_GAP"
+    reason, why = "STEP_GAP", "is ahead of the session"
 
 
 class StepTooOld(StepMismatch):
-    reason = "STEP_TOO_OLD"
+    reason, why = "STEP_TOO_OLD", "was applied and is no longer remembered"
 
 
 class StepConflict(StepMismatch):
-    reason = "STEP_CONFLICT"
+    reason, why = "STEP_CONFLICT", "was applied with other features"
 
 
 class BadInput(ServingError):
@@ -153,11 +167,19 @@ class SessionsFull(Full):
     reason = "SESSIONS_FULL"
 
 
+class TooManyCalls(Full):
+    reason = "TOO_MANY_CALLS"
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        super().__init__(f"{limit} calls are under way, as many as the server takes", retry_after)
+
+
 class Starting(ServingError):
     code, reason = "UNAVAILABLE", "STARTING"
 
     def __init__(self) -> None:
         super().__init__("the server is still loading its models")
+        self.retry_after = 0.25
 
 
 class Draining(ServingError):
@@ -182,10 +204,15 @@ class StepCancelled(ServingError):
 
 
 class RunFailed(ServingError):
+    """The engine was not entered. Once it was, a failure costs the session: `SessionLost`."""
+
     code, reason = "INTERNAL", "RUN_FAILED"
 
     def __init__(self) -> None:
-        super().__init__("the run that held the step failed; the server's log has the details")
+        super().__init__(
+            "the run that was to hold the step failed before it began; nothing changed, and the "
+            "server's log has the details"
+        )
 
 
 class NotFinite(ServingError):

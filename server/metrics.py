@@ -86,10 +86,12 @@ class Metrics:
         self.steps = self._counter("steps", "Steps applied.")
         self.opened = self._counter("sessions_opened", "Sessions opened.")
         self.closed = self._counter("sessions_closed", "Sessions closed by their callers.")
+        self.lost = self._counter("sessions_lost", "Sessions lost in a run that failed.")
         self.expired = self._counter("sessions_expired", "Sessions expired.", "reason")
         self.errors = self._counter("errors", "Calls and rows that failed.", "code", "reason")
         self.remembered = self._counter("replies_remembered", "Rows answered from memory.")
         self.live = self._gauge("sessions_live", "Live sessions.")
+        self.resident = self._gauge("sessions_resident", "Sessions whose state is on the device.")
         self.queued = self._gauge("queue_steps", "Steps waiting or running.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of device memory that hold state.")
         self.device = self._gauge("device_info", "The device in use.", "device")
@@ -150,6 +152,7 @@ class ModelMetrics:
         self.steps = metrics.steps.labels(*self._labels)
         self.opened = metrics.opened.labels(*self._labels)
         self.closed = metrics.closed.labels(*self._labels)
+        self.lost = metrics.lost.labels(*self._labels)
         self.idle = metrics.expired.labels(*self._labels, "idle")
         self.remembered = metrics.remembered.labels(*self._labels)
         self.batch_rows = metrics.batch_rows.labels(*self._labels)
@@ -173,10 +176,16 @@ class ModelMetrics:
         )
 
     def watch(
-        self, live: Callable[[], float], queued: Callable[[], float], state_bytes: int, device: str
+        self,
+        live: Callable[[], float],
+        resident: Callable[[], float],
+        queued: Callable[[], float],
+        state_bytes: int,
+        device: str,
     ) -> None:
         """Read the gauges from the running parts whenever they are scraped."""
         self._metrics.live.labels(*self._labels).set_function(live)
+        self._metrics.resident.labels(*self._labels).set_function(resident)
         self._metrics.queued.labels(*self._labels).set_function(queued)
         self._metrics.state_bytes.labels(*self._labels).set(state_bytes)
         self._metrics.device.labels(*self._labels, device).set(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ FORMAT = 1
 MAX_CHUNK, MAX_BATCH = 4096, 65_536
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
+SERVED = (SINGLE, STEP, READ, WRITE)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -56,6 +58,12 @@ class Manifest:
     max_chunk: int
     max_batch: int
     files: dict[str, str]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Which graphs these are: sha256 over the names and digests of those that are served."""
+        served = sorted((name, self.files[name]) for name in SERVED if name in self.files)
+        return hashlib.sha256(json.dumps(served).encode()).digest()
 
     @property
     def inputs_width(self) -> int:

@@ -14,8 +14,6 @@ from server.bundle import manifest as manifests
 from server.bundle.manifest import Manifest
 from server.errors import BadModel
 
-SERVED = (manifests.SINGLE, manifests.STEP, manifests.READ, manifests.WRITE)
-
 
 @dataclass(frozen=True)
 class Bundle:
@@ -62,7 +60,7 @@ def load(entry: Entry, repository: Path) -> Bundle:
     graphs: dict[str, bytes] = {}
     for name, digest in manifest.files.items():
         content = _verified(entry.folder / name, digest, root, where)
-        if name in SERVED:
+        if name in manifests.SERVED:
             graphs[name] = content
     return Bundle(manifest, graphs)
 

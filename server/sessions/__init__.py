@@ -1,1 +1,2 @@
-"""Sessions: who is live in which slot, which step is next, and what was answered before."""
+"""Sessions: who lives and how they ended (`directory`), whose state is on the device (`slots`),
+which step is next (`step_protocol`), and what was answered before (`replay_cache`)."""

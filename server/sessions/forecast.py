@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.bundle.manifest import Manifest
 from server.engine.engine import Engine, EngineRows
 from server.errors import BadInput, NotFinite
-from server.sessions import inputs
+from server.sessions import validation
 
 Floats = NDArray[np.float32]
 
@@ -108,5 +108,5 @@ def _check(manifest: Manifest, steps: int, given: Floats) -> None:
             f"back: give the features of all {steps} steps, not of {len(given)}",
             field="features",
         )
-    if problem := inputs.problem(given, manifest):
+    if problem := validation.problem(given, manifest):
         raise problem

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from server.bundle.manifest import Manifest, State
 from server.errors import BadSnapshot
+from tidegate.wire import MAX_STEP
 
-MAX_STEPS = 2**62
 SHOWN = 100
 
 
@@ -27,10 +27,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a session is. `outputs` f32 [n, O] and `prints` u64 [n] are its latest steps'."""
+    """What a session is. `outputs` f32 [n, O] and `prints` u64 [n] are its latest steps'; `digest`
+    tells of which bundle it is, whatever that is called."""
 
     model: str
     version: int
+    digest: bytes
     session_id: str
     steps: int
     states: Sequence[Tensor]
@@ -57,7 +59,12 @@ def check(snapshot: Snapshot, manifest: Manifest) -> None:
             f"the snapshot is of model {theirs[0]!r} version {theirs[1]}, "
             f"not of {ours[0]!r} version {ours[1]}"
         )
-    if not 0 <= snapshot.steps <= MAX_STEPS:
+    if snapshot.digest != manifest.digest:
+        raise BadSnapshot(
+            f"the snapshot is of another bundle that was called {ours[0]!r} version {ours[1]}: "
+            f"its digest is {shown(snapshot.digest.hex())}, not {manifest.digest.hex()}"
+        )
+    if not 0 <= snapshot.steps <= MAX_STEP:
         raise BadSnapshot(f"the snapshot has {snapshot.steps} steps, out of range")
     _check_states(snapshot.states, manifest)
     _check_remembered(snapshot, manifest)

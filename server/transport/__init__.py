@@ -1,1 +1,1 @@
-"""gRPC, and the only part that knows it: requests to submissions, completions to replies."""
+"""Transports: they carry messages between callers and `server.api`, and know nothing else."""

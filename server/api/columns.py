@@ -1,0 +1,154 @@
+"""`StepStream`'s messages: packed columns to a submission, its outcome to packed columns.
+
+All little-endian; `docs/protocol.md` goes through the bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.api.errors import detail, row_errors
+from server.api.lanes import Lanes
+from server.bundle.manifest import Manifest
+from server.errors import BadInput, ServingError, UnknownLane
+from server.scheduler.submission import UNNUMBERED, Submission
+from server.sessions import validation
+from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import FAILED, MAX_STEP
+
+MAX_ROWS = 1 << 16  # a message
+
+
+def read(
+    message: pb.StepBatch,
+    lanes: Lanes,
+    manifest: Manifest,
+    on_done: Callable[[Submission], None],
+) -> Submission:
+    """The message's rows; those that must not run have failed already.
+
+    Raises:
+        BadInput: a column is not whole, or does not have the size that the others ask for.
+    """
+    named = _column(message.lanes, "<u4", "lanes")
+    lengths = _lengths(message, len(named), manifest)
+    features = _features(message, len(named), lengths, manifest)
+    handles = lanes.handles(named)
+    submission = Submission(
+        handles=handles,
+        first_steps=_first_steps(message, len(named)),
+        lengths=lengths,
+        features=features,
+        on_done=on_done,
+        deadline=_deadline(message.timeout_us),
+    )
+    _fail_unfit(submission, named, manifest)
+    return submission
+
+
+def reply(
+    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], manifest: Manifest
+) -> pb.StepBatchReply:
+    """Encode a submission's outcome. It has no more than a few hundred errors, however many rows
+    failed (see `Submission.fail`)."""
+    return pb.StepBatchReply(
+        id=message_id,
+        opened=opened,
+        status=submission.status.tobytes(),
+        first_steps=np.maximum(submission.first_steps, 0).astype("<u8").tobytes(),
+        outputs=submission.good_outputs(manifest.outputs_width).astype("<f4", copy=False).tobytes(),
+        errors=row_errors(submission.failures),
+    )
+
+
+def count(message: pb.StepBatch) -> int:
+    """How many rows the message has.
+
+    Raises:
+        BadInput: too many.
+    """
+    rows = len(message.lanes) // 4
+    if rows > MAX_ROWS:
+        raise BadInput(f"{rows} rows in a message; at most {MAX_ROWS} go in one", field="lanes")
+    return rows
+
+
+def refused(
+    message_id: int, rows: int, opened: Sequence[pb.LaneOpened], error: ServingError
+) -> pb.StepBatchReply:
+    """The reply to a message whose rows all failed the same way, or that has no rows to blame."""
+    failure = pb.RowError(
+        row=0, error=detail(error), also=np.arange(1, max(rows, 1), dtype="<u4").tobytes()
+    )
+    return pb.StepBatchReply(
+        id=message_id,
+        opened=opened,
+        status=bytes([FAILED]) * rows,
+        first_steps=bytes(8 * rows),
+        errors=[failure],
+    )
+
+
+def _fail_unfit(submission: Submission, named: NDArray[np.uint32], manifest: Manifest) -> None:
+    unknown = np.flatnonzero(submission.handles == 0)
+    if len(unknown):
+        submission.fail(unknown, UnknownLane(int(named[unknown[0]]), len(unknown) - 1))
+    if validation.acceptable(submission.features, manifest):
+        return
+    for rows, error in validation.problems(submission.features, submission.lengths, manifest):
+        known = rows[submission.handles[rows] != 0]
+        if len(known):
+            submission.fail(known, error)
+
+
+def _column(packed: bytes, dtype: str, name: str) -> NDArray[Any]:
+    size = np.dtype(dtype).itemsize
+    if len(packed) % size:
+        text = f"{name} has {len(packed)} bytes, not a multiple of {size}"
+        raise BadInput(text, field=name)
+    return np.frombuffer(packed, dtype=dtype)
+
+
+def _sized(packed: bytes, dtype: str, name: str, rows: int) -> NDArray[Any]:
+    column = _column(packed, dtype, name)
+    if len(column) != rows:
+        raise BadInput(f"{name} has {len(column)} entries for {rows} lanes", field=name)
+    return column
+
+
+def _features(
+    message: pb.StepBatch, rows: int, lengths: NDArray[np.int32], manifest: Manifest
+) -> NDArray[np.float32]:
+    values = _column(message.features, "<f4", "features")
+    steps = int(lengths.sum()) if message.lengths else rows
+    validation.check_size(len(values), steps, manifest)
+    return values.reshape(steps, manifest.inputs_width)
+
+
+def _first_steps(message: pb.StepBatch, rows: int) -> NDArray[np.int64]:
+    if not message.first_steps:
+        return np.full(rows, UNNUMBERED, dtype=np.int64)
+    column = _sized(message.first_steps, "<u8", "first_steps", rows)
+    if rows and column.max() > MAX_STEP:
+        raise BadInput(f"first_steps has {column.max()}, out of range", field="first_steps")
+    return column.astype(np.int64)
+
+
+def _lengths(message: pb.StepBatch, rows: int, manifest: Manifest) -> NDArray[np.int32]:
+    if not message.lengths:
+        return np.ones(rows, dtype=np.int32)
+    column = _sized(message.lengths, "<u4", "lengths", rows)
+    if rows:
+        validation.check_length(int(column.min()), manifest)
+        validation.check_length(int(column.max()), manifest)
+    return column.astype(np.int32)
+
+
+def _deadline(timeout_us: int) -> float:
+    return time.monotonic() + timeout_us / 1e6 if timeout_us else math.inf

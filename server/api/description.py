@@ -1,0 +1,87 @@
+"""Sessions and models as protocol messages, one by one and in lists."""
+
+from __future__ import annotations
+
+from server.errors import BadInput, Starting
+from server.serving.model import ServedModel
+from server.serving.registry import Registry
+from server.sessions.directory import SessionInfo
+from tidegate.v1 import tidegate_pb2 as pb
+
+PAGE, LARGEST_PAGE = 100, 1000
+
+
+def session(info: SessionInfo) -> pb.Session:
+    """A live session."""
+    message = pb.Session(
+        model=info.model, version=info.version, session_id=info.session_id, steps=info.steps
+    )
+    message.opened_at.FromMicroseconds(int(info.opened_at * 1e6))
+    message.last_used_at.FromMicroseconds(int(info.last_used_at * 1e6))
+    message.expires_at.FromMicroseconds(int(info.expires_at * 1e6))
+    return message
+
+
+def model(served: ServedModel) -> pb.Model:
+    """A served model version."""
+    manifest = served.manifest
+    return pb.Model(
+        name=manifest.name,
+        version=manifest.version,
+        description=manifest.description,
+        features=[
+            pb.Feature(name=f.name, unit=f.unit, missing=f.missing, labels=f.labels)
+            for f in manifest.features
+        ],
+        outputs=[
+            pb.Output(name=o.name, size=o.size, kind=o.kind, unit=o.unit, labels=o.labels)
+            for o in manifest.outputs
+        ],
+        max_chunk=manifest.max_chunk,
+        device=served.device,
+        max_sessions=served.capacity,
+        feeds_back=manifest.feedback is not None,
+        max_forecast=served.max_forecast,
+    )
+
+
+def models(registry: Registry) -> pb.ListModelsReply:
+    """Every model version served.
+
+    Raises:
+        Starting: they are not all loaded yet.
+    """
+    if not registry.ready:
+        raise Starting
+    return pb.ListModelsReply(models=map(model, registry))
+
+
+def sessions(registry: Registry, request: pb.ListRequest) -> pb.ListReply:
+    """A page of live sessions, a version after the other; a token is VERSION/ID, the last session
+    of the page before. With very many sessions it takes long, and may run in any thread.
+
+    Raises:
+        BadInput: the token is none of ours.
+        ServingError: as `Registry.resolve` has it.
+    """
+    size = min(request.page_size or PAGE, LARGEST_PAGE)
+    served = registry.versions(request.model, request.version)
+    at, after = _page_token(request.page_token)
+    found: list[pb.Session] = []
+    for each in served:
+        if at and each.version > at:
+            continue
+        start = after if each.version == at else ""
+        found += map(session, each.directory.page(start, size + 1 - len(found)))
+        if len(found) > size:
+            last = found[size - 1]
+            token = f"{last.version}/{last.session_id}"
+            return pb.ListReply(sessions=found[:size], next_page_token=token)
+    return pb.ListReply(sessions=found)
+
+
+def _page_token(token: str) -> tuple[int, str]:
+    version, slash, session_id = token.partition("/")
+    if token and not (slash and version.isascii() and version.isdigit() and len(version) < 19):
+        raise BadInput(f"page_token {token[:300]!r} is none of ours", field="page_token")
+    return int(version or 0), session_id

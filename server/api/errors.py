@@ -1,0 +1,65 @@
+"""The one place where typed errors become protocol messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from server.errors import ServingError
+from server.scheduler.submission import Rows
+from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import DETAIL_KEY
+
+CODES = {
+    "CANCELLED": 1,
+    "INVALID_ARGUMENT": 3,
+    "DEADLINE_EXCEEDED": 4,
+    "NOT_FOUND": 5,
+    "ALREADY_EXISTS": 6,
+    "RESOURCE_EXHAUSTED": 8,
+    "FAILED_PRECONDITION": 9,
+    "UNIMPLEMENTED": 12,
+    "INTERNAL": 13,
+    "UNAVAILABLE": 14,
+    "DATA_LOSS": 15,
+}
+"""gRPC's status codes by name, those in use."""
+
+
+def detail(error: ServingError) -> pb.ErrorDetail:
+    """The failure in typed form."""
+    message = pb.ErrorDetail(
+        reason=pb.Reason.Value(f"REASON_{error.reason}"),
+        message=str(error),
+        expected_step=error.expected_step,
+        field=error.field,
+        feature=error.feature,
+        index=error.index,
+        code=CODES[error.code],
+    )
+    if error.ended_at is not None:
+        message.ended_at.FromMicroseconds(int(error.ended_at * 1e6))
+    if error.retry_after is not None:
+        message.retry_after_ms = _milliseconds(error.retry_after)
+    return message
+
+
+def trailing(error: ServingError) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata: the typed form, and gRPC's own retry delay where there is one."""
+    entries: list[tuple[str, str | bytes]] = [(DETAIL_KEY, detail(error).SerializeToString())]
+    if error.retry_after is not None:
+        entries.append(("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after))))
+    return tuple(entries)
+
+
+def row_errors(failures: list[tuple[Rows, ServingError]]) -> Iterator[pb.RowError]:
+    """Why rows failed, those that share an error in one entry."""
+    for rows, error in failures:
+        also = rows[1:].astype(np.dtype("<u4")).tobytes()
+        yield pb.RowError(row=int(rows[0]), error=detail(error), also=also)
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(2**31 - 1, max(1, math.ceil(seconds * 1000)))

@@ -1,0 +1,107 @@
+"""A stream's lanes: small numbers that name sessions, kept as columns so that rows map at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.api.errors import detail
+from server.errors import BadInput, ServingError
+from server.scheduler.submission import Handles
+from server.serving.model import ServedModel
+from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import MAX_LANES
+
+MAX_OPENS = 1 << 16  # in one message
+AT_ONCE = 64  # lanes to name between two yields
+IN_FULL = 64  # errors of a kind in a message that are told in full
+LIKEWISE = "likewise"
+
+
+class Lanes:
+    """The lanes of one stream, all of one model version. Used by the stream's transport alone, one
+    message after the other.
+
+    Low numbers have a column, which grows with how many lanes are named; numbers far above that are
+    kept one by one.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self._near = np.zeros(64, dtype=np.int64)  # handles; 0: the lane names nothing
+        self._far: dict[int, int] = {}
+        self._named = 0
+
+    def handles(self, lanes: NDArray[np.uint32]) -> Handles:
+        """The sessions of the lanes, 0 where a lane names none."""
+        near = lanes < len(self._near)
+        if near.all():
+            return self._near[lanes]
+        handles = np.zeros(len(lanes), dtype=np.int64)
+        handles[near] = self._near[lanes[near]]
+        far = np.flatnonzero(~near)
+        if self._far:
+            handles[far] = [self._far.get(lane, 0) for lane in lanes[far].tolist()]
+        return handles
+
+    def open(self, requests: Sequence[pb.LaneOpen]) -> Generator[None, None, list[pb.LaneOpened]]:
+        """Name lanes, opening their sessions if asked to; one that cannot be named names nothing.
+        Yields now and then.
+
+        Raises:
+            BadInput: there are too many; none is named.
+        """
+        if len(requests) > MAX_OPENS:
+            text = f"{len(requests)} lanes to name in a message; at most {MAX_OPENS} go in one"
+            raise BadInput(text, field="opens")
+        opened: list[pb.LaneOpened] = []
+        told: Counter[str] = Counter()
+        for request in requests:
+            opened.append(self._try_open(request, told))
+            if len(opened) % AT_ONCE == 0:
+                yield
+        return opened
+
+    def _try_open(self, request: pb.LaneOpen, told: Counter[str]) -> pb.LaneOpened:
+        try:
+            return self._open(request)
+        except ServingError as error:
+            self._set(request.lane, 0)  # its rows must not step the session it named before
+            self._model.metrics.error(error.code, error.reason)
+            told[error.reason] += 1
+            failure = detail(error)
+            if told[error.reason] > IN_FULL:  # the reply must not be many times the message
+                failure.message = LIKEWISE
+            return pb.LaneOpened(lane=request.lane, error=failure)
+
+    def _open(self, request: pb.LaneOpen) -> pb.LaneOpened:
+        if request.lane >= MAX_LANES:
+            text = f"lane {request.lane} is above {MAX_LANES - 1}"
+            raise BadInput(text, field="opens.lane")
+        handle, steps, created = self._model.attach(request.session_id, request.create)
+        self._set(request.lane, handle)
+        return pb.LaneOpened(lane=request.lane, steps=steps, created=created)
+
+    def _set(self, lane: int, handle: int) -> None:
+        if lane >= len(self._near) and handle:
+            self._grow(lane)
+        if lane < len(self._near):
+            self._named += int(handle != 0) - int(self._near[lane] != 0)
+            self._near[lane] = handle
+        elif handle:
+            self._far[lane] = handle
+        else:
+            self._far.pop(lane, None)
+
+    def _grow(self, lane: int) -> None:
+        """The column may be four times as long as there are lanes."""
+        size = 4 * (self._named + len(self._far) + 1)
+        if lane >= size:
+            return
+        self._near = np.pad(self._near, (0, max(size, lane + 1) - len(self._near)))
+        for each in [far for far in self._far if far < len(self._near)]:
+            self._near[each] = self._far.pop(each)
+            self._named += 1

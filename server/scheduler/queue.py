@@ -1,0 +1,329 @@
+"""The bounded queue. What it hands out may run at once: no session twice, one width.
+
+A submission enters as one *entry*. It is cut into *rounds*, in each of which every session occurs
+once, and a round into *parts* of rows of one width, which are what a run is made of. An entry that
+names a session which waits or runs already is held back behind the entry that does; so a session's
+steps stay in order, and taking a run's rows never searches the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import BadInput, QueueFull, ServingError
+from server.scheduler.control import MAX_CALLS, ControlCall
+from server.scheduler.submission import INDEX, Handles, Rows, Submission
+
+FREE = {0}
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A submission in the queue, and how far it has come."""
+
+    submission: Submission
+    number: int
+    """By arrival: within a width the lowest goes first."""
+    rounds: Iterator[list[tuple[Rows | None, int]]]
+    """For each round its parts' rows (None: all) and their width."""
+    unfinished: int = 0
+    """Rows of the present round that have not left their run."""
+    blockers: int = 0
+    blocked: list[Entry] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Rows `rows` of an entry (None: all), of one width; those from `taken` on have not run yet."""
+
+    entry: Entry
+    rows: Rows | None
+    handles: Handles
+    width: int
+    turn: int = 0
+    """By when it was let in: among widths the lowest goes first."""
+    taken: int = 0
+
+    @property
+    def submission(self) -> Submission:
+        """Whose rows they are."""
+        return self.entry.submission
+
+    @property
+    def left(self) -> int:
+        """Rows not taken into a run yet."""
+        return len(self.handles) - self.taken
+
+    def at(self, start: int, stop: int) -> slice | Rows:
+        """Where rows `start` to before `stop` of the part stand in their submission."""
+        return slice(start, stop) if self.rows is None else self.rows[start:stop]
+
+    def steps(self, start: int, stop: int) -> int:
+        """Steps in the rows from `start` to before `stop`."""
+        if self.submission.offsets is None:
+            return stop - start
+        return int(self.submission.lengths[self.at(start, stop)].sum())
+
+
+Picked = tuple[Part, int, int]
+"""Rows from one number to before another of a part."""
+
+
+class StepQueue:
+    """Steps waiting for the engine, at most `limit` of them. Any thread may use it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._condition = threading.Condition()
+        # Parts that may run, by width; each a heap by (entry, turn), the oldest first.
+        self._ready: dict[int, list[tuple[int, int, Part]]] = {}
+        # Which entry was the last to name a session, by number; 0: it neither waits nor runs.
+        self._last = np.zeros(1024, dtype=np.int64)
+        self._entries: dict[int, Entry] = {}
+        self._absent: deque[Part] = deque()  # their sessions are to be brought in first
+        self._calls: deque[ControlCall[Any]] = deque()
+        self._arrivals = self._turns = 0
+        self._stopped = False
+        self.steps = 0
+
+    def is_free_for(self, steps: int) -> bool:
+        """Whether nothing waits or runs, and so many steps would be let in."""
+        return self.steps == 0 and steps <= self._limit and not (self._calls or self._stopped)
+
+    def busy(self, handles: Handles) -> NDArray[np.bool_]:
+        """Which of the sessions have a step waiting or running."""
+        index = handles & INDEX
+        with self._condition:
+            known = index < len(self._last)
+            busy: NDArray[np.bool_] = known & (self._last[np.where(known, index, 0)] != 0)
+        return busy
+
+    def put(self, submission: Submission, rate: float) -> None:
+        """Queue every row that has not failed, or none.
+
+        Raises:
+            QueueFull: there is no room; `rate` (steps a second) tells when to try again.
+            BadInput: the submission is larger than the whole queue.
+        """
+        queued = submission.queued_rows
+        steps = _steps(submission, queued)
+        entry = Entry(submission, 0, rounds(submission, queued))
+        index = submission.handles[queued] & INDEX
+        with self._condition:
+            if self.steps + steps > self._limit:
+                raise self._full(steps, rate)
+            submission.expect(len(queued))
+            self.steps += steps
+            self._add(entry, index)
+            self._condition.notify()
+
+    def take(self, max_rows: int) -> list[Picked] | None:
+        """Wait until there is something to do; take rows for a run, at most `max_rows`, oldest
+        first, none if only control calls or absent sessions wait. None when stopped and empty."""
+        with self._condition:
+            while not (self._ready or self._calls or self._absent or self._stopped):
+                self._condition.wait()
+            if self._ready:
+                return self._pick(max_rows)
+            return [] if self._calls or self._absent else None
+
+    def call(self, call: ControlCall[Any]) -> None:
+        """Queue work to be done between two runs.
+
+        Raises:
+            QueueFull: too much of it waits already.
+        """
+        with self._condition:
+            if len(self._calls) >= MAX_CALLS:
+                raise QueueFull(f"{MAX_CALLS} calls wait for the engine already", 0.1)
+            self._calls.append(call)
+            self._condition.notify()
+
+    def next_call(self) -> ControlCall[Any] | None:
+        """The oldest control call: one between two runs, so that steps hardly wait for them."""
+        return self._calls.popleft() if self._calls else None
+
+    def finish(self, picked: list[Picked]) -> None:
+        """The rows have left their run: let in what was held back behind them."""
+        with self._condition:
+            for part, start, stop in picked:
+                self.steps -= part.steps(start, stop)
+                part.entry.unfinished -= stop - start
+                if part.entry.unfinished == 0:
+                    self._next_round(part.entry)
+
+    def defer(self, parts: list[Part]) -> None:
+        """These rows were taken, and could not run because their sessions are not resident: they
+        wait until those are brought in."""
+        with self._condition:
+            self._absent.extend(parts)
+
+    def absent(self, room: int) -> list[Part]:
+        """The oldest deferred parts, at most `room` rows of them; `admit` lets them in."""
+        parts: list[Part] = []
+        with self._condition:
+            while self._absent and len(self._absent[0].handles) <= room:
+                room -= len(self._absent[0].handles)
+                parts.append(self._absent.popleft())
+        return parts
+
+    def admit(self, parts: list[Part]) -> None:
+        """The parts' sessions are resident now, or over."""
+        with self._condition:
+            for part in parts:
+                self._let_in(part)
+
+    def stop(self) -> None:
+        """Make `take` return None once nothing is left."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def abandon(self) -> tuple[list[Submission], list[ControlCall[Any]]]:
+        """Nobody will run what waits: take all of it out, and let nothing in any more."""
+        with self._condition:
+            submissions = [entry.submission for entry in self._entries.values()]
+            calls = list(self._calls)
+            self._entries.clear()
+            self._calls.clear()
+            self._absent.clear()
+            self._ready.clear()
+            self._last[:] = 0
+            self.steps, self._limit, self._stopped = 0, -1, True
+        return submissions, calls
+
+    def wait_idle(self, deadline: float) -> bool:
+        """Wait until nothing waits or runs; False if `deadline` (monotonic) came first."""
+        while self.steps:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def _full(self, steps: int, rate: float) -> ServingError:
+        if steps > self._limit >= 0:  # waiting would not help
+            text = f"{steps} steps are more than the queue's {self._limit}; send fewer at once"
+            return BadInput(text, field="steps")
+        text = f"{self.steps} steps wait already and the queue holds {self._limit}"
+        return QueueFull(text, min(1.0, max(0.001, self.steps / max(rate, 1.0))))
+
+    def _add(self, entry: Entry, index: NDArray[np.int64]) -> None:
+        self._arrivals += 1
+        entry.number = self._arrivals
+        if (most := int(index.max())) >= len(self._last):
+            self._last = np.pad(self._last, (0, most + 1))
+        ahead = set(self._last[index].tolist()) - FREE
+        self._last[index] = entry.number
+        self._entries[entry.number] = entry
+        for number in ahead:
+            self._entries[number].blocked.append(entry)
+        entry.blockers = len(ahead)
+        if not ahead:
+            self._next_round(entry)
+
+    def _next_round(self, entry: Entry) -> None:
+        parts = next(entry.rounds, None)
+        if parts is None:
+            self._release(entry)
+            return
+        handles = entry.submission.handles
+        for rows, width in parts:
+            part = Part(entry, rows, handles if rows is None else handles[rows], width)
+            entry.unfinished += len(part.handles)
+            self._let_in(part)
+
+    def _let_in(self, part: Part) -> None:
+        self._turns += 1
+        part.turn = self._turns
+        heappush(self._ready.setdefault(part.width, []), (part.entry.number, part.turn, part))
+
+    def _release(self, entry: Entry) -> None:
+        del self._entries[entry.number]
+        index = entry.submission.handles & INDEX
+        index = index[index < len(self._last)]  # rows that were not queued may be of anybody
+        self._last[index[self._last[index] == entry.number]] = 0
+        for other in entry.blocked:
+            other.blockers -= 1
+            if other.blockers == 0:
+                self._next_round(other)
+
+    def _pick(self, room: int) -> list[Picked]:
+        # A chain of rounds is let in again and again; by turns it leaves the other widths theirs.
+        width = min(self._ready, key=lambda width: self._ready[width][0][1])
+        parts = self._ready[width]
+        picked: list[Picked] = []
+        while parts and room:
+            part = parts[0][2]
+            start, stop = part.taken, part.taken + min(part.left, room)
+            picked.append((part, start, stop))
+            part.taken, room = stop, room - (stop - start)
+            if part.left == 0:
+                heappop(parts)
+        if not parts:
+            del self._ready[width]
+        return picked
+
+
+def width_of(length: int) -> int:
+    """The width of a run for a row of `length` steps: the next power of two, to pad by < half."""
+    return 1 << (length - 1).bit_length()
+
+
+def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:
+    """The submission's rounds, in an order that keeps each session's rows in order. What is costly
+    is done before this returns; what a round takes, not before it is asked for."""
+    whole = len(queued) == len(submission)
+    if len(queued) == 1 and whole:
+        return iter([[(None, width_of(int(submission.lengths[0])))]])
+    handles = submission.handles[queued]
+    ordered = np.argsort(handles, kind="stable")
+    same = handles[ordered[1:]] == handles[ordered[:-1]]
+    if not same.any() and submission.offsets is None:
+        return iter([[(None if whole else queued, 1)]])
+    times = np.empty(len(queued), dtype=np.int64)  # how often the session occurred before
+    times[ordered] = _run_lengths(same)
+    return _cut(queued, times, submission.lengths[queued])
+
+
+def _run_lengths(same: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each element the number of equal ones before it; `same[i]` tells that i + 1 equals i."""
+    at = np.arange(len(same) + 1)
+    starts = np.concatenate(([0], np.where(same, 0, at[1:])))
+    counts: NDArray[np.int64] = at - np.maximum.accumulate(starts)
+    return counts
+
+
+def _cut(
+    queued: Rows, times: NDArray[np.int64], lengths: NDArray[np.int32]
+) -> Iterator[list[tuple[Rows | None, int]]]:
+    powers = np.ceil(np.log2(lengths)).astype(np.int64)
+    keys = times << 6 | powers
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], queued[order]
+    edges = np.concatenate(([0], np.flatnonzero(np.diff(keys)) + 1, [len(keys)]))
+
+    def each() -> Iterator[list[tuple[Rows | None, int]]]:
+        parts: list[tuple[Rows | None, int]] = []
+        for k in range(len(edges) - 1):
+            key = int(keys[edges[k]])
+            parts.append((rows[edges[k] : edges[k + 1]], 1 << (key & 63)))
+            if k + 2 == len(edges) or int(keys[edges[k + 1]]) >> 6 != key >> 6:
+                yield parts
+                parts = []
+
+    return each()
+
+
+def _steps(submission: Submission, queued: Rows) -> int:
+    if len(queued) == len(submission):
+        return submission.steps
+    return int(submission.lengths[queued].sum())

@@ -1,0 +1,271 @@
+"""The loop: whenever the engine is free, take what is pending, run it, answer it.
+
+It runs in a thread of its own, one a model. No timer: under load the run before is the wait, and an
+idle server answers at once: a few steps that arrive while nothing waits run in the thread that
+brings them, if the model is quick. onnxruntime lets go of the interpreter's lock during a run, so
+that meanwhile the transport decodes what comes next and replies to what went before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.engine import Engine, EngineRows
+from server.errors import Internal, RunFailed
+from server.metrics import ModelMetrics
+from server.scheduler.batch import Batch, fail_all
+from server.scheduler.control import ControlCall
+from server.scheduler.queue import Entry, Part, Picked, StepQueue, rounds
+from server.scheduler.submission import Handles, Rows, Submission
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FEW_STEPS = 16
+SHORT_RUN = 300e-6
+
+
+class StepProtocol(Protocol):
+    """Who knows which step of which session is next, and where its state is. Sessions implement
+    it; whoever holds the engine calls it."""
+
+    def settle(self, batch: Batch) -> NDArray[np.bool_]:
+        """Find the rows' sessions; answer or fail the open rows that must not run, and mark those
+        that are absent. Returns `fresh` for all rows."""
+
+    def commit(
+        self, batch: Batch, rows: Rows, ran: EngineRows, outputs: NDArray[np.float32]
+    ) -> None:
+        """Note that `rows` ran with `outputs`, and answer or fail them."""
+
+    def lose(self, batch: Batch, rows: Rows) -> None:
+        """The engine failed under `rows`: end their sessions, and fail those without an outcome."""
+
+    def resident(self, handles: Handles) -> bool:
+        """Whether none of these sessions would have to be brought in."""
+
+    def bring_in(self, engine: Engine, handles: Handles) -> None:
+        """Make sessions resident until each has been in a run."""
+
+    @property
+    def room(self) -> int:
+        """How many more sessions `bring_in` may be asked for now."""
+
+
+class Scheduler:
+    """Drives one engine from one queue.
+
+    Args:
+        on_death: called from the loop's thread should it ever end other than by `stop`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        steps: StepProtocol,
+        metrics: ModelMetrics,
+        *,
+        max_batch: int,
+        max_queued_steps: int,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.queue = StepQueue(max_queued_steps)
+        self._engine, self._steps, self._metrics = engine, steps, metrics
+        self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
+        self._rate = 0.0
+        self._engine_free = threading.Lock()  # held for a turn, in whichever thread
+        self._short_run = 0.0  # seconds a run of few steps takes, lately
+        self._on_death = on_death
+        name = f"scheduler-{engine.manifest.name}-{engine.manifest.version}"
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to run what is submitted."""
+        self._thread.start()
+
+    def submit(self, submission: Submission) -> None:
+        """Queue a submission's rows, from any thread. Its `on_done` follows from the scheduler's
+        thread, or from this one before `submit` returns, where a short run is done at once.
+
+        Raises:
+            QueueFull: no room; nothing was queued.
+            BadInput: it has more steps than the queue ever holds.
+        """
+        if not self._at_once(submission):
+            self.queue.put(submission, self._rate)
+
+    def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
+        """Have `work` done while no run is under way.
+
+        Raises:
+            QueueFull: too much of it waits already.
+        """
+        call = ControlCall(work)
+        self.queue.call(call)
+        return call.done
+
+    def stop(self) -> None:
+        """Finish what is queued, then end the thread."""
+        self.queue.stop()
+        self._thread.join()
+
+    def _live(self) -> None:
+        try:
+            self._loop()
+        except BaseException:
+            log.critical("the scheduler's loop died", exc_info=True)
+            self._abandon()
+            self._on_death()
+
+    def _loop(self) -> None:
+        while (picked := self.queue.take(self._max_batch)) is not None:
+            with self._engine_free:
+                if call := self.queue.next_call():
+                    call.run(self._engine)
+                if picked:
+                    self._turn(picked)
+                if absent := self.queue.absent(self._steps.room):
+                    self._bring_in(absent)
+
+    def _turn(self, picked: list[Picked]) -> None:
+        ran = self._run_batch(picked)
+        self.queue.finish(ran)
+        self._complete(ran)
+
+    def _at_once(self, submission: Submission) -> bool:
+        """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
+        it, takes longer than a short run does."""
+        steps = submission.steps
+        if steps > FEW_STEPS or self._short_run > SHORT_RUN or not self._thread.is_alive():
+            return False
+        if not self.queue.is_free_for(steps):
+            return False
+        queued = submission.queued_rows
+        parts = [part for parts in rounds(submission, queued) for part in parts]
+        if len(parts) != 1 or len(queued) > self._max_batch:
+            return False
+        if not self._engine_free.acquire(blocking=False):
+            return False
+        try:
+            return self._run_here(submission, queued, *parts[0])
+        finally:
+            self._engine_free.release()
+
+    def _run_here(
+        self, submission: Submission, queued: Rows, rows: Rows | None, width: int
+    ) -> bool:
+        part = Part(Entry(submission, 0, iter(())), rows, submission.handles[queued], width)
+        if not self._steps.resident(part.handles):
+            return False
+        submission.expect(len(queued))
+        picked = [(part, 0, len(queued))]
+        self._complete(self._run_batch(picked))
+        return True
+
+    def _run_batch(self, picked: list[Picked]) -> list[Picked]:
+        """One run. Whatever fails, every row leaves with an outcome, except those that have to
+        wait for their sessions; returns the rows that leave."""
+        try:
+            batch = Batch(picked)
+        except Exception:
+            log.exception("no batch could be made of %d parts", len(picked))
+            fail_all(picked, RunFailed())
+            return picked
+        started = time.monotonic()
+        try:
+            batch.drop_late()
+            fresh = self._steps.settle(batch)
+            picked = self._without_absent(batch)
+            rows = np.flatnonzero(batch.open_rows)
+            if len(rows):
+                self._run(batch, rows, fresh)
+            self._observe(picked, started)
+        except Exception:
+            log.exception("a batch of %d rows failed", len(batch))
+            batch.fail(np.flatnonzero(batch.open_rows), RunFailed())
+        return picked
+
+    def _run(self, batch: Batch, rows: Rows, fresh: NDArray[np.bool_]) -> None:
+        whole = len(rows) == len(batch)
+        ran = EngineRows(
+            slots=batch.slots if whole else batch.slots[rows],
+            fresh=fresh if whole else fresh[rows],
+            lengths=batch.lengths if whole else batch.lengths[rows],
+            features=batch.features(rows),
+        )
+        started = time.monotonic()
+        try:  # from here on the sessions' state may have moved, in part or whole
+            outputs = self._engine.run(ran)
+            took = time.monotonic() - started
+            self._steps.commit(batch, rows, ran, outputs)
+        except Exception:
+            log.exception("a run of %d rows failed; their sessions are lost", len(rows))
+            self._lose(batch, rows)
+            return
+        if len(rows) <= FEW_STEPS:
+            self._short_run += 0.1 * (took - self._short_run)
+        self._metrics.batch_rows.observe(len(rows))
+        self._metrics.engine_seconds.observe(took, ran.steps)
+
+    def _lose(self, batch: Batch, rows: Rows) -> None:
+        try:
+            self._steps.lose(batch, rows)
+        except Exception:
+            log.exception("sessions could not be ended")
+            batch.fail(np.flatnonzero(batch.open_rows), Internal())
+
+    def _without_absent(self, batch: Batch) -> list[Picked]:
+        """Set aside the rows whose sessions are to be brought in; what of the picked is left."""
+        if batch.absent is None:
+            return batch.picked
+        waits = batch.absent & batch.open_rows
+        waiting, left = batch.parts(np.flatnonzero(waits)), batch.parts(np.flatnonzero(~waits))
+        batch.open_rows[waits] = False
+        self.queue.defer(waiting)
+        return [(part, 0, part.left) for part in left]
+
+    def _bring_in(self, parts: list[Part]) -> None:
+        handles = np.concatenate([part.handles for part in parts])
+        try:
+            self._steps.bring_in(self._engine, handles)
+        finally:
+            self.queue.admit(parts)
+
+    def _complete(self, picked: list[Picked]) -> None:
+        now = time.monotonic()
+        for part, start, stop in picked:
+            try:
+                part.submission.complete(stop - start)
+            except Exception:  # one caller's completion must not cost the others theirs
+                log.exception("a completion failed")
+            whole = now - part.submission.enqueued_at
+            self._metrics.step_seconds.observe(whole, part.steps(start, stop))
+
+    def _observe(self, picked: list[Picked], started: float) -> None:
+        took, total = time.monotonic() - started, 0
+        for part, start, stop in picked:
+            steps = part.steps(start, stop)
+            self._metrics.queue_seconds.observe(started - part.submission.enqueued_at, steps)
+            total += steps
+        self._rate += 0.1 * (total / max(took, 1e-6) - self._rate)
+
+    def _abandon(self) -> None:
+        """The loop is dead: whoever waits for it hears so."""
+        submissions, calls = self.queue.abandon()
+        for call in calls:
+            call.fail(Internal())
+        for submission in submissions:
+            submission.fail(submission.queued_rows, Internal())
+            try:
+                submission.on_done(submission)
+            except Exception:
+                log.exception("a completion failed")

@@ -1,0 +1,84 @@
+"""Start-up's slow part: bundles become served models. A bad bundle never stops the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from server.bundle.repository import Entry, find, load
+from server.config import Config
+from server.engine.device import Device
+from server.engine.engine import Engine
+from server.engine.probe import probe
+from server.errors import BadModel
+from server.metrics import Metrics
+from server.serving.model import ServedModel
+from server.serving.registry import Registry
+
+log = logging.getLogger(__name__)
+
+PROBED_AGAINST = 2  # slots of the small engine beside which the large one must not be slower
+
+
+class NoModels(RuntimeError):
+    """The repository holds no bundle at all."""
+
+
+class Loader:
+    """Loads every model of a repository into a registry.
+
+    Args:
+        on_death: called, from another thread, should a model stop serving by itself.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: Device,
+        metrics: Metrics,
+        registry: Registry,
+        on_death: Callable[[], None],
+    ) -> None:
+        self._config, self._device, self._metrics = config, device, metrics
+        self._registry, self._on_death = registry, on_death
+        self.given_up = False
+        """Set from outside to load no further model."""
+
+    def load(self) -> None:
+        """Load, probe and start every model, then mark the registry ready.
+
+        Raises:
+            NoModels: there is no NAME/VERSION folder.
+        """
+        repository = self._config.model_repository
+        entries = find(repository)
+        if not entries:
+            raise NoModels(f"no NAME/VERSION folder in {repository}")
+        for entry in entries:
+            if self.given_up:
+                return
+            self._load(entry)
+        self._registry.ready = True
+
+    def _load(self, entry: Entry) -> None:
+        where = f"{entry.name}/{entry.version}"
+        try:
+            self._registry.add(self._serve(entry))
+            log.info("serving %s on %s", where, self._device.name)
+        except BadModel as error:
+            log.error("not served: %s", error)
+            self._registry.add_broken(entry.name, entry.version, str(error))
+        except Exception as error:  # whatever is wrong with one bundle, the others are served
+            log.exception("not served: %s", where)
+            why = f"{where} cannot be loaded: {error!r}"
+            self._registry.add_broken(entry.name, entry.version, why)
+
+    def _serve(self, entry: Entry) -> ServedModel:
+        config = self._config
+        bundle = load(entry, config.model_repository)
+        slots = min(config.max_resident or config.max_sessions, config.max_sessions)
+        engine = Engine(bundle, self._device, slots, config.threads)
+        probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
+        model = ServedModel(engine, config, self._metrics, self._on_death)
+        model.start()
+        return model

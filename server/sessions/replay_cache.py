@@ -1,0 +1,101 @@
+"""The replay cache: for each slot a ring of the last outputs, with a fingerprint of their inputs.
+
+A retried step is answered from here and moves nothing. The fingerprint tells a retry (the same
+features) from another observation sent under a number already used. Only whoever holds the engine
+touches it, so it needs no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import StepConflict, StepMismatch, StepTooOld
+
+Floats = NDArray[np.float32]
+Prints = NDArray[np.uint64]
+
+UNKNOWN = 0  # in place of the fingerprint of a step that a snapshot did not bring
+
+
+class ReplayCache:
+    """Outputs of the last `depth` steps of every slot. Features `may_miss` where NaN is a value."""
+
+    def __init__(
+        self, capacity: int, depth: int, inputs: int, outputs: int, may_miss: bool = False
+    ) -> None:
+        self.depth, self._may_miss = depth, may_miss
+        self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
+        self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
+        self._weights = _multipliers(inputs)
+
+    def keep(
+        self,
+        slots: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        lengths: NDArray[np.int32],
+        features: Floats,
+        outputs: Floats,
+    ) -> None:
+        """Keep steps counts..counts+lengths of each slot: features [B, T, I], outputs [B, T, O]."""
+        prints = self._fingerprints(features)
+        for t in range(features.shape[1]):
+            rows = slice(None) if t == 0 else np.flatnonzero(lengths > t)
+            at = (counts[rows] + t) % self.depth
+            self._outputs[slots[rows], at] = outputs[rows, t]
+            self._prints[slots[rows], at] = prints[rows, t]
+
+    def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
+        """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
+        not: their features [T, I] were others, or nothing is known of them."""
+        at = (first + np.arange(len(features))) % self.depth
+        prints = self._prints[slot, at]
+        if (prints == UNKNOWN).any():
+            return StepTooOld
+        if (prints != self._fingerprints(features)).any():
+            return StepConflict
+        outputs: Floats = self._outputs[slot, at]
+        return outputs
+
+    def tail(self, slot: int, count: int) -> tuple[Floats, Prints]:
+        """What is remembered of a session at step `count`, oldest first: outputs [n, O], and the
+        fingerprints of their features [n]; n is `depth` or less."""
+        at = np.arange(max(0, count - self.depth), count) % self.depth
+        unknown = np.flatnonzero(self._prints[slot, at] == UNKNOWN)
+        at = at[unknown[-1] + 1 :] if len(unknown) else at
+        return self._outputs[slot, at], self._prints[slot, at]
+
+    def restore(self, slot: int, count: int, outputs: Floats, prints: Prints) -> None:
+        """Put back a `tail` of a session at step `count`; of a longer one, the latest `depth`.
+        Steps of which nothing was brought are too old to be answered."""
+        known = min(len(prints), self.depth)
+        at = np.arange(count - known, count) % self.depth
+        # What lies there is a former holder's, and must not be taken for this session's.
+        self._prints[slot], self._outputs[slot] = UNKNOWN, 0.0
+        self._outputs[slot, at] = outputs[len(outputs) - known :]
+        self._prints[slot, at] = prints[len(prints) - known :]
+
+    def rings(self, slots: NDArray[np.int64]) -> tuple[Floats, Prints]:
+        """Copies of whole rings: outputs [B, depth, O] and fingerprints [B, depth]."""
+        return self._outputs[slots], self._prints[slots]
+
+    def put_rings(self, slots: NDArray[np.int64], outputs: Floats, prints: Prints) -> None:
+        """Put rings back as `rings` gave them."""
+        self._outputs[slots], self._prints[slots] = outputs, prints
+
+    def _fingerprints(self, features: Floats) -> Prints:
+        if self._may_miss:  # NaN has many bit patterns and one meaning: not observed
+            features = np.where(np.isnan(features), np.float32(np.nan), features)
+        bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
+        prints: Prints = (bits + np.uint64(1)) @ self._weights
+        return np.where(prints == UNKNOWN, np.uint64(1), prints)
+
+
+def _multipliers(inputs: int) -> Prints:
+    """Odd, so that each feature's contribution is reversible modulo 2**64; the same for ever, since
+    snapshots carry fingerprints from one server to another."""
+    drawn = hashlib.shake_128(b"tidegate fingerprint 1").digest(8 * inputs)
+    odd: Prints = np.frombuffer(drawn, dtype="<u8").astype(np.uint64) | np.uint64(1)
+    return odd

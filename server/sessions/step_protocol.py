@@ -1,0 +1,164 @@
+"""The step protocol: which numbered steps may run, which are answered from memory, which refused.
+
+The scheduler asks just before a run (`settle`) and tells just after it (`commit`, or `lose`).
+Between the two no other run moves these sessions: the counts checked are those stepped from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.engine import Engine, EngineRows
+from server.errors import (
+    NotFinite,
+    ServingError,
+    StepConflict,
+    StepGap,
+    StepTooOld,
+)
+from server.metrics import ModelMetrics
+from server.scheduler.batch import Batch
+from server.scheduler.submission import RESTART, Handles, Rows
+from server.sessions.directory import Directory
+from server.sessions.replay_cache import Floats, ReplayCache
+from server.sessions.slots import Residence
+from tidegate.wire import REMEMBERED
+
+log = logging.getLogger(__name__)
+
+Bools = NDArray[np.bool_]
+
+
+class SessionSteps:
+    """Implements the scheduler's `StepProtocol` over the sessions of one model version.
+
+    Args:
+        watch: shown every run whose steps were applied.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        residence: Residence,
+        cache: ReplayCache,
+        metrics: ModelMetrics,
+        watch: Callable[[EngineRows], None] | None = None,
+    ) -> None:
+        self._directory, self._residence, self._cache = directory, residence, cache
+        self._metrics, self._watch = metrics, watch
+
+    @property
+    def room(self) -> int:
+        """How many sessions may be brought in now."""
+        return self._residence.room
+
+    def resident(self, handles: Handles) -> bool:
+        """Whether none of these sessions would have to be brought in."""
+        return self._residence.resident(handles)
+
+    def bring_in(self, engine: Engine, handles: Handles) -> None:
+        """Make sessions resident. Those that cannot be are lost, so that nobody waits for them."""
+        try:
+            self._residence.bring_in(engine, handles)
+        except Exception:
+            log.exception("%d sessions could not be brought in", len(handles))
+            self._directory.lose(handles)
+
+    def settle(self, batch: Batch) -> Bools:
+        """Answer or fail the rows that must not run; returns which rows start afresh."""
+        live, counts = self._directory.use(batch.handles)
+        counts = np.where(batch.first_steps == RESTART, 0, counts)
+        batch.counts = counts
+        if live.all() and batch.open_rows.all():
+            batch.slots = self._residence.resolve(batch.handles)
+            if (batch.first_steps == counts).all() and batch.slots.all():
+                usual: Bools = counts == 0  # every row is its session's next
+                return usual
+        else:
+            self._find(batch, live)
+        self._settle_rows(batch)
+        fresh: Bools = counts == 0
+        return fresh
+
+    def commit(self, batch: Batch, rows: Rows, ran: EngineRows, outputs: Floats) -> None:
+        """Remember and count the rows that ran; fail those whose result the graph refused."""
+        if not np.isfinite(outputs.sum(dtype=np.float64)):
+            rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
+        counts = batch.counts[rows]
+        self._cache.keep(ran.slots, counts, ran.lengths, ran.features, outputs)
+        self._directory.count(batch.handles[rows], counts + ran.lengths)
+        batch.answer_rows(rows, outputs)
+        self._note(ran)
+
+    def lose(self, batch: Batch, rows: Rows) -> None:
+        """The engine failed under these rows, and may have moved their state: end the sessions."""
+        self._directory.lose(batch.handles[rows])
+        self._metrics.lost.inc(len(rows))
+        self._fail_ended(batch, rows[batch.open_rows[rows]])
+
+    def _note(self, ran: EngineRows) -> None:
+        """The steps are applied and answered: what fails now must not make them seem otherwise."""
+        try:
+            self._metrics.steps.inc(ran.steps)
+            if self._watch is not None:
+                self._watch(ran)
+        except Exception:
+            log.exception("a run could not be noted")
+
+    def _find(self, batch: Batch, live: Bools) -> None:
+        """Fail the rows whose sessions have ended; find the slots of the others."""
+        self._fail_ended(batch, np.flatnonzero(batch.open_rows & ~live))
+        batch.slots = np.zeros(len(batch), dtype=np.int64)
+        batch.slots[batch.open_rows] = self._residence.resolve(batch.handles[batch.open_rows])
+
+    def _fail_ended(self, batch: Batch, rows: Rows) -> None:
+        for row in rows.tolist():
+            batch.fail(np.array([row]), self._directory.error(int(batch.handles[row])))
+
+    def _settle_rows(self, batch: Batch) -> None:
+        """Some row is not simply its session's next."""
+        absent = batch.open_rows & (batch.slots == 0)
+        batch.absent = absent if absent.any() else None
+        here = batch.open_rows & ~absent
+        due = (batch.first_steps == batch.counts) | (batch.first_steps < 0)
+        for row in np.flatnonzero(here & ~due).tolist():
+            answer = self._replay(batch, row)
+            if isinstance(answer, ServingError):
+                batch.fail(np.array([row]), answer)
+                batch.number(np.array([row]))
+            else:
+                batch.answer(row, answer, REMEMBERED)
+                self._metrics.remembered.inc()
+        # Rows without a number take the step at which they start as theirs, for the reply.
+        batch.number(np.flatnonzero(here & (batch.first_steps < 0)))
+
+    def _replay(self, batch: Batch, row: int) -> Floats | ServingError:
+        """The answer from before to a row that is not its session's next; or why it has none."""
+        submission, at = batch.owner(row)
+        features = submission.features[submission.span(at)]
+        first, count = int(batch.first_steps[row]), int(batch.counts[row])
+        name = self._directory.name(int(batch.handles[row]))
+        if first > count:
+            return StepGap(name, first, count)
+        if first < count - self._cache.depth:
+            return StepTooOld(name, first, count)
+        if first + len(features) > count:
+            why = f"with {len(features)} steps overlaps steps already applied"
+            return StepConflict(name, first, count, why)
+        answer = self._cache.recall(int(batch.slots[row]), first, features)
+        return answer(name, first, count) if isinstance(answer, type) else answer
+
+    def _refuse_overflows(
+        self, batch: Batch, rows: Rows, ran: EngineRows, outputs: Floats
+    ) -> tuple[Rows, EngineRows, Floats]:
+        """The graph kept the state of rows whose result is not finite; fail those rows."""
+        good = np.isfinite(outputs).all(axis=(1, 2))
+        for row in rows[~good].tolist():
+            name = self._directory.name(int(batch.handles[row]))
+            batch.fail(np.array([row]), NotFinite(name))
+        kept = EngineRows(ran.slots[good], ran.fresh[good], ran.lengths[good], ran.features[good])
+        return rows[good], kept, outputs[good]

@@ -1,0 +1,99 @@
+"""What every call on the event loop needs: errors told, numbers bounded, long work in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from server.api.errors import trailing
+from server.errors import BadInput, Internal, ServingError, TooManyCalls
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+TURN_SECONDS = 0.005
+LEAST_DELAY, LONGEST_DELAY = 0.02, 1.0
+
+
+async def abort(context: Context, error: ServingError) -> None:
+    """End the call with the error's status and details."""
+    await context.abort(grpc.StatusCode[error.code], str(error), trailing(error))
+
+
+async def read(context: Context) -> Any:
+    """A stream's next message, or grpc.aio.EOF.
+
+    Raises:
+        BadInput: what came is no such message; the stream cannot go on.
+    """
+    try:
+        return await context.read()
+    except DecodeError as error:
+        raise BadInput("the bytes received are no message of this call", field="") from error
+
+
+@asynccontextmanager
+async def translated(context: Context) -> AsyncIterator[None]:
+    """Turn a typed error raised inside into the call's status, the unexpected into INTERNAL."""
+    try:
+        yield
+    except ServingError as error:
+        await abort(context, error)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        log.exception("a call failed unexpectedly")
+        await abort(context, Internal())
+
+
+async def in_turns(work: Generator[None, None, T]) -> T:
+    """The result of work that yields now and then: others get their turn of the event loop there,
+    once it has taken five milliseconds."""
+    until = time.monotonic() + TURN_SECONDS
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if time.monotonic() > until:
+            await asyncio.sleep(0)
+            until = time.monotonic() + TURN_SECONDS
+
+
+class Gate:
+    """Bounds the unary calls under way. gRPC itself would cancel those past its own limits, without
+    a word of when to come again."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._under_way = 0
+        self._seconds = 0.0  # that a call takes, of late
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """A call is under way.
+
+        Raises:
+            TooManyCalls: as many as may be are already.
+        """
+        if self._under_way >= self._limit:
+            # About as long as it takes until those under way are through.
+            delay = min(LONGEST_DELAY, max(LEAST_DELAY, self._seconds))
+            raise TooManyCalls(self._limit, delay)
+        self._under_way += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._seconds += 0.05 * (time.monotonic() - started - self._seconds)

@@ -1,0 +1,173 @@
+"""The rpcs of `tidegate.v1.Tidegate`, each a few lines over the api."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from server.api import description, snapshot, step
+from server.errors import Draining, ServingError
+from server.scheduler.submission import Submission
+from server.serving.model import ServedModel
+from server.serving.registry import Registry
+from server.transport.aio.calls import Context, Gate, translated
+from server.transport.aio.mailbox import Deliver, Mailbox
+from server.transport.aio.step_stream import StepStream
+from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.v1 import tidegate_pb2_grpc
+
+
+class OfSession(Protocol):
+    """A request about one session."""
+
+    model: str
+    version: int
+    session_id: str
+
+
+class Servicer(tidegate_pb2_grpc.TidegateServicer):
+    """Serves the protocol on the event loop."""
+
+    def __init__(self, registry: Registry, mailbox: Mailbox, gate: Gate, inflight: int) -> None:
+        self._registry, self._mailbox = registry, mailbox
+        self._gate, self._inflight = gate, inflight
+        self._streams: set[StepStream] = set()
+
+    def drain(self) -> None:
+        """End every stream once what it has read is answered."""
+        for stream in self._streams:
+            stream.drain()
+
+    async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepReply:  # noqa: N802
+        """Apply one or more consecutive steps."""
+        async with self._holder(context, request) as model:
+            done: asyncio.Future[Submission] = asyncio.get_running_loop().create_future()
+            deliver = self._mailbox.address(_resolve(done))
+            submission = step.read(request, model, context.time_remaining(), deliver)
+            model.submit(submission)
+            try:
+                await done
+            except asyncio.CancelledError:
+                submission.cancelled = True
+                raise
+            return step.reply(submission, model)
+
+    async def StepStream(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.StepBatch], context: Context
+    ) -> None:
+        """Step many sessions in columns; reads and writes through `context`."""
+        stream = StepStream(self._registry, self._mailbox, context, self._inflight)
+        self._streams.add(stream)
+        try:
+            async with translated(context):
+                await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenReply:  # noqa: N802
+        """Open a session or attach to it."""
+        async with self._call(context, request.model, request.version):
+            model = self._registry.resolve(request.model, request.version)
+            holder = self._registry.holder(request.model, request.version, request.session_id)
+            model = holder if request.session_id in holder.directory else model
+            info, created = model.open(request.session_id)
+            return pb.OpenReply(session=description.session(info), created=created)
+
+    async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseReply:  # noqa: N802
+        """End a session."""
+        async with self._holder(context, request) as model:
+            return pb.CloseReply(steps=model.close(request.session_id))
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.Session:  # noqa: N802
+        """Look at a session."""
+        async with self._holder(context, request) as model:
+            return description.session(model.get(request.session_id))
+
+    async def Export(self, request: pb.ExportRequest, context: Context) -> pb.Snapshot:  # noqa: N802
+        """Take a session's snapshot."""
+        async with self._holder(context, request) as model:
+            taken = await asyncio.wrap_future(model.operations.export(request.session_id))
+            return snapshot.exported(taken)
+
+    async def Import(self, request: pb.ImportRequest, context: Context) -> pb.ImportReply:  # noqa: N802
+        """Make a session from a snapshot."""
+        message = request.snapshot
+        async with self._call(context, message.model, message.version):
+            snapshot.check_format(message)
+            model = self._registry.resolve(message.model, message.version)
+            if self._registry.draining:  # even in place of a live session: it would be lost
+                raise Draining
+            taken = snapshot.imported(message, model)
+            session_id = request.session_id or taken.session_id
+            made = model.operations.take_in(taken, session_id, request.replace)
+            return pb.ImportReply(session=description.session(await asyncio.wrap_future(made)))
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.Session:  # noqa: N802
+        """Copy a session."""
+        async with self._holder(context, request) as model:
+            forked = model.operations.fork(request.session_id, request.new_session_id)
+            return description.session(await asyncio.wrap_future(forked))
+
+    async def Reset(self, request: pb.ResetRequest, context: Context) -> pb.Session:  # noqa: N802
+        """Put a session back to its start."""
+        async with self._holder(context, request) as model:
+            reset = model.operations.reset(request.session_id)
+            return description.session(await asyncio.wrap_future(reset))
+
+    async def Forecast(  # noqa: N802
+        self, request: pb.ForecastRequest, context: Context
+    ) -> pb.ForecastReply:
+        """Look ahead from a session's state."""
+        async with self._holder(context, request) as model:
+            ahead, operations = snapshot.forecast(request, model), model.operations
+            first = await asyncio.wrap_future(operations.begin(ahead, request.session_id))
+            while ahead.outputs is None:
+                await asyncio.wrap_future(operations.advance(ahead))
+            return pb.ForecastReply(first_step=first, outputs=ahead.outputs.ravel().tolist())
+
+    async def Peek(self, request: pb.PeekRequest, context: Context) -> pb.PeekReply:  # noqa: N802
+        """Read a session's state."""
+        async with self._holder(context, request) as model:
+            peeked = await asyncio.wrap_future(model.operations.peek(request.session_id))
+            return snapshot.peeked(*peeked)
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListReply:  # noqa: N802
+        """List live sessions, a version after the other."""
+        async with self._call(context, request.model, request.version):
+            # To put very many ids in order takes long, and others must have their turn meanwhile.
+            return await asyncio.to_thread(description.sessions, self._registry, request)
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsReply:
+        """The models served."""
+        async with self._call(context, "", 0):
+            return description.models(self._registry)
+
+    @asynccontextmanager
+    async def _holder(self, context: Context, request: OfSession) -> AsyncIterator[ServedModel]:
+        """The model version that holds the session a request names."""
+        async with self._call(context, request.model, request.version):
+            yield self._registry.holder(request.model, request.version, request.session_id)
+
+    @asynccontextmanager
+    async def _call(self, context: Context, model: str, version: int) -> AsyncIterator[None]:
+        """Bounds the calls under way; translates what fails inside, and counts it under its model
+        where there is one."""
+        async with translated(context):
+            try:
+                with self._gate.passed():
+                    yield
+            except ServingError as error:
+                self._registry.count_error(error, model, version)
+                raise
+
+
+def _resolve(done: asyncio.Future[Submission]) -> Deliver:
+    def resolve(submission: Submission) -> None:
+        if not done.done():
+            done.set_result(submission)
+
+    return resolve

@@ -1,0 +1,121 @@
+"""`StepStream`: messages of many rows in, a reply for each out, in the order they are done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from server.api import columns
+from server.api.lanes import Lanes
+from server.errors import BadInput, Internal, ServingError
+from server.scheduler.submission import Submission
+from server.serving.model import ServedModel
+from server.serving.registry import Registry
+from server.transport.aio.calls import Context, in_turns
+from server.transport.aio.mailbox import Mailbox
+from server.transport.aio.stream import Stream
+from tidegate.v1 import tidegate_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class StepStream(Stream[pb.StepBatchReply]):
+    """One stream, bound by its first message to a model version."""
+
+    def __init__(
+        self, registry: Registry, mailbox: Mailbox, context: Context, inflight: int
+    ) -> None:
+        super().__init__(context, inflight)
+        self._registry, self._mailbox = registry, mailbox
+        self._waiting: set[Submission] = set()
+        self._read_all = False
+        self._model: ServedModel | None = None
+        self._lanes: Lanes | None = None
+
+    async def handle(self, message: pb.StepBatch) -> None:
+        """Submit the message's rows, or answer it where none is left to run.
+
+        Raises:
+            ServingError: the first message names no servable model.
+        """
+        model, lanes = self._bind(message)
+        rows, opened = 0, list[pb.LaneOpened]()
+        try:
+            rows = columns.count(message)
+            self._check_model(message, model)
+            if message.opens:
+                opened = await in_turns(lanes.open(message.opens))
+            self._submit(message, model, lanes, opened)
+        except ServingError as error:
+            model.metrics.error(error.code, error.reason, max(rows, 1))
+            self.outbox.put_nowait(columns.refused(message.id, rows, opened, error))
+
+    async def reply(self, waiting: pb.StepBatchReply) -> pb.StepBatchReply:
+        """As it is."""
+        return waiting
+
+    def read_all(self) -> None:
+        """Once nothing waits any more, the stream is over."""
+        self._read_all = True
+        self._end_if_done()
+
+    def drop(self) -> None:
+        """What has not entered a run is dropped."""
+        for submission in self._waiting:
+            submission.cancelled = True
+
+    def _bind(self, message: pb.StepBatch) -> tuple[ServedModel, Lanes]:
+        """The stream's model and lanes: its first message names the model."""
+        if self._model is None or self._lanes is None:
+            self._model = self._registry.resolve(message.model, message.version)
+            self._lanes = Lanes(self._model)
+        return self._model, self._lanes
+
+    def _check_model(self, message: pb.StepBatch, model: ServedModel) -> None:
+        if message.model not in ("", model.name):
+            text = f"the stream serves model {model.name!r}, not {message.model[:300]!r}"
+            raise BadInput(text, field="model")
+
+    def _submit(
+        self,
+        message: pb.StepBatch,
+        model: ServedModel,
+        lanes: Lanes,
+        opened: Sequence[pb.LaneOpened],
+    ) -> None:
+        number = message.id
+        submission = columns.read(
+            message,
+            lanes,
+            model.manifest,
+            self._mailbox.address(lambda done: self._done(number, done, opened)),
+        )
+        if not len(submission.queued_rows):
+            self._answer(number, submission, opened)
+            return
+        self._waiting.add(submission)  # before: it may be done by the time submit returns
+        try:
+            model.submit(submission)
+        except BaseException:
+            self._waiting.discard(submission)
+            raise
+
+    def _done(self, number: int, submission: Submission, opened: Sequence[pb.LaneOpened]) -> None:
+        self._waiting.discard(submission)
+        try:
+            self._answer(number, submission, opened)
+        except Exception:  # the caller waits for this message, whatever became of it
+            log.exception("a reply could not be made")
+            refused = columns.refused(number, len(submission), opened, Internal())
+            self.outbox.put_nowait(refused)
+        self._end_if_done()
+
+    def _answer(self, number: int, submission: Submission, opened: Sequence[pb.LaneOpened]) -> None:
+        assert self._model is not None
+        for rows, error in submission.failures:
+            self._model.metrics.error(error.code, error.reason, len(rows))
+        self.outbox.put_nowait(columns.reply(number, submission, opened, self._model.manifest))
+
+    def _end_if_done(self) -> None:
+        if self._read_all and not self._waiting:
+            self.outbox.put_nowait(None)

@@ -5,6 +5,7 @@ The api talks to this: it opens, closes and lists sessions, and submits steps. A
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from server.config import Config
@@ -34,13 +35,14 @@ class ServedModel:
         config: Config,
         metrics: Metrics,
         on_death: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manifest = manifest = engine.manifest
         self.name, self.version = manifest.name, manifest.version
         self.device, self.capacity = engine.device.name, config.max_sessions
         self.max_forecast, self.ttl = config.max_forecast_steps, config.session_ttl
         self.metrics = ModelMetrics(metrics, self.name, self.version)
-        self.directory = Directory(self.name, self.version, self.capacity, self.ttl)
+        self.directory = Directory(self.name, self.version, self.capacity, self.ttl, clock)
         cache = _cache(engine, config)
         residence = Residence(engine.capacity, self.directory, cache)
         drift = watch(manifest, config.drift_window, self.metrics)

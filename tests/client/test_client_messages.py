@@ -8,10 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.batcher.submission import APPLIED, FAILED, REMEMBERED, Submission
+from server.scheduler.submission import Submission
+from tidegate.wire import APPLIED, FAILED, REMEMBERED
 from server.bundle.manifest import Feature, Manifest, Output, State
 from server.errors import BadInput, StepGap
-from server.transport import columns
+from server.api import columns
 from tidegate import errors
 from tidegate.block import Block
 from tidegate.lanes import Lanes

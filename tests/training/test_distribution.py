@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from server.bundle import feature
 from server.bundle.feature import Distribution
-from server.sessions.drift import stability_index
+from server.serving.drift import stability_index
 from training.distribution import distribution
 
 RNG = np.random.default_rng(2)

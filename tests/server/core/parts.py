@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batcher.submission import UNNUMBERED, Submission
 from server.bundle.repository import Bundle, find, load
 from server.config import Config
 from server.engine.device import Device
 from server.engine.engine import Engine
 from server.metrics import Metrics
-from server.sessions.served_model import ServedModel
+from server.scheduler.submission import UNNUMBERED, Submission
+from server.serving.model import ServedModel
 from training.bundle import random_bundle
 from training.network import Network, random_network
 
@@ -30,11 +32,26 @@ def make_bundle(repository: Path, weights: Network = WEIGHTS) -> Bundle:
     return load(entry, repository)
 
 
-def make_model(bundle: Bundle, repository: Path, **settings: object) -> ServedModel:
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_model(
+    bundle: Bundle,
+    repository: Path,
+    clock: Callable[[], float] = time.monotonic,
+    **settings: object,
+) -> ServedModel:
     """A served model, not started yet."""
     config = Config(model_repository=repository, **settings)  # type: ignore[arg-type]
-    engine = Engine(bundle, CPU, config.max_sessions)
-    return ServedModel(engine, config, Metrics())
+    engine = Engine(bundle, CPU, config.max_resident or config.max_sessions)
+    return ServedModel(engine, config, Metrics(), clock=clock)
 
 
 class Caller:
@@ -50,16 +67,14 @@ class Caller:
     ) -> tuple[Submission, threading.Event]:
         """Submit (session, first step or None, features [T, I]) rows; the event tells when done."""
         done = threading.Event()
-        places = [self.model.locate(session_id) for session_id, _, _ in rows]
+        handles = [self.model.directory.find(session_id)[0] for session_id, _, _ in rows]
         submission = Submission(
-            slots=np.array([slot for slot, _ in places], dtype=np.int64),
-            generations=np.array([generation for _, generation in places], dtype=np.int64),
+            handles=np.array(handles, dtype=np.int64),
             first_steps=np.array(
                 [UNNUMBERED if first is None else first for _, first, _ in rows], dtype=np.int64
             ),
             lengths=np.array([len(features) for _, _, features in rows], dtype=np.int32),
             features=np.concatenate([features for _, _, features in rows]),
-            session_id=lambda row: rows[row][0],
             on_done=lambda _: done.set(),
             **more,
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from server.config import Config, ConfigError, from_arguments
 
@@ -17,11 +17,13 @@ GOOD: dict[str, str] = {
     "device": "cpu",
     "threads": "2",
     "max_sessions": "5",
+    "max_resident": "3",
     "session_ttl": "1.5",
     "remembered_steps": "7",
     "max_forecast_steps": "7",
     "max_queued_steps": "9",
     "max_batch": "3",
+    "max_calls": "9",
     "drift_window": "0.0",
     "max_message_bytes": "4096",
     "max_inflight_messages": "2",
@@ -36,11 +38,13 @@ BAD: dict[str, str] = {
     "device": "gpu",
     "threads": "0",
     "max_sessions": "0",
+    "max_resident": "-1",
     "session_ttl": "0",
     "remembered_steps": "0",
     "max_forecast_steps": "0",
     "max_queued_steps": "-5",
     "max_batch": "0",
+    "max_calls": "0",
     "drift_window": "-1",
     "max_message_bytes": "10",
     "max_inflight_messages": "0",
@@ -49,53 +53,75 @@ BAD: dict[str, str] = {
 }
 
 
-def read(tmp_path: Path, flags: list[str], environment: dict[str, str]) -> Config:
-    return from_arguments(["--model-repository", str(tmp_path), *flags], environment)
+Environment = pytest.MonkeyPatch
 
 
-def value(config: Config, name: str) -> Any:
-    return str(getattr(config, name))
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
+    """Nothing is set but the repository."""
+    for name in Config.model_fields:
+        monkeypatch.delenv(f"TIDEGATE_{name.upper()}", raising=False)
+    monkeypatch.setenv("TIDEGATE_MODEL_REPOSITORY", str(tmp_path))
+    return monkeypatch
+
+
+def value(flags: list[str], name: str) -> str:
+    found: Any = getattr(from_arguments(flags), name)
+    return str(found)
 
 
 def test_the_cases_cover_every_field() -> None:
-    names = {each.name for each in dataclasses.fields(Config)}
+    names = set(Config.model_fields)
     assert set(BAD) == names
     assert set(GOOD) == names - {"model_repository"}
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_flag_wins_over_the_variable_and_the_variable_over_the_default(
-    tmp_path: Path, name: str
+    environment: Environment, name: str
 ) -> None:
-    flag, variable = f"--{name.replace('_', '-')}", f"TIDEGATE_{name.upper()}"
-    default = value(read(tmp_path, [], {}), name)
+    flag = f"--{name.replace('_', '-')}"
+    default = value([], name)
     assert default != GOOD[name]
-    assert value(read(tmp_path, [], {variable: GOOD[name]}), name) == GOOD[name]
-    assert value(read(tmp_path, [flag, default], {variable: GOOD[name]}), name) == default
+    environment.setenv(f"TIDEGATE_{name.upper()}", GOOD[name])
+    assert value([], name) == GOOD[name]
+    assert value([flag, default], name) == default
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_value_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name} must "):
-        from_arguments([], {"TIDEGATE_MODEL_REPOSITORY": str(tmp_path)} | {
-            f"TIDEGATE_{name.upper()}": BAD[name]
-        })  # fmt: skip
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_bad_value_is_refused_by_name(environment: Environment, name: str, by: str) -> None:
+    flags = [f"--{name.replace('_', '-')}={BAD[name]}"] if by == "flag" else []
+    environment.setenv(f"TIDEGATE_{name.upper()}", BAD[name])
+    with pytest.raises(ConfigError, match=f"^{name} must .*, not '{BAD[name]}'"):
+        from_arguments(flags)
+
+
+def test_every_bad_value_is_named(environment: Environment) -> None:
+    with pytest.raises(ConfigError, match=r"^port must .*; threads must .*, not '0'$"):
+        from_arguments(["--port", "-1", "--threads", "0"])
 
 
 @pytest.mark.parametrize("name", ["session_ttl", "drain_seconds"])
 @pytest.mark.parametrize("text", ["inf", "nan", "1e12"])
-def test_a_duration_no_clock_can_say_is_refused(tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name} must be above 0 and at most ten years"):
-        read(tmp_path, [], {f"TIDEGATE_{name.upper()}": text})
+def test_a_duration_no_clock_can_say_is_refused(
+    environment: Environment, name: str, text: str
+) -> None:
+    environment.setenv(f"TIDEGATE_{name.upper()}", text)
+    with pytest.raises(ConfigError, match=f"^{name} must be "):
+        from_arguments([])
 
 
 @pytest.mark.parametrize(("name", "text"), [("port", "http"), ("session_ttl", "soon")])
-def test_a_value_of_the_wrong_type_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name} must be (int|float), not '{text}'"):
-        read(tmp_path, [], {f"TIDEGATE_{name.upper()}": text})
+def test_a_value_of_the_wrong_type_is_refused_by_name(
+    environment: Environment, name: str, text: str
+) -> None:
+    environment.setenv(f"TIDEGATE_{name.upper()}", text)
+    with pytest.raises(ConfigError, match=f"^{name} must be a valid (integer|number).*'{text}'$"):
+        from_arguments([])
 
 
-def test_settings_cannot_change_after_the_start(tmp_path: Path) -> None:
-    config = read(tmp_path, [], {})
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.port = 1  # type: ignore[misc]
+def test_settings_cannot_change_after_the_start(environment: Environment) -> None:
+    config = from_arguments([])
+    with pytest.raises(ValidationError, match="frozen"):
+        config.port = 1

@@ -18,8 +18,8 @@ from server.bundle.repository import find, load
 from server.config import Config
 from server.engine.engine import Engine, EngineRows
 from server.metrics import Metrics
-from server.sessions.drift import ENOUGH, SAMPLES, Drift
-from server.sessions.served_model import ServedModel
+from server.serving.drift import ENOUGH, SAMPLES, Drift
+from server.serving.model import ServedModel
 from tests.server.core.parts import CPU, Caller, make_bundle
 from training.bundle import random_bundle
 from training.distribution import distribution

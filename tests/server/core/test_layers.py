@@ -1,4 +1,4 @@
-"""Imports follow the steps: transport, sessions, batcher, engine; the core knows no gRPC."""
+"""Imports follow the steps: transport, api, sessions, scheduler, engine; the core knows no gRPC."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from tests.harness import ROOT
 
 SERVER = ROOT / "server"
 LEAVES = {"errors", "config", "metrics"}
-MAY_IMPORT = {
-    "errors": set(),
-    "config": set(),
-    "metrics": set(),
-    "bundle": {"errors"},
-    "engine": {"bundle", *LEAVES},
-    "batcher": {"engine", "bundle", *LEAVES},
-    "sessions": {"batcher", "engine", "bundle", *LEAVES},
-    "transport": {"sessions", "batcher", "engine", "bundle", *LEAVES},
-}
+BEHIND = ["bundle", "engine", "scheduler", "sessions", "serving", "api", "transport"]
+MAY_IMPORT = {leaf: set[str]() for leaf in LEAVES} | {"bundle": {"errors"}}
+for at, part in enumerate(BEHIND[1:], start=1):
+    MAY_IMPORT[part] = {*BEHIND[:at], *LEAVES}
+CORE = ["bundle", "engine", "scheduler", "sessions", "serving", *sorted(LEAVES)]
 FILES = sorted(SERVER.rglob("*.py"))
 
 
@@ -35,21 +30,41 @@ def imported(path: object) -> set[str]:
     return names
 
 
+def files_of(part: str) -> list[str]:
+    files = [str(f.relative_to(SERVER)) for f in FILES]
+    mine = [f for f in files if f.split("/")[0].removesuffix(".py") == part]
+    assert mine
+    return mine
+
+
 @pytest.mark.parametrize("part", MAY_IMPORT)
 def test_a_part_imports_only_what_lies_behind_it(part: str) -> None:
-    files = [f for f in FILES if f.relative_to(SERVER).parts[0].removesuffix(".py") == part]
-    assert files
-    for file in files:
+    for file in files_of(part):
         parts = {name.split(".")[1] for name in imported(file) if name.startswith("server.")}
         assert parts - {part} <= MAY_IMPORT[part], file
 
 
-@pytest.mark.parametrize("part", ["bundle", "engine", "batcher", "sessions", *sorted(LEAVES)])
-def test_the_core_knows_neither_grpc_nor_asyncio(part: str) -> None:
-    for file in FILES:
-        if file.relative_to(SERVER).parts[0].removesuffix(".py") == part:
-            roots = {name.split(".")[0] for name in imported(file)}
-            assert not roots & {"grpc", "asyncio", "tidegate", "inference", "grpc_health"}, file
+@pytest.mark.parametrize("part", CORE)
+def test_the_core_knows_neither_grpc_nor_messages_nor_asyncio(part: str) -> None:
+    for file in files_of(part):
+        names = imported(file)
+        roots = {name.split(".")[0] for name in names}
+        assert not roots & {"grpc", "asyncio", "google", "inference", "grpc_health"}, file
+        ours = {name for name in names if name.split(".")[0] == "tidegate"}
+        assert all(name.startswith("tidegate.wire") for name in ours), file
+
+
+def test_messages_are_known_apart_from_any_grpc_library() -> None:
+    for file in files_of("api"):
+        roots = {name.split(".")[0] for name in imported(file)}
+        assert not roots & {"grpc", "asyncio", "grpc_health"}, file
+        assert not any("pb2_grpc" in name for name in imported(file)), file
+
+
+def test_transports_reach_the_core_through_the_api_alone() -> None:
+    for file in files_of("transport"):
+        parts = {name.split(".")[1] for name in imported(file) if name.startswith("server.")}
+        assert not parts & {"engine", "bundle", "sessions"}, file
 
 
 def test_training_s_graphs_need_no_torch() -> None:

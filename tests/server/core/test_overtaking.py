@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from server.batcher.submission import FAILED, Submission
 from server.errors import ServingError
-from server.sessions.served_model import ServedModel
+from server.scheduler.submission import Submission
+from server.serving.model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import Caller, Floats, make_bundle, make_model
 from tests.server.core.test_walks import assert_state, expected
+from tidegate.wire import FAILED
 
 # What each of them observes at each step. A session "a0" or "a1" observes what "a" does.
 SEEN = {name: np.random.default_rng(k).normal(0, 2, (400, 5)) for k, name in enumerate("ab")}
@@ -39,12 +40,12 @@ class Crowd:
             case "step":
                 self._step(base, name)
             case "export":
-                self.exports.append((base, self.model.states.export(name)))
+                self.exports.append((base, self.model.operations.export(name)))
                 self._pick_up()
             case "fork":
-                self.model.states.fork(name, other)
+                self.model.operations.fork(name, other)
             case "move" if base in self.rest:
-                self.model.states.take_in(self.rest[base], other, replace=True)
+                self.model.operations.take_in(self.rest[base], other, replace=True)
             case "close":
                 self.model.close(name)
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.batcher.batch import Batch
-from server.batcher.part import width_of
-from server.batcher.queue import Picked, StepQueue
-from server.batcher.submission import Submission
 from server.errors import BadInput, QueueFull, UnknownLane
+from server.scheduler.batch import Batch
+from server.scheduler.queue import Picked, StepQueue, width_of
+from server.scheduler.submission import Submission
 
 CAPACITY = 6
 ROW = st.tuples(st.integers(1, CAPACITY), st.sampled_from([1, 1, 1, 2, 3, 5, 8]))
@@ -19,15 +18,13 @@ SUBMISSIONS = st.lists(st.lists(ROW, min_size=1, max_size=10), min_size=1, max_s
 
 
 def submission(rows: list[tuple[int, int]], first: int = 0) -> Submission:
-    """Rows of (slot, length); each step's only feature is its place in the whole order."""
+    """Rows of (session, length); each step's only feature is its place in the whole order."""
     steps = sum(length for _, length in rows)
     return Submission(
-        slots=np.array([slot for slot, _ in rows], np.int64),
-        generations=np.zeros(len(rows), np.int64),
+        handles=np.array([handle for handle, _ in rows], np.int64),
         first_steps=np.full(len(rows), -1, np.int64),
         lengths=np.array([length for _, length in rows], np.int32),
         features=np.arange(first, first + steps, dtype=np.float32)[:, None],
-        session_id=str,
         on_done=lambda done: finished.append(done),
     )
 
@@ -51,7 +48,7 @@ def drain(queue: StepQueue, max_rows: int) -> list[Batch]:
 def test_any_submissions_come_out_whole_in_order_and_apart(
     all_rows: list[list[tuple[int, int]]], max_rows: int, taken_early: int
 ) -> None:
-    queue, sent, first = StepQueue(CAPACITY, 10_000), [], 0
+    queue, sent, first = StepQueue(10_000), [], 0
     batches: list[Batch] = []
     for k, rows in enumerate(all_rows):
         queue.put(submission(rows, first), rate=1.0)
@@ -64,10 +61,10 @@ def test_any_submissions_come_out_whole_in_order_and_apart(
     seen: dict[int, list[float]] = {slot: [] for slot in range(1, CAPACITY + 1)}
     for batch in batches:
         assert 1 <= len(batch) <= max_rows
-        assert len(set(batch.slots.tolist())) == len(batch), "a session twice in one run"
+        assert len(set(batch.handles.tolist())) == len(batch), "a session twice in one run"
         assert {width_of(length) for length in batch.lengths.tolist()} == {batch.width}
         features = batch.features(np.arange(len(batch)))
-        for row, slot in enumerate(batch.slots.tolist()):
+        for row, slot in enumerate(batch.handles.tolist()):
             seen[slot] += features[row, : batch.lengths[row], 0].tolist()
     expected: dict[int, list[float]] = {slot: [] for slot in range(1, CAPACITY + 1)}
     at = 0
@@ -83,7 +80,7 @@ def test_any_submissions_come_out_whole_in_order_and_apart(
 @given(all_rows=SUBMISSIONS)
 def test_every_submission_completes_exactly_once(all_rows: list[list[tuple[int, int]]]) -> None:
     finished.clear()
-    queue = StepQueue(CAPACITY, 10_000)
+    queue = StepQueue(10_000)
     every = [submission(rows) for rows in all_rows]
     for each in every:
         queue.put(each, rate=1.0)
@@ -94,7 +91,7 @@ def test_every_submission_completes_exactly_once(all_rows: list[list[tuple[int, 
 
 
 def test_a_full_queue_refuses_whole_submissions_at_once() -> None:
-    queue = StepQueue(CAPACITY, 5)
+    queue = StepQueue(5)
     queue.put(submission([(1, 1), (2, 3)]), rate=100.0)
     with pytest.raises(QueueFull, match="4 steps wait already and the queue holds 5") as caught:
         queue.put(submission([(3, 1), (4, 1)]), rate=100.0)
@@ -107,35 +104,35 @@ def test_a_full_queue_refuses_whole_submissions_at_once() -> None:
 
 
 def test_the_oldest_steps_go_first_even_when_others_came_meanwhile() -> None:
-    queue = StepQueue(CAPACITY, 100)
+    queue = StepQueue(100)
     for rows in ([(1, 1)], [(1, 1)], [(2, 1)], [(1, 1)], [(3, 1)]):
         queue.put(submission(rows), rate=1.0)
-    order = [batch.slots.tolist() for batch in drain(queue, 1)]
+    order = [batch.handles.tolist() for batch in drain(queue, 1)]
     assert order == [[1], [1], [2], [1], [3]]
 
 
 def test_sessions_that_pipeline_do_not_starve_one_that_came_between() -> None:
-    queue = StepQueue(60, 10_000)
+    queue = StepQueue(10_000)
     many = [(slot, 1) for slot in range(1, 9)]
     for rows in (many, many, [(50, 1)], *([many] * 16)):
         queue.put(submission(rows), rate=1.0)
-    order = [batch.slots.tolist() for batch in drain(queue, 8)]
+    order = [batch.handles.tolist() for batch in drain(queue, 8)]
     assert [50 in slots for slots in order].index(True) == 2
 
 
 def test_rows_that_failed_before_are_never_queued() -> None:
-    queue = StepQueue(CAPACITY, 100)
+    queue = StepQueue(100)
     each = submission([(1, 1), (2, 2), (3, 1)])
     each.fail(1, UnknownLane(9))
     queue.put(each, rate=1.0)
     assert queue.steps == 2
     (batch,) = drain(queue, 10)
-    assert batch.slots.tolist() == [1, 3]
+    assert batch.handles.tolist() == [1, 3]
     assert batch.features(np.arange(2))[:, 0, 0].tolist() == [0.0, 3.0]
 
 
 def test_a_stopped_queue_hands_out_what_is_left_and_then_nothing() -> None:
-    queue = StepQueue(CAPACITY, 100)
+    queue = StepQueue(100)
     queue.put(submission([(1, 1)]), rate=1.0)
     queue.stop()
     picked: list[Picked] | None = queue.take(10)

@@ -10,31 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.batcher.queue import StepQueue
-from server.batcher.submission import UNNUMBERED, Submission
 from server.bundle.repository import find, load
 from server.engine.engine import Engine
 from server.errors import BadModel
 from server.metrics import Metrics
-from server.sessions.models import Models
+from server.scheduler.queue import StepQueue
+from server.scheduler.submission import UNNUMBERED, Submission
+from server.serving.registry import Registry
 from tests.server.core.parts import CPU, make_bundle
 
 
-def submission(slots: list[int]) -> Submission:
-    count = len(slots)
+def submission(handles: list[int]) -> Submission:
+    count = len(handles)
     return Submission(
-        slots=np.array(slots, np.int64),
-        generations=np.zeros(count, np.int64),
+        handles=np.array(handles, np.int64),
         first_steps=np.full(count, UNNUMBERED, np.int64),
         lengths=np.ones(count, np.int32),
         features=np.zeros((count, 5), np.float32),
-        session_id=str,
         on_done=lambda _: None,
     )
 
 
 def test_a_pipelined_stream_never_holds_back_an_older_step() -> None:
-    queue, crowd = StepQueue(100, 10_000), list(range(1, 9))
+    queue, crowd = StepQueue(10_000), list(range(1, 9))
     queue.put(submission(crowd), 1.0)
     picked = queue.take(8)
     assert picked is not None
@@ -80,7 +78,7 @@ def test_a_manifest_that_links_to_itself_is_a_bad_model(tmp_path: Path) -> None:
 
 
 def test_asking_for_a_broken_model_again_and_again_keeps_nothing() -> None:
-    models = Models(Metrics())
+    models = Registry(Metrics())
     models.add_broken("small", 1, "small/1 is corrupt")
     models.ready = True
     depths = []

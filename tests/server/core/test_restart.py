@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.batcher.submission import APPLIED, FAILED, REMEMBERED, RESTART
 from server.engine.engine import Engine, EngineRows
 from server.errors import NotFinite, QueueFull, StepGap
+from server.scheduler.submission import RESTART
+from server.serving.model import ServedModel
 from server.sessions.forecast import Forecast
-from server.sessions.served_model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
 from tests.server.growing import growing
+from tidegate.wire import APPLIED, FAILED, REMEMBERED
 from training.reference import NumpyNetwork
 
 
@@ -98,7 +99,7 @@ def test_work_between_runs_is_bounded_and_dropped_where_nobody_waits(tmp_path: P
     asked: list[Future[Snapshot]] = []
     with pytest.raises(QueueFull):
         while len(asked) < 10_000:
-            asked.append(model.states.export("a"))
+            asked.append(model.operations.export("a"))
     assert len(asked) == 4096
     for each in asked[::2]:
         assert each.cancel()
@@ -110,7 +111,7 @@ def test_work_between_runs_is_bounded_and_dropped_where_nobody_waits(tmp_path: P
 def test_a_stopping_model_finishes_the_work_it_was_given(tmp_path: Path) -> None:
     model = make_model(make_bundle(tmp_path), tmp_path, max_sessions=4)
     model.open("a")
-    asked = [model.states.export("a") for _ in range(50)]
+    asked = [model.operations.export("a") for _ in range(50)]
     model.start()
     model.stop()
     assert all(each.done() and each.result().session_id == "a" for each in asked)
@@ -144,17 +145,17 @@ def test_a_forecast_goes_on_from_what_it_began_with(model: ServedModel) -> None:
     model.open("a")
     caller.step([("a", 0, xs[:10])])
     ahead = [Forecast(model.manifest, 200, xs[10:]), Forecast(model.manifest, 199, xs[11:])]
-    assert model.states.begin(ahead[0], "a").result(20) == 10
+    assert model.operations.begin(ahead[0], "a").result(20) == 10
     caller.step([("a", 10, xs[10:11])])
-    assert model.states.begin(ahead[1], "a").result(20) == 11
+    assert model.operations.begin(ahead[1], "a").result(20) == 11
     caller.step([("a", RESTART, xs[:1])])
-    model.states.advance(ahead[0]).result(20)
+    model.operations.advance(ahead[0]).result(20)
     model.close("a")
     model.open("b")
     caller.step([("b", 0, xs[:3])])
     while ahead[0].outputs is None or ahead[1].outputs is None:
         for each in ahead:
-            model.states.advance(each).result(20)
+            model.operations.advance(each).result(20)
     assert_close(ahead[0].outputs, expected(xs)[10:])
     assert_close(ahead[1].outputs, expected(xs)[11:])
     assert_close(caller.step([("b", 3, xs[3:9])]).outputs, expected(xs[:9])[3:])
@@ -174,8 +175,8 @@ def test_a_forecast_by_a_slow_model_takes_short_turns(
     monkeypatch.setattr(Forecast, "_next", lambda ahead: xs[ahead._done : ahead._done + 1])
     model.open("a")
     ahead = Forecast(model.manifest, 8, xs)
-    model.states.begin(ahead, "a").result(20)
+    model.operations.begin(ahead, "a").result(20)
     assert runs == [1] and ahead.outputs is None
     for _ in range(7):
-        model.states.advance(ahead).result(20)
+        model.operations.advance(ahead).result(20)
     assert_close(ahead.outputs, expected(xs))

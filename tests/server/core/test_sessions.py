@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.batcher.submission import APPLIED, FAILED, REMEMBERED
 from server.bundle.repository import Bundle
 from server.engine.engine import Engine
 from server.errors import (
@@ -20,12 +19,14 @@ from server.errors import (
     ServingError,
     SessionClosed,
     SessionExpired,
+    SessionLost,
     SessionsFull,
     StepCancelled,
     UnknownSession,
 )
-from server.sessions.served_model import ServedModel
-from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
+from server.serving.model import ServedModel
+from tests.server.core.parts import WEIGHTS, Caller, Clock, Floats, make_bundle, make_model
+from tidegate.wire import APPLIED, FAILED, REMEMBERED
 from training.reference import NumpyNetwork
 
 REFERENCE = NumpyNetwork(WEIGHTS)
@@ -57,30 +58,63 @@ def expected(x: Floats) -> Floats:
     return np.asarray(REFERENCE.run(x, REFERENCE.initial())[0], np.float32)
 
 
-def test_a_failing_run_fails_its_rows_changes_nothing_and_the_loop_goes_on(
+def test_a_run_that_fails_ends_its_sessions_and_no_others_and_the_loop_goes_on(
     model: ServedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The engine may have moved their state in part: a retry must never step from there."""
     caller, x = Caller(model), observations(1, 3)
-    for name in ("a", "b"):
+    for name in ("a", "b", "c"):
         model.open(name)
         caller.step([(name, 0, x[:1])])
-    run = Engine.run
 
     def fail(*_: object) -> Floats:
         raise RuntimeError("the device is on fire")
 
-    monkeypatch.setattr(Engine, "run", fail)
-    failed = caller.step([("a", 1, x[1:2]), ("b", 1, x[1:2])])
+    with monkeypatch.context() as broken:
+        broken.setattr(Engine, "run", fail)
+        failed = caller.step([("a", 1, x[1:2]), ("b", 1, x[1:2])])
     assert list(failed.status) == [FAILED, FAILED]
-    assert {type(error) for error in failed.errors.values()} == {RunFailed}
+    assert {type(error) for error in failed.errors.values()} == {SessionLost}
     assert "on fire" not in str(failed.errors[0])
     assert "on fire" in caplog.text
-    monkeypatch.setattr(Engine, "run", run)
-    assert model.get("a").steps == model.get("b").steps == 1
-    after = caller.step([("a", 1, x[1:]), ("b", 1, x[1:])])
+    with pytest.raises(SessionLost, match="'b' of model 'small' was lost in a run that failed at"):
+        model.get("b")
+    assert model.open("a")[0].steps == 0
+    after = caller.step([("a", 0, x), ("c", 1, x[1:])])
     assert after.outputs is not None
-    np.testing.assert_allclose(after.outputs[:2], expected(x)[1:], atol=1e-5)
-    np.testing.assert_allclose(after.outputs[2:], expected(x)[1:], atol=1e-5)
+    np.testing.assert_allclose(after.outputs[:3], expected(x), atol=1e-5)
+    np.testing.assert_allclose(after.outputs[3:], expected(x)[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["replay_cache.ReplayCache.keep", "directory.Directory.count"])
+def test_a_step_that_ran_and_could_not_be_counted_is_never_stepped_again(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    caller, x = Caller(model), observations(1, 2)
+    model.open("a")
+    caller.step([("a", 0, x[:1])])
+    with monkeypatch.context() as broken:
+        broken.setattr(f"server.sessions.{place}", lambda *_: 1 / 0)
+        failed = caller.step([("a", 1, x[1:])])
+    assert isinstance(failed.errors[0], SessionLost)
+    with pytest.raises(SessionLost):
+        caller.step([("a", 1, x[1:])])
+
+
+def test_what_fails_after_the_count_takes_no_answer_back(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, x = Caller(model), observations(1, 2)
+    model.open("a")
+    with monkeypatch.context() as broken:
+        broken.setattr(model.metrics.steps, "inc", lambda *_: 1 / 0)
+        broken.setattr(model.metrics.batch_rows, "observe", lambda *_: 1 / 0)
+        first = caller.step([("a", 0, x[:1])])
+    assert list(first.status) == [APPLIED]
+    assert list(caller.step([("a", 0, x[:1])]).status) == [REMEMBERED]
+    last = caller.step([("a", 1, x[1:])])
+    assert last.outputs is not None
+    np.testing.assert_allclose(last.outputs, expected(x)[1:], atol=1e-5)
 
 
 def test_rows_that_make_no_batch_fail_and_the_loop_goes_on(
@@ -89,7 +123,7 @@ def test_rows_that_make_no_batch_fail_and_the_loop_goes_on(
     caller, x = Caller(model), observations(1, 1)
     model.open("a")
     with monkeypatch.context() as broken:
-        broken.setattr("server.batcher.batch.Batch._column", lambda *_: 1 / 0)
+        broken.setattr("server.scheduler.batch.Batch._column", lambda *_: 1 / 0)
         failed = caller.step([("a", 0, x)])
     assert {type(error) for error in failed.errors.values()} == {RunFailed}
     assert "no batch could be made" in caplog.text
@@ -133,34 +167,41 @@ def test_a_session_closed_while_its_step_waits_is_told_and_its_slot_starts_afres
 
 
 def test_a_session_never_expires_while_a_step_waits(bundle: Bundle, folder: Path) -> None:
-    model = make_model(bundle, folder, session_ttl=10.0)
+    clock = Clock()
+    model = make_model(bundle, folder, clock, session_ttl=10.0)
     caller, x = Caller(model), observations(4, 1)
     for name in ("waiting", "idle"):
         model.open(name)
     waiting, done = caller.send([("waiting", 0, x)])
-    later = time.time() + 11
-    assert model.expire(later) == 1
+    clock.now += 11
+    assert model.expire() == 1
     with pytest.raises(SessionExpired) as caught:
         model.get("idle")
-    assert caught.value.ended_at == later
+    assert caught.value.ended_at is not None
     model.start()
     assert done.wait(5)
     assert list(waiting.status) == [APPLIED]
     model.stop()
-    assert model.expire(time.time() + 11) == 1
+    clock.now += 11
+    assert model.expire() == 1
 
 
-def test_retries_and_attaching_keep_a_session_live(model: ServedModel) -> None:
+def test_retries_and_attaching_keep_a_session_live(bundle: Bundle, folder: Path) -> None:
+    clock = Clock()
+    model = make_model(bundle, folder, clock, session_ttl=60.0)
+    model.start()
     caller, x = Caller(model), observations(5, 1)
     for name in ("retried", "attached", "left"):
         model.open(name)
         caller.step([(name, 0, x)])
-    time.sleep(0.05)
-    middle = time.time()
+    clock.now += 1
     assert list(caller.step([("retried", 0, x)]).status) == [REMEMBERED]
     assert model.open("attached")[1] is False
-    assert model.expire(middle + 60.0) == 1
-    assert [model.holds(name) for name in ("retried", "attached", "left")] == [True, True, False]
+    clock.now += 59.5
+    assert model.expire() == 1
+    live = [name in model.directory for name in ("retried", "attached", "left")]
+    assert live == [True, True, False]
+    model.stop()
 
 
 def test_a_full_model_and_a_draining_one_refuse(model: ServedModel) -> None:

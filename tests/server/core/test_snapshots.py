@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batcher.submission import APPLIED, REMEMBERED
 from server.engine.engine import Engine
-from server.errors import BadSnapshot, Internal, ServingError, SessionClosed, UnknownSession
-from server.sessions.served_model import ServedModel
+from server.errors import BadSnapshot, Internal, ServingError, SessionClosed, SessionLost
+from server.serving.model import ServedModel
 from server.sessions.snapshot import Snapshot
-from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
+from tests.server.core.parts import WEIGHTS, Caller, Clock, Floats, make_bundle, make_model
+from tidegate.wire import APPLIED, REMEMBERED
 from training.reference import NumpyNetwork
 
 WAIT = 20
@@ -51,7 +50,7 @@ def stepped(model: ServedModel, name: str, xs: Floats) -> None:
 
 
 def exported(model: ServedModel, name: str) -> Snapshot:
-    return model.states.export(name).result(WAIT)
+    return model.operations.export(name).result(WAIT)
 
 
 def forgetful(snapshot: Snapshot) -> Snapshot:
@@ -83,10 +82,12 @@ def test_what_a_snapshot_did_not_bring_is_not_made_up_from_the_slots_last_holder
     brought = forgetful(exported(model, "mine"))
     stepped(model, "theirs", others)
     model.close("theirs")
-    model.states.take_in(brought, "copy").result(WAIT)  # takes over the slot
+    model.operations.take_in(brought, "copy").result(WAIT)  # takes over the slot
     again = exported(model, "copy")
     assert (len(again.outputs), len(again.prints)) == (0, 0)
-    assert Caller(model).step([("copy", 5, others[5:6])]).errors[0].reason == "STEP_CONFLICT"
+    for features in (others[5:6], xs[5:6]):  # which of them it was nobody here can know
+        refused = Caller(model).step([("copy", 5, features)]).errors[0]
+        assert (refused.reason, refused.expected_step) == ("STEP_TOO_OLD", 6)
     more = observations(3, 2)
     assert_close(
         Caller(model).step([("copy", 6, more)]).outputs, expected(np.concatenate([xs, more]))[6:]
@@ -110,7 +111,7 @@ def test_an_import_whose_session_is_closed_and_opened_anew_meanwhile_harms_neith
         model.open("target")  # has the slot of the one gone
 
     undo = before(monkeypatch, "write", meddle)
-    taking = model.states.take_in(snapshot, "target")
+    taking = model.operations.take_in(snapshot, "target")
     try:
         taking.result(WAIT)
     except ServingError:
@@ -154,7 +155,7 @@ def test_a_session_being_put_in_is_never_seen_at_another_step(
     stepped(model, "mine", observations(8, 6))
     snapshot, seen = exported(model, "mine"), list[int]()
     before(monkeypatch, "write", lambda: seen.append(model.open("copy")[0].steps))
-    model.states.take_in(snapshot, "copy").result(WAIT)
+    model.operations.take_in(snapshot, "copy").result(WAIT)
     assert seen == [6]
 
 
@@ -166,24 +167,29 @@ def test_an_import_that_the_engine_cannot_do_leaves_no_session_behind(
     with monkeypatch.context() as broken:
         broken.setattr(Engine, "write", lambda *_: 1 / 0)
         with pytest.raises(Internal):
-            model.states.take_in(snapshot, "copy").result(WAIT)
-    assert "work between two runs failed" in caplog.text
-    with pytest.raises(UnknownSession):
+            model.operations.take_in(snapshot, "copy").result(WAIT)
+    assert "1 sessions could not be written" in caplog.text
+    with pytest.raises(SessionLost):
         model.get("copy")
-    assert model.states.take_in(snapshot, "copy").result(WAIT).steps == 6
+    assert model.operations.take_in(snapshot, "copy").result(WAIT).steps == 6
 
 
-def test_a_session_replaced_or_reset_is_in_use(model: ServedModel) -> None:
+def test_a_session_replaced_or_reset_is_in_use(tmp_path: Path) -> None:
+    clock = Clock()
+    model = make_model(make_bundle(tmp_path), tmp_path, clock, max_sessions=3)
+    model.start()
     for name in ("source", "replaced", "reset", "left"):
         if name != "left":
             stepped(model, name, observations(10, 2))
     snapshot = exported(model, "source")
-    time.sleep(0.05)
-    moment = time.time()
-    model.states.take_in(snapshot, "replaced", replace=True).result(WAIT)
-    model.states.reset("reset").result(WAIT)
-    assert model.expire(moment + model.ttl) == 1
-    assert [model.holds(name) for name in ("source", "replaced", "reset")] == [False, True, True]
+    clock.now += 1
+    model.operations.take_in(snapshot, "replaced", replace=True).result(WAIT)
+    model.operations.reset("reset").result(WAIT)
+    clock.now += model.ttl - 0.5
+    assert model.expire() == 1
+    live = [name in model.directory for name in ("source", "replaced", "reset")]
+    assert live == [False, True, True]
+    model.stop()
 
 
 def test_remembered_outputs_must_be_numbers(model: ServedModel) -> None:
@@ -192,5 +198,5 @@ def test_remembered_outputs_must_be_numbers(model: ServedModel) -> None:
     spoiled: NDArray[np.float32] = snapshot.outputs.copy()
     spoiled[1, 2] = np.nan
     with pytest.raises(BadSnapshot, match="remembered outputs that are not finite"):
-        model.states.take_in(replace(snapshot, outputs=spoiled), "copy")
+        model.operations.take_in(replace(snapshot, outputs=spoiled), "copy")
     assert list(Caller(model).step([("mine", 1, observations(11, 3)[1:])]).status) == [REMEMBERED]

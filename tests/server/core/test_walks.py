@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.batcher.submission import RESTART
 from server.bundle.repository import Bundle
 from server.errors import ServingError
+from server.scheduler.submission import RESTART
+from server.serving.model import ServedModel
 from server.sessions.forecast import Forecast
-from server.sessions.served_model import ServedModel
 from server.sessions.snapshot import Snapshot
 from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
 from training.reference import NumpyNetwork
@@ -89,16 +89,16 @@ class Walk:
             np.testing.assert_allclose(done.outputs, expected(past)[-size:], rtol=0, atol=1e-5)
 
     def reset(self, name: str, _: str, __: Floats) -> None:
-        assert self.model.states.reset(name).result(WAIT).steps == 0
+        assert self.model.operations.reset(name).result(WAIT).steps == 0
         self.live[name] = NOTHING
 
     def fork(self, name: str, other: str, _: Floats) -> None:
-        made = self.model.states.fork(name, other).result(WAIT)
+        made = self.model.operations.fork(name, other).result(WAIT)
         assert (made.session_id, made.steps) == (other, len(self.live[name]))
         self.live[other] = self.live[name]
 
     def export(self, name: str, _: str, __: Floats) -> None:
-        snapshot = self.model.states.export(name).result(WAIT)
+        snapshot = self.model.operations.export(name).result(WAIT)
         assert_state(snapshot, self.live[name])
         self.rest.append((snapshot, self.live[name]))
 
@@ -106,13 +106,13 @@ class Walk:
         if self.rest:
             snapshot, seen = self.rest[int(self.rng.integers(len(self.rest)))]
             replace = bool(len(new) % 2)
-            self.model.states.take_in(snapshot, other, replace).result(WAIT)
+            self.model.operations.take_in(snapshot, other, replace).result(WAIT)
             assert replace or other not in self.live
             self.live[other] = seen
 
     def forecast(self, name: str, _: str, new: Floats) -> None:
         ahead = Forecast(self.model.manifest, len(new), new)
-        assert self.model.states.begin(ahead, name).result(WAIT) == len(self.live[name])
+        assert self.model.operations.begin(ahead, name).result(WAIT) == len(self.live[name])
         wanted = expected(np.concatenate([self.live[name], new]))[len(self.live[name]) :]
         assert ahead.outputs is not None
         np.testing.assert_allclose(ahead.outputs, wanted, rtol=0, atol=1e-5)
@@ -148,6 +148,6 @@ def test_any_sequence_of_moves_equals_dictionaries_and_the_numpy_lstm(
         for operation in operations:
             walk.go(*operation)
         for name, seen in walk.live.items():
-            assert_state(model.states.export(name).result(WAIT), seen)
+            assert_state(model.operations.export(name).result(WAIT), seen)
     finally:
         model.stop()

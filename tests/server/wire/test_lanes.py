@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from server.transport.columns import MAX_ROWS
-from server.transport.lanes import MAX_OPENS
+from server.api.columns import MAX_ROWS
+from server.api.lanes import MAX_OPENS
 from tests.harness import RunningServer
 from tests.server.wire.wire import batch, connected, observations, reasons
 from tidegate.v1 import tidegate_pb2 as pb

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.transport.translate import DETAIL_KEY
 from tests.harness import RunningServer
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
+from tidegate.wire import DETAIL_KEY
 
 WIDTH, OUTPUTS = 5, 3
 Floats = NDArray[np.float32]

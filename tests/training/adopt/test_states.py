@@ -27,13 +27,13 @@ def test_a_session_s_state_is_taken_out_and_in_exactly(tmp_path: Path, dtype: st
         caller = Caller(model)
         for name in ("one", "new"):
             model.open(name)
-        unused = model.states.export("new").result(10).states[0].values
+        unused = model.operations.export("new").result(10).states[0].values
         np.testing.assert_array_equal(unused, np.zeros(2, dtype))
         assert unused.dtype == dtype
         given = np.array([[3.5, -2.5]], np.float32)
         caller.step([("one", None, given)])
-        taken = model.states.export("one").result(10)
-        model.states.take_in(taken, "two").result(10)
+        taken = model.operations.export("one").result(10)
+        model.operations.take_in(taken, "two").result(10)
         one, two = (caller.step([(name, None, given)]).outputs for name in ("one", "two"))
         assert one is not None
         assert two is not None
@@ -47,11 +47,11 @@ def test_a_snapshot_of_a_bool_state_holds_nothing_but_true_and_false(tmp_path: P
     model.start()
     try:
         model.open("one")
-        taken = model.states.export("one").result(10)
+        taken = model.operations.export("one").result(10)
         odd = np.array([0, 5], np.uint8).view(np.bool_)
         spoiled = replace(taken, states=[Tensor("s", odd)])
         with pytest.raises(BadSnapshot, match=r"state 's' .* bytes other than 0 and 1"):
-            model.states.take_in(spoiled, "two")
+            model.operations.take_in(spoiled, "two")
     finally:
         model.stop()
 

@@ -98,13 +98,14 @@ class Submission:
 
     @property
     def failures(self) -> list[tuple[Rows, ServingError]]:
-        """Why rows failed: errors, each with the rows that share it, ascending."""
+        """Why rows failed: errors, each with the rows that share it, ascending by the first."""
         if self._cause is None:
             return []
         rows = np.flatnonzero(self.status == FAILED)
         rows = rows[np.argsort(self._cause[rows], kind="stable")]
         edges = np.flatnonzero(np.diff(self._cause[rows])) + 1
-        return [(alike, self._causes[self._cause[alike[0]]]) for alike in np.split(rows, edges)]
+        groups = sorted(np.split(rows, edges), key=lambda alike: int(alike[0]))
+        return [(alike, self._causes[self._cause[alike[0]]]) for alike in groups]
 
     @property
     def errors(self) -> dict[int, ServingError]:

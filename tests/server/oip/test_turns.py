@@ -16,7 +16,7 @@ from tritonclient.grpc import aio as triton_aio
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
-from tests.server.oip.busy import STEPS, busy
+from tests.server.oip.busy import ROWS, busy
 from tests.server.oip.triton import (
     TOLERANCE,
     Floats,
@@ -38,8 +38,8 @@ END: dict[str, Any] = {"sequence_end": True}
 
 @pytest.fixture(scope="module")
 def roomy(small: SmallModel) -> Iterator[RunningServer]:
-    """A server whose queue holds all that `busy` asks for."""
-    with running_server(small.repository, max_queued_steps=1_000_000) as running:
+    """A server that `busy` keeps busy."""
+    with running_server(small.repository, max_batch=ROWS) as running:
         yield running
 
 
@@ -209,7 +209,7 @@ def test_a_timeout_is_in_microseconds(roomy: RunningServer) -> None:
 
 def test_a_stream_is_read_no_faster_than_it_is_answered(small: SmallModel) -> None:
     """Of fifty requests sent to a busy server, four wait in its queue and the rest on the wire."""
-    flags = {"max_queued_steps": 1_000_000, "max_inflight_messages": 4}
+    flags = {"max_batch": ROWS, "max_inflight_messages": 4}
     xs, sequence = observations(50), name()
     with (
         running_server(small.repository, **flags) as server,
@@ -228,8 +228,8 @@ def test_a_stream_is_read_no_faster_than_it_is_answered(small: SmallModel) -> No
 
 
 def waiting(server: RunningServer) -> int:
-    """Steps in the queue besides those of `busy`, whose messages have whole chunks."""
-    return int(server.metric("tidegate_queue_steps")) % STEPS
+    """Steps in the queue besides those of `busy`, which come and go in whole runs."""
+    return int(server.metric("tidegate_queue_steps")) % ROWS
 
 
 def test_two_clients_step_one_sequence(roomy: RunningServer, small: SmallModel) -> None:

@@ -35,7 +35,19 @@ def retype(snapshot: pb.Snapshot) -> None:
 
 
 def another_format(snapshot: pb.Snapshot) -> None:
-    snapshot.format = 2
+    snapshot.format = 1
+
+
+def another_bundle(snapshot: pb.Snapshot) -> None:
+    snapshot.bundle_digest = bytes(32)
+
+
+def no_digest(snapshot: pb.Snapshot) -> None:
+    snapshot.ClearField("bundle_digest")
+
+
+def long_digest(snapshot: pb.Snapshot) -> None:
+    snapshot.bundle_digest = bytes(1_000_000)
 
 
 def no_version(snapshot: pb.Snapshot) -> None:

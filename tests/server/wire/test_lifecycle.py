@@ -54,10 +54,10 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
     ("flags", "says"),
     [
         (["--device", "cuda"], "device cuda cannot be used: no NVIDIA driver"),
-        (["--device", "tpu"], "device must be auto, cpu or cuda, not tpu"),
-        (["--port", "70000"], "port must be 0 to 65535, not 70000"),
-        (["--max-batch", "none"], "max_batch must be int, not 'none'"),
-        (["--session-ttl", "-1"], "session_ttl must be above 0"),
+        (["--device", "tpu"], "device must be 'auto', 'cpu' or 'cuda', not 'tpu'"),
+        (["--port", "70000"], "port must be less than or equal to 65535, not '70000'"),
+        (["--max-batch", "none"], "max_batch must be a valid integer"),
+        (["--session-ttl", "-1"], "session_ttl must be greater than 0, not '-1'"),
         (["--model-repository", "/nowhere"], "model_repository must be a folder"),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_session_survives_its_server_in_a_snapshot(small: SmallModel) -> None:
         snapshot = exported(stub, "a")
         packed = snapshot.SerializeToString()
         first.process.kill()
-    for remembered, forgotten in ((64, "STEP_TOO_OLD"), (200, "STEP_CONFLICT")):
+    for remembered in (64, 200):
         with (
             running_server(small.repository, remembered_steps=remembered) as second,
             connected(second) as stub,
@@ -58,7 +58,7 @@ def test_a_session_survives_its_server_in_a_snapshot(small: SmallModel) -> None:
             assert_close(outputs(again), expected(small, xs)[36:100])
             with failing("STEP_CONFLICT"):
                 stub.Step(step_request("a", 95, xs[95:100] + 1))
-            with failing(forgotten):
+            with failing("STEP_TOO_OLD"):  # which the snapshot did not bring
                 stub.Step(step_request("a", 35, xs[35]))
             reply = stub.Step(step_request("a", 100, xs[100:]))
             assert not reply.remembered

@@ -102,7 +102,20 @@ def batch(
 
 def reasons(reply: pb.StepBatchReply) -> dict[int, str]:
     """The failed rows and why they failed."""
-    return {e.row: pb.Reason.Name(e.error.reason).removeprefix("REASON_") for e in reply.errors}
+    return {
+        row: pb.Reason.Name(error.reason).removeprefix("REASON_")
+        for row, error in row_errors(reply).items()
+    }
+
+
+def row_errors(reply: pb.StepBatchReply) -> dict[int, pb.ErrorDetail]:
+    """Each failed row's error. No row may have two."""
+    errors: dict[int, pb.ErrorDetail] = {}
+    for each in reply.errors:
+        for row in (each.row, *np.frombuffer(each.also, "<u4").tolist()):
+            assert row not in errors
+            errors[row] = each.error
+    return errors
 
 
 def rows_of(reply: pb.StepBatchReply) -> Floats:

@@ -36,6 +36,8 @@ class Batch:
         self.lengths = self._column(lambda submission: submission.lengths)
         self.counts = self.slots = np.zeros(len(self.handles), dtype=np.int64)
         self.open_rows = np.ones(len(self.handles), dtype=np.bool_)
+        self.late = False
+        """Whether rows came too late to run."""
         self.absent: NDArray[np.bool_] | None = None
         counts = (stop - start for _, start, stop in picked)
         self._starts = list(accumulate(counts, initial=0))
@@ -92,6 +94,7 @@ class Batch:
             submission = part.submission
             if not submission.cancelled and submission.deadline > now:
                 continue
+            self.late = True
             rows = np.arange(self._starts[segment], self._starts[segment + 1])
             self.fail(rows, StepCancelled() if submission.cancelled else DeadlinePassed())
 

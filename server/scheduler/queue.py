@@ -278,6 +278,19 @@ def width_of(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
+def sole_part(submission: Submission) -> Part | None:
+    """All of the submission's rows as one part, if they may enter a run together."""
+    entry = Entry(submission, 0, iter(()))
+    if len(submission) == 1:
+        return Part(entry, None, submission.handles, width_of(int(submission.lengths[0])))
+    queued = submission.queued_rows
+    parts = [part for parts in rounds(submission, queued) for part in parts]
+    if len(parts) != 1:
+        return None
+    rows, width = parts[0]
+    return Part(entry, rows, submission.handles[queued], width)
+
+
 def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:
     """The submission's rounds, in an order that keeps each session's rows in order. What is costly
     is done before this returns; what a round takes, not before it is asked for."""

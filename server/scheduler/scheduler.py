@@ -23,7 +23,7 @@ from server.errors import Internal, RunFailed
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch, fail_all
 from server.scheduler.control import ControlCall
-from server.scheduler.queue import Entry, Part, Picked, StepQueue, rounds
+from server.scheduler.queue import Part, Picked, StepQueue, sole_part
 from server.scheduler.submission import Handles, Rows, Submission
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,9 @@ class StepProtocol(Protocol):
     def lose(self, batch: Batch, rows: Rows) -> None:
         """The engine failed under `rows`: end their sessions, and fail those without an outcome."""
 
-    def resident(self, handles: Handles) -> bool:
-        """Whether none of these sessions would have to be brought in."""
+    @property
+    def roomy(self) -> bool:
+        """Whether no session ever has to be brought in."""
 
     def bring_in(self, engine: Engine, handles: Handles) -> None:
         """Make sessions resident until each has been in a run."""
@@ -147,28 +148,20 @@ class Scheduler:
         steps = submission.steps
         if steps > FEW_STEPS or self._short_run > SHORT_RUN or not self._thread.is_alive():
             return False
+        if not self._steps.roomy:  # rows might have to wait for their sessions
+            return False
         if not self.queue.is_free_for(steps):
             return False
-        queued = submission.queued_rows
-        parts = [part for parts in rounds(submission, queued) for part in parts]
-        if len(parts) != 1 or len(queued) > self._max_batch:
+        part = sole_part(submission)
+        if part is None or part.left > self._max_batch:
             return False
         if not self._engine_free.acquire(blocking=False):
             return False
         try:
-            return self._run_here(submission, queued, *parts[0])
+            submission.expect(part.left)
+            self._complete(self._run_batch([(part, 0, part.left)]))
         finally:
             self._engine_free.release()
-
-    def _run_here(
-        self, submission: Submission, queued: Rows, rows: Rows | None, width: int
-    ) -> bool:
-        part = Part(Entry(submission, 0, iter(())), rows, submission.handles[queued], width)
-        if not self._steps.resident(part.handles):
-            return False
-        submission.expect(len(queued))
-        picked = [(part, 0, len(queued))]
-        self._complete(self._run_batch(picked))
         return True
 
     def _run_batch(self, picked: list[Picked]) -> list[Picked]:

@@ -219,14 +219,14 @@ class Directory:
         with self._lock:
             return self._live(handles)
 
-    def use(self, handles: Handles) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Steps have come to sessions: which of these are live, and their counts (of one that is
-        not, whatever). They count as used now, so that none expires under its step."""
+    def use(self, handles: Handles) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64]]:
+        """Steps have come to sessions: which of these are live (None: all), and their counts (of
+        one that is not, whatever). They count as used now, so that none expires under its step."""
         with self._lock:
             live, index = self._live(handles), handles & INDEX
             if live.all():
                 self._last_used[index] = self._clock()
-                return live, self._counts[index]
+                return None, self._counts[index]
             self._last_used[index[live]] = self._clock()
             return live, self._counts[np.where(live, index, 0)]
 

@@ -90,7 +90,7 @@ class ReplayCache:
             features = np.where(np.isnan(features), np.float32(np.nan), features)
         bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
         prints: Prints = (bits + np.uint64(1)) @ self._weights
-        return np.where(prints == UNKNOWN, np.uint64(1), prints)
+        return prints
 
 
 def _multipliers(inputs: int) -> Prints:

@@ -86,59 +86,71 @@ class Residence:
         their slots."""
         return self.capacity - len(self._pinned)
 
-    def resident(self, handles: Handles) -> bool:
-        """Whether every one has a slot, or can be given one without anything being moved."""
-        missing = handles[self._find(handles) == 0].tolist()
-        return not missing or (
-            len(missing) <= len(self._free) and not any(each in self.shelf for each in missing)
-        )
+    @property
+    def roomy(self) -> bool:
+        """Whether there is a slot for every session there may be, so that none is ever absent."""
+        return self.capacity >= self._directory.limit
+
+    def here(self, handles: Handles) -> Slots | None:
+        """The slots of live sessions, if all of them are resident."""
+        slots = self._find(handles)
+        if slots is not None and self._pinned:
+            self._pinned.difference_update(handles.tolist())
+        return slots
 
     def resolve(self, handles: Handles) -> Slots:
         """The slots of live sessions, 0 for those that must be brought in. One that has no state
         yet takes a free slot."""
-        slots = self._find(handles)
-        if self._pinned:
-            self._pinned.difference_update(handles[slots > 0].tolist())
-        if not slots.all():
-            for row in np.flatnonzero(slots == 0).tolist():
-                if int(handles[row]) not in self.shelf and self._free:
-                    slots[row] = self._take(int(handles[row]), self._free.pop())
+        slots = self._search(handles)
+        self._pinned.difference_update(handles[slots > 0].tolist())
+        missing = np.flatnonzero(slots == 0).tolist()
+        if len(missing) > len(self._free):
+            self._bury()
+        for row in missing:
+            if self._free and int(handles[row]) not in self.shelf:
+                slots[row] = self._take(int(handles[row]), self._free.pop())
         return slots
 
-    def bring_in(self, engine: Engine, handles: Handles) -> Slots:
-        """Give sessions slots, at the cost of others that were used longest ago; those that have
-        ended meanwhile get 0. They keep theirs until `resolve` asks for them."""
+    def bring_in(self, engine: Engine, handles: Handles) -> None:
+        """Give sessions slots, at the cost of others that were used longest ago; none to those that
+        have ended meanwhile. They keep theirs until a run asks for them."""
         handles = np.unique(handles)
         handles = handles[self._directory.live(handles)]
-        absent = handles[self._find(handles) == 0]
+        absent = handles[self._search(handles) == 0]
         self._make_room(engine, len(absent), handles)
         records = [self.shelf.take(handle) for handle in absent.tolist()]
         slots = np.array([self._take(handle, self._free.pop()) for handle in absent.tolist()])
         self._load(engine, slots, records)
         self._pinned.update(handles.tolist())
-        return self._find(handles)
 
     def visit(self, engine: Engine, handles: Handles) -> Slots:
         """Slots for work between two runs, at most `capacity`; 0 for sessions that have ended."""
-        slots = self._find(handles)
-        if not slots.all():
+        if (slots := self._find(handles)) is None:
             self.bring_in(engine, handles)
+            slots = self._search(handles)
             self._pinned.difference_update(handles.tolist())
-            slots = self._find(handles)
         return slots
 
     def slot(self, handle: int) -> int:
         """The slot of one session, 0 if it has none."""
-        return int(self._find(np.array([handle]))[0])
+        return int(self._search(np.array([handle]))[0])
 
-    def _find(self, handles: Handles) -> Slots:
+    def _find(self, handles: Handles) -> Slots | None:
+        """The sessions' slots, if every one has one."""
+        index = handles & INDEX
         try:
-            slots: Slots = self._slots[handles & INDEX]
+            slots: Slots = self._slots[index]
         except IndexError:  # sessions newer than the column is long
-            self._slots = np.pad(self._slots, (0, int((handles & INDEX).max()) + 1))
-            slots = self._slots[handles & INDEX]
-        held = self._holders[slots] == handles
-        return slots if held.all() else np.where(held, slots, 0)
+            self._slots = np.pad(self._slots, (0, int(index.max()) + 1))
+            return None
+        return slots if (self._holders[slots] == handles).all() else None
+
+    def _search(self, handles: Handles) -> Slots:
+        """The sessions' slots, 0 for those that have none."""
+        if (slots := self._find(handles)) is not None:
+            return slots
+        slots = self._slots[handles & INDEX]
+        return np.where(self._holders[slots] == handles, slots, 0)
 
     def _take(self, handle: int, slot: int) -> int:
         self._slots[handle & INDEX], self._holders[slot] = slot, handle

@@ -56,9 +56,10 @@ class SessionSteps:
         """How many sessions may be brought in now."""
         return self._residence.room
 
-    def resident(self, handles: Handles) -> bool:
-        """Whether none of these sessions would have to be brought in."""
-        return self._residence.resident(handles)
+    @property
+    def roomy(self) -> bool:
+        """Whether no session is ever absent."""
+        return self._residence.roomy
 
     def bring_in(self, engine: Engine, handles: Handles) -> None:
         """Make sessions resident. Those that cannot be are lost, so that nobody waits for them."""
@@ -71,17 +72,15 @@ class SessionSteps:
     def settle(self, batch: Batch) -> Bools:
         """Answer or fail the rows that must not run; returns which rows start afresh."""
         live, counts = self._directory.use(batch.handles)
-        counts = np.where(batch.first_steps == RESTART, 0, counts)
-        batch.counts = counts
-        if live.all() and batch.open_rows.all():
-            batch.slots = self._residence.resolve(batch.handles)
-            if (batch.first_steps == counts).all() and batch.slots.all():
-                usual: Bools = counts == 0  # every row is its session's next
-                return usual
-        else:
-            self._find(batch, live)
+        usual = live is None and not batch.late and (batch.first_steps == counts).all()
+        if usual and (slots := self._residence.here(batch.handles)) is not None:
+            batch.slots, batch.counts = slots, counts  # every row is its session's next
+            first: Bools = counts == 0
+            return first
+        batch.counts = np.where(batch.first_steps == RESTART, 0, counts)
+        self._find(batch, live)
         self._settle_rows(batch)
-        fresh: Bools = counts == 0
+        fresh: Bools = batch.counts == 0
         return fresh
 
     def commit(self, batch: Batch, rows: Rows, ran: EngineRows, outputs: Floats) -> None:
@@ -109,9 +108,10 @@ class SessionSteps:
         except Exception:
             log.exception("a run could not be noted")
 
-    def _find(self, batch: Batch, live: Bools) -> None:
+    def _find(self, batch: Batch, live: Bools | None) -> None:
         """Fail the rows whose sessions have ended; find the slots of the others."""
-        self._fail_ended(batch, np.flatnonzero(batch.open_rows & ~live))
+        if live is not None:
+            self._fail_ended(batch, np.flatnonzero(batch.open_rows & ~live))
         batch.slots = np.zeros(len(batch), dtype=np.int64)
         batch.slots[batch.open_rows] = self._residence.resolve(batch.handles[batch.open_rows])
 

@@ -67,12 +67,13 @@ def problems(
     columns = (~_good(features[steps], manifest)).argmax(axis=1)
     values = features[steps, columns]
     kinds = np.where(np.isnan(values), 0, np.sign(values)).astype(np.int64) + 1
-    keys = np.stack([steps - starts[rows], columns, kinds])
-    _, which, of = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    order = np.argsort(of.ravel(), kind="stable")
-    alike = np.split(rows[order], np.cumsum(np.bincount(of.ravel()))[:-1])
+    at = steps - starts[rows]
+    _, which, of = np.unique(
+        (at * manifest.inputs_width + columns) * 3 + kinds, return_index=True, return_inverse=True
+    )
+    alike = np.split(rows[np.argsort(of, kind="stable")], np.cumsum(np.bincount(of))[:-1])
     return [
-        (same, _error(float(values[k]), int(keys[0, k]), int(keys[1, k]), manifest))
+        (same, _error(float(values[k]), int(at[k]), int(columns[k]), manifest))
         for same, k in zip(alike, which.tolist(), strict=True)
     ]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tidegate.cli.failure import BadFile
-from tidegate.model import Feature
-from tidegate.packing import FloatArray
+from tidegate import Feature
+from tidegate.cli.common import BadFile
 
 UNKNOWN = -1.0  # in place of a label's index, where the model does not know the label
 
@@ -31,7 +31,8 @@ class Recording:
     """One session of the file."""
 
     session: str
-    features: FloatArray
+    features: NDArray[np.float32]
+    """[rows, features]"""
     truths: list[str]
     """The label of each row, "" where it has none; empty without a label column."""
     rows: list[int]
@@ -61,7 +62,7 @@ def read_recordings(path: Path, columns: Columns) -> list[Recording]:
                 if columns.label is not None:
                     found.truths.append(truth)
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror or error}") from error
+        raise BadFile.of(path, error) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadFile(f"{path}: not a CSV file in UTF-8: {error}") from error
     if not sessions:

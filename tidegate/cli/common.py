@@ -1,4 +1,4 @@
-"""What several commands' arguments have in common: the server, and the kinds of values."""
+"""What the commands have in common: failures, the kinds of arguments, and lines of figures."""
 
 import argparse
 import math
@@ -13,6 +13,44 @@ Plan = TypeVar("Plan", bound="DataclassInstance")
 # argparse's own class takes no type arguments when it runs.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 LONGEST = 10_000_000
+"""Seconds that an argument may ask for: all that clocks can say."""
+
+
+class Failure(Exception):
+    """The command cannot go on; `str()` is its one line on stderr."""
+
+    status = 1
+
+
+class BadFile(Failure):
+    """The user's file or arguments are at fault."""
+
+    status = 2
+
+    @classmethod
+    def of(cls, file: object, error: Exception) -> "BadFile":
+        """A file that cannot be opened, read or written."""
+        return cls(f"{file}: {getattr(error, 'strerror', None) or error}")
+
+
+class NotInstalled(Failure):
+    """The command needs what only the extra `cli` brings."""
+
+    status = 2
+
+    def __init__(self, library: str) -> None:
+        super().__init__(f"{library} is not installed (pip install 'tidegate[cli]')")
+
+
+class LiveAlready(Failure):
+    """A session of that name is live on the server."""
+
+    def __init__(self, session_id: str, model: str, version: int, others: int = 0) -> None:
+        more = f" (and {others} more)" if others else ""
+        super().__init__(
+            f"session {session_id!r}{more} is live on {model}/{version} already; "
+            "close it, or give your sessions other names with --prefix"
+        )
 
 
 def server_arguments() -> argparse.ArgumentParser:
@@ -95,3 +133,14 @@ def web_address(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no URL of http or https")
     return text
+
+
+def steps_line(steps: int, elapsed: float) -> str:
+    """How many were answered in so many seconds, and the rate."""
+    rate = steps / elapsed if elapsed else 0.0
+    return f"steps      {steps:,} in {elapsed:.1f} s ({rate:,.0f} steps/s)"
+
+
+def latency_line(p50: float, p90: float, p99: float, longest: float) -> str:
+    """Percentiles of round trips, in milliseconds."""
+    return f"latency    p50 {p50:.2f} ms, p90 {p90:.2f}, p99 {p99:.2f}, max {longest:.2f}"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.cli.pages import Pages, work
+from tests.cli.top.pages import Pages, work
 from tidegate.cli.top.change import changes, restarted, standing, total
-from tidegate.cli.top.page import read_page
 
 SMALL = ("small", "1")
 
@@ -85,11 +82,3 @@ def test_a_histogram_that_fell_tells_of_a_restart_though_every_counter_rose() ->
     old.small.step_seconds.observe(0.3)
     new.small.step_seconds.observe(0.003, 50)
     assert restarted(old.page(0.0), new.page(1.0))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "<html></html>", "# TYPE go_threads gauge\ngo_threads 3\n", "tidegate_x{ 1\n"]
-)
-def test_other_pages_are_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        read_page(text, 0.0)

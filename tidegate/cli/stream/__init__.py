@@ -4,22 +4,49 @@ Each session is a task that asks for one step at a time, so its rows keep their 
 share one connection, and the server batches what they ask for at the same time.
 """
 
+import argparse
 import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate import errors
-from tidegate.cli.csvfile import Columns, Recording, read_recordings
-from tidegate.cli.failure import Failure, LiveAlready
-from tidegate.cli.prediction import Reader
-from tidegate.cli.progress import Progress, SessionProgress
-from tidegate.cli.summary import summary_lines
-from tidegate.cli.table import keep_showing, make_view
-from tidegate.client import Client
-from tidegate.model import Model
-from tidegate.options import ClientOptions
-from tidegate.session import Session
+from tidegate import Client, ClientOptions, Model, Session
+from tidegate.cli.common import (
+    Failure,
+    LiveAlready,
+    Subparsers,
+    add_version,
+    into,
+    name,
+    rate,
+    several,
+)
+from tidegate.cli.stream.csvfile import Columns, Recording, read_recordings
+from tidegate.cli.stream.progress import Progress, Reader, SessionProgress, summary_lines
+from tidegate.cli.stream.table import keep_showing, make_view
+from tidegate.errors import TidegateError
+
+
+def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser("stream", parents=[server], help="play a CSV file")
+    parser.description = "Streams the sessions of a CSV file side by side, each one row at a time."
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE.csv", help="columns named like the model's features")
+    add("--session-column", required=True, help="the column that tells sessions apart")
+    add("--label-column", help="the column with the true label, for accuracy")
+    add("--model", type=name, required=True)
+    add_version(parser, "the newest")
+    add("--sessions", type=several, help="only the file's first N sessions")
+    add("--rate", type=rate, default=0.0, help="steps a second of each session; 0: no pauses")
+    add("--concurrency", type=several, default=64, help="sessions at a time (%(default)s)")
+    add("--prefix", type=name, default="", help="put before each session's name")
+    parser.set_defaults(action=_run, interrupted="interrupted; its sessions were closed")
+
+
+def _run(given: argparse.Namespace) -> int:
+    asyncio.run(stream(into(StreamPlan, given)))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +146,7 @@ class _Player:
             before = time.perf_counter()
             try:
                 outputs = await session.step(features)
-            except errors.TidegateError as error:
+            except TidegateError as error:
                 raise Failure(
                     f"session {progress.session!r}, row {recording.rows[at]} of "
                     f"{self._plan.file}: {error}"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cli.canned import canned
-from tests.cli.pages import Pages, work
 from tests.cli.running import started, tidegate
-from tests.cli.terminal import LEAVES_SCREEN, SHOWS_CURSOR, on_terminal
+from tests.cli.top.pages import Answer, Pages, answering, canned, work
+from tests.cli.top.terminal import LEAVES_SCREEN, SHOWS_CURSOR, on_terminal
 from tests.harness import ROOT, RunningServer, running_server
 
 BUSY = r"exercise/1\s+[1-9][\d,]*\s+0\s+0\s+0\s+0\s+[\d.]+\s+(<=)?\d+\s+8\s+\d+"
@@ -41,7 +39,7 @@ def test_on_a_terminal_it_shows_a_server_under_load_until_a_key_and_leaves_it_as
         assert SHOWS_CURSOR in terminal.written
         assert b"Traceback" not in terminal.written
         bench.send_signal(signal.SIGINT)
-        assert bench.wait(20) == 130
+        assert bench.wait(60) == 130
 
 
 def test_once_is_a_table_of_the_rates_between_two_scrapes() -> None:
@@ -55,13 +53,18 @@ def test_once_is_a_table_of_the_rates_between_two_scrapes() -> None:
         done = tidegate("top", "--once", "--metrics", url, "--interval", "0.4")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("small/1")]
-    # 4,000,000 steps in 0.4 s and a little: 10,000,000 a second, or less on a busy machine.
-    steps = float(rows[0][1].removesuffix("M")) * 1e6
-    assert 1e6 <= steps <= 10e6
-    assert float(rows[0][2].replace(",", "")) == pytest.approx(steps / 100, rel=0.01)
+    steps, errors = (shown(cell) for cell in rows[0][1:3])
+    assert 0 < steps <= 4_000_000 / 0.4  # a busy machine may have waited for longer
+    assert errors == pytest.approx(steps / 100, rel=0.01)
     assert rows[0][3:] == ["0", "0", "0", "4.00", "<=4", "3", "2"]
     assert rows[1][1:] == ["3.75", "4.75", "4.98"] * 3  # all in the bucket of 2.5 to 5 ms
     assert re.search(r"^errors/s  unknown_session [\d,]+$", done.stdout, re.MULTILINE)
+
+
+def shown(cell: str) -> float:
+    """The number that a cell stands for."""
+    millions = cell.endswith("M")
+    return float(cell.removesuffix("M").replace(",", "")) * (1e6 if millions else 1)
 
 
 def test_a_restart_is_told_and_no_rate_is_negative() -> None:
@@ -75,7 +78,7 @@ def test_a_restart_is_told_and_no_rate_is_negative() -> None:
             assert run.stdout is not None
             lines = [run.stdout.readline().decode() for _ in range(4)]
             run.send_signal(signal.SIGINT)
-            assert run.wait(10) == 0
+            assert run.wait(60) == 0
     assert "first look" in lines[0]
     assert "restarted: counters went backwards" in lines[1]
     assert re.search(r"small/1  [1-9][\d.]* steps/s", lines[2])
@@ -87,20 +90,26 @@ def test_a_restart_is_told_and_no_rate_is_negative() -> None:
 
 
 def test_a_server_that_goes_and_comes_back_is_waited_for() -> None:
-    with running_server(ROOT / "models") as server:
-        url = server.metrics_url
+    behind: list[RunningServer] = []
+
+    def page() -> Answer:
+        return behind[0].metrics() if behind else None
+
+    with answering(page) as url, running_server(ROOT / "models") as server:
+        behind.append(server)
         with started("top", "--metrics", url, "--interval", "0.2") as run:
             lines = iter(run.stdout or ())
             assert b"first look" in next(lines)
             assert b"exercise/1  0 steps/s" in next(lines)
-            server.terminate()
+            behind.clear()
             away = next(line.decode() for line in lines if b"steps/s" not in line)
             assert f"no answer from {url}, retrying" in away
-            with running_server(ROOT / "models", metrics_port=urlsplit(url).port):
+            with running_server(ROOT / "models") as another:
+                behind.append(another)
                 assert b"first look" in next(line for line in lines if b"no answer" not in line)
                 assert b"exercise/1  0 steps/s" in next(lines)
-            run.send_signal(signal.SIGINT)
-            assert run.wait(10) == 0
+                run.send_signal(signal.SIGINT)
+                assert run.wait(60) == 0
 
 
 @pytest.mark.parametrize(
@@ -113,9 +122,9 @@ def test_another_page_is_named(page: str | int, says: str) -> None:
     assert url in done.stderr and says in done.stderr
 
 
-def test_nobody_at_that_address_ends_a_single_look_with_one_line() -> None:
-    done = tidegate("top", "--once", "--metrics", "http://127.0.0.1:9/metrics")
-    line = "tidegate: no answer from http://127.0.0.1:9/metrics\n"
+def test_nobody_at_that_address_ends_a_single_look_with_one_line(nobody: str) -> None:
+    done = tidegate("top", "--once", "--metrics", f"http://{nobody}/metrics")
+    line = f"tidegate: no answer from http://{nobody}/metrics\n"
     assert (done.returncode, done.stderr) == (1, line)
 
 

@@ -1,4 +1,4 @@
-"""Percentiles out of buckets, beside the values themselves."""
+"""Pages that are refused, and percentiles out of buckets, beside the values themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.metrics import SECONDS, Weighted
-from tidegate.cli.top.histogram import Histogram
+from tidegate.cli.top.page import Histogram, read_page
 
 BOUNDS = (*SECONDS, math.inf)
 
@@ -85,3 +85,11 @@ def test_the_difference_of_two_scrapes_is_what_came_between(
 def test_buckets_that_are_no_histogram_are_refused(buckets: dict[float, float]) -> None:
     with pytest.raises(ValueError, match="histogram"):
         Histogram.of_page(buckets, 1.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<html></html>", "# TYPE go_threads gauge\ngo_threads 3\n", "tidegate_x{ 1\n"]
+)
+def test_other_pages_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        read_page(text, 0.0)

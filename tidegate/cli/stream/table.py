@@ -4,7 +4,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from tidegate.cli.progress import Progress, SessionProgress
+from tidegate.cli.stream.progress import Progress, SessionProgress
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -1,4 +1,4 @@
-"""Numbers as short text."""
+"""The figures of the tables: numbers as short text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.cli.top.figures import milliseconds, number, rows, shorten, sparkline, whole
-from tidegate.cli.top.histogram import Histogram
+from tidegate.cli.top.page import Histogram
+from tidegate.cli.top.tables import milliseconds, number, rows, shorten, sparkline, whole
 
 
 @pytest.mark.parametrize(

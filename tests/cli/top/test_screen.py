@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from tests.cli.pages import Pages, work
+from tests.cli.top.pages import Pages, work
 from tidegate.cli.top.change import Changes, changes
-from tidegate.cli.top.drawing import drawing
+from tidegate.cli.top.screen import drawing
 from tidegate.cli.top.watch import FIRST, RESTARTED, Look
 
 URL = "http://127.0.0.1:9095/metrics"

@@ -137,8 +137,8 @@ def web_address(text: str) -> str:
 
 def steps_line(steps: int, elapsed: float) -> str:
     """How many were answered in so many seconds, and the rate."""
-    rate = steps / elapsed if elapsed else 0.0
-    return f"steps      {steps:,} in {elapsed:.1f} s ({rate:,.0f} steps/s)"
+    a_second = steps / elapsed if elapsed else 0.0
+    return f"steps      {steps:,} in {elapsed:.1f} s ({a_second:,.0f} steps/s)"
 
 
 def latency_line(p50: float, p90: float, p99: float, longest: float) -> str:

@@ -14,6 +14,7 @@ from benchmarks.clients import OURS, TRITON, Side, Window, measure, summary, tab
 from benchmarks.load import WrongAnswer, check_outputs
 from benchmarks.machine import ServerProcess, serving
 from benchmarks.models import H64
+from tidegate import SyncClient
 
 SERVER_CORE, LOAD_CORE = machine.choose_cores()
 # Our server speaks Triton's protocol too.
@@ -51,11 +52,15 @@ def test_the_table_holds_medians_and_the_ratio_of_rates() -> None:
 
 
 @pytest.mark.parametrize("side", BOTH, ids=lambda side: side.name)
-def test_a_window_is_measured_and_checked(h64: ServerProcess, side: Side) -> None:
+def test_a_window_is_measured_and_checked_and_leaves_no_session(
+    h64: ServerProcess, side: Side
+) -> None:
     seen = measure(side, h64, 8, 0.3, 1, LOAD_CORE)
     assert seen.rate > 0 and seen.checked > 0
     assert 0 < seen.p50 <= seen.p99
     assert seen.client_cpu > 0 and seen.server_cpu > 0
+    with SyncClient(h64.address) as client:
+        assert list(client.sessions(H64.name)) == []
 
 
 def test_a_load_that_fails_is_no_result(h64: ServerProcess) -> None:

@@ -1,4 +1,4 @@
-"""How every command ends: also where nobody reads what it says, or a library is missing."""
+"""`tidegate models`; and how commands end where nobody reads them, or a library is missing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import sys
 
 import pytest
 
-from tests.cli.running import started
+from tests.cli.running import started, tidegate
 from tests.harness import ROOT, RunningServer
+
+
+def test_models_are_listed(shipped: RunningServer) -> None:
+    models = tidegate("models", "--address", shipped.address)
+    assert models.returncode == 0
+    assert "exercise/1 on cpu" in models.stdout
+    assert "PEN, ABD, FEL, IR, ER, TRAP, ROW" in models.stdout
 
 
 def test_output_that_nobody_reads_ends_the_command_without_a_word(shipped: RunningServer) -> None:

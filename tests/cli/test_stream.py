@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.cli.running import eventually, live_sessions, started, tidegate
+from tests.cli.terminal import on_terminal
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, running_server
 from tests.server.gaps import gappy_model
@@ -94,6 +95,20 @@ def test_an_interrupted_stream_closes_its_sessions(shipped: RunningServer) -> No
         assert run.returncode == 130
     assert b"interrupted" in errors and b"Traceback" not in errors
     assert live_sessions(shipped) == []
+
+
+def test_on_a_terminal_a_table_of_the_sessions_is_redrawn_until_the_summary(
+    shipped: RunningServer,
+) -> None:
+    given = ["stream", WATCH, *COLUMNS, "--address", shipped.address, "--sessions", "2"]
+    with on_terminal(*given, columns=100) as terminal:
+        terminal.read_until(r"session\s+┃\s+step\s+┃\s+prediction\s+┃\s+prob\.")
+        terminal.read_until(
+            r"│\s+[\d,]+/[\d,]+ │\s+(PEN|ABD|FEL|IR|ER|TRAP|ROW)\s+│\s+[01]\.\d\d │"
+        )
+        terminal.read_until(r"2/2 sessions done")
+        terminal.read_until(r"sessions   2\s+steps      [\d,]+ in")
+        assert terminal.end() == 0
 
 
 def test_a_model_of_plain_values_streams_without_accuracy(

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from tests.cli.running import started, tidegate
+from tests.cli.terminal import LEAVES_SCREEN, SHOWS_CURSOR, on_terminal
 from tests.cli.top.pages import Answer, Pages, answering, canned, work
-from tests.cli.top.terminal import LEAVES_SCREEN, SHOWS_CURSOR, on_terminal
 from tests.harness import ROOT, RunningServer, running_server
 
 BUSY = r"exercise/1\s+[1-9][\d,]*\s+0\s+0\s+0\s+0\s+[\d.]+\s+(<=)?\d+\s+8\s+\d+"

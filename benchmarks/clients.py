@@ -13,19 +13,119 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from benchmarks import cores
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.load import check_outputs
+from benchmarks.machine import ROOT, pinned
+from benchmarks.machine import serving as serving_tidegate
 from benchmarks.models import H64
-from benchmarks.server_process import serving as serving_tidegate
-from benchmarks.sides import OURS, TRITON, Server, Side, Window, measure
+from benchmarks.triton.server import ENVIRONMENT
 from benchmarks.triton.server import serving as serving_triton
 
 SESSIONS = (1, 64, 1000)
+MORE_SECONDS = 60.0
+
+
+class Server(Protocol):
+    """Something that serves h64."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time it has used so far."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A client library against the server it is made for."""
+
+    name: str
+    backend: str
+    command: tuple[str, ...]
+    """The load's process; ADDRESS, SESSIONS, SECONDS and SEED follow, after `way`."""
+    way: tuple[str, ...]
+    tolerance: float
+
+
+OURS = Side("tidegate.Client", "onnxruntime", (sys.executable, "-m", "benchmarks.driver"), (), 1e-5)
+TRITON = tuple(
+    Side(
+        f"tritonclient.grpc.aio, {way}",
+        "Python (numpy)",
+        (str(ENVIRONMENT / "bin/python"), "-m", "benchmarks.triton.driver"),
+        (way,),
+        1e-4,
+    )
+    for way in ("unary", "stream")
+)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window showed. Times are in microseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+    client_cpu: float
+    server_cpu: float
+    checked: int
+
+
+def measure(
+    side: Side, server: Server, sessions: int, seconds: float, seed: int, core: int
+) -> Window:
+    """One window with a client process of its own on `core`, its answers checked.
+
+    Raises:
+        WrongAnswer: an output of the followed session is not the NumPy LSTM's.
+        RuntimeError: the load failed.
+    """
+    words = [*side.command, server.address, *side.way, str(sessions), str(seconds), str(seed)]
+    with pinned(core):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with process:
+        try:
+            _await(process, "begin")
+            used = server.cpu_seconds()
+            _await(process, "end")
+            used = server.cpu_seconds() - used
+            output, _ = process.communicate(timeout=MORE_SECONDS)
+        finally:
+            process.kill()
+    if process.returncode:
+        raise RuntimeError(f"{side.name} with {sessions} sessions failed")
+    return _window(json.loads(output), used, side.tolerance)
+
+
+def _await(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != word:
+        raise RuntimeError(f"the load ended before its window's {word}: {process.args!r}")
+
+
+def _window(report: dict[str, Any], used: float, tolerance: float) -> Window:
+    steps = report["steps"]
+    inputs, outputs = (np.array(report[name], np.float32) for name in ("inputs", "outputs"))
+    p50, p99 = np.percentile(report["latencies"], [50, 99]) * 1e6
+    return Window(
+        rate=steps / report["seconds"],
+        p50=float(p50),
+        p99=float(p99),
+        client_cpu=1e6 * report["cpu"] / steps,
+        server_cpu=1e6 * used / steps,
+        checked=check_outputs(inputs, outputs, tolerance),
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +161,7 @@ def summary(side: Side, sessions: int, windows: list[Window]) -> Result:
 
 def run(sessions: list[int], seconds: float, rounds: int) -> list[Result]:
     """Measure every side at every number of sessions."""
-    server_core, load_core = cores.choose()
+    server_core, load_core = machine.choose_cores()
     results = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -109,7 +209,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, nargs="+", default=list(SESSIONS))
     parser.add_argument("--json", type=Path, help="write the results here too")
     arguments = parser.parse_args()
-    when, where = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", cores.machine()
+    when, where = machine.now(), machine.description()
     results = run(arguments.sessions, arguments.seconds, arguments.rounds)
     checked = sum(result.checked for result in results)
     print(f"h64 (16 features, 64 units, 32 outputs); {when}; {where}; median of "
@@ -117,8 +217,7 @@ def main() -> int:
           "sessions equal to the NumPy LSTM's (1e-5; 1e-4 for Triton)\n")  # fmt: skip
     print(table(results))
     if arguments.json:
-        document = {"when": when, "machine": where, "results": [asdict(r) for r in results]}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        machine.save(arguments.json, when, where, results)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Clients that keep a server busy: unary calls, or messages of rows on one stream.
 
 Requests are built beforehand and only their step numbers change, so that the load costs its core as
-little as grpc.aio allows. Every reply is checked for its status and its step numbers.
+little as grpc.aio allows. Every reply is checked for its status and its step numbers, and one
+session's outputs are compared with the NumPy LSTM's.
 """
 
 from __future__ import annotations
@@ -15,12 +16,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.models import H64
-from benchmarks.witness import Witness, WrongAnswer
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
+from training.reference import NumpyNetwork
 
+Floats = NDArray[np.float32]
 # Each session is fed these many different observations, in turn.
 CYCLE = 4
+TOLERANCE = 1e-5
+
+
+class WrongAnswer(AssertionError):
+    """A reply is not what the load's inputs ask for; the message says which."""
+
+
+def check_outputs(observations: Floats, outputs: Floats, tolerance: float = TOLERANCE) -> int:
+    """Compare outputs [T, O] of a session with the NumPy h64's; returns T.
+
+    The session was fed `observations` [K, I] in turn, over and over, from its first step.
+
+    Raises:
+        WrongAnswer: an output is off by more than `tolerance`, or there is none.
+    """
+    if not len(outputs):
+        raise WrongAnswer("no step was answered")
+    inputs = np.resize(observations, (len(outputs), H64.inputs))
+    model = NumpyNetwork(H64.weights())
+    expected, _ = model.run(inputs, model.initial())
+    error = np.abs(outputs - expected).max(axis=1)
+    if not error.max() <= tolerance:
+        raise WrongAnswer(f"step {int(error.argmax())} is off by {error.max():.2g}")
+    return len(outputs)
+
+
+class FollowedSession:
+    """All outputs of one of a load's sessions, which is fed `observations` [K, I] in turn."""
+
+    def __init__(self, observations: Floats) -> None:
+        self._observations = observations
+        self._outputs: list[Floats] = []
+
+    def answered(self, outputs: Floats) -> None:
+        """Keep the outputs [O] of the session's next step."""
+        self._outputs.append(outputs)
+
+    def check(self) -> int:
+        """Compare them with the NumPy h64's; returns how many steps that was.
+
+        Raises:
+            WrongAnswer: as `check_outputs`.
+        """
+        return check_outputs(self._observations, np.array(self._outputs, np.float32))
 
 
 class Load(ABC):
@@ -45,8 +91,8 @@ class Load(ABC):
 
     @property
     @abstractmethod
-    def witness(self) -> Witness:
-        """One of the sessions, followed."""
+    def followed(self) -> FollowedSession:
+        """One of the sessions."""
 
     def stop(self) -> None:
         """Send no more."""
@@ -59,11 +105,11 @@ class UnaryLoad(Load):
     def __init__(self, channel: grpc.aio.Channel, name: str, in_flight: int) -> None:
         super().__init__(channel, name)
         self._features = _observations(in_flight)
-        self._witness = Witness(self._features[:, 0])
+        self._followed = FollowedSession(self._features[:, 0])
 
     @property
-    def witness(self) -> Witness:
-        return self._witness
+    def followed(self) -> FollowedSession:
+        return self._followed
 
     async def open(self) -> None:
         for session in range(self._features.shape[1]):
@@ -85,7 +131,7 @@ class UnaryLoad(Load):
             if reply.first_step != step or reply.remembered:
                 raise WrongAnswer(f"step {step} was answered as {reply.first_step}")
             if session == 0:
-                self._witness.see(np.array(reply.outputs, dtype=np.float32))
+                self._followed.answered(np.array(reply.outputs, dtype=np.float32))
             step += 1
             self.steps += 1
 
@@ -103,8 +149,8 @@ class StreamLoad(Load):
         self._call: Any = None
 
     @property
-    def witness(self) -> Witness:
-        return self._groups[0].witness
+    def followed(self) -> FollowedSession:
+        return self._groups[0].followed
 
     async def open(self) -> None:
         opens = [
@@ -138,7 +184,7 @@ class StreamLoad(Load):
 class _Group:
     """The sessions that share messages: lanes k * rows and on, always at the same step."""
 
-    def __init__(self, k: int, features: NDArray[np.float32]) -> None:
+    def __init__(self, k: int, features: Floats) -> None:
         rows = features.shape[1]
         lanes = np.arange(k * rows, (k + 1) * rows, dtype="<u4").tobytes()
         self._messages = [
@@ -146,7 +192,7 @@ class _Group:
         ]
         self._step, self._numbers = 0, np.zeros(rows, dtype="<u8")
         self._applied = bytes(rows)
-        self.witness = Witness(features[:, 0])
+        self.followed = FollowedSession(features[:, 0])
 
     def next(self) -> pb.StepBatch:
         """The message of the next step."""
@@ -161,11 +207,11 @@ class _Group:
         if reply.status != self._applied or reply.first_steps != numbers:
             raise WrongAnswer(f"step {self._step} of group {reply.id}: {reply.errors[:1]}")
         outputs = np.frombuffer(reply.outputs, dtype="<f4").reshape(len(numbers) // 8, -1)
-        self.witness.see(outputs[0].copy())
+        self.followed.answered(outputs[0].copy())
         self._step += 1
 
 
-def _observations(sessions: int, seed: int = 0) -> NDArray[np.float32]:
+def _observations(sessions: int, seed: int = 0) -> Floats:
     """f32 [CYCLE, sessions, I]."""
     shape = (CYCLE, sessions, H64.inputs)
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
 
-from benchmarks import alone, cores
+from benchmarks import machine
 from benchmarks.load import Load, StreamLoad, UnaryLoad
-from benchmarks.models import H64
-from benchmarks.server_process import ServerProcess, serving
+from benchmarks.machine import ServerProcess, serving
+from benchmarks.models import H64, rows_of
+from server.engine.device import Device
+from server.engine.engine import Engine, EngineRows
 
 # Columnar messages under way on the one stream, with different sessions: the server decodes one
 # while it runs the other.
@@ -72,6 +73,35 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """onnxruntime with no server around it: the engine in a loop, at one batch size on one core."""
+
+    steps_per_second: float
+    cpu_microseconds: float
+
+
+def measure_alone(batch: int, seconds: float, repeats: int) -> Alone:
+    """The median of `repeats` rounds of `seconds`."""
+    engine = Engine(H64.bundle(), Device("cpu"), batch)
+    features = np.random.default_rng(batch).normal(size=(batch, 1, H64.inputs))
+    rows = rows_of(features.astype(np.float32))
+    _round(engine, rows, seconds / 4)
+    rounds = [_round(engine, rows, seconds) for _ in range(repeats)]
+    return Alone(
+        statistics.median(each.steps_per_second for each in rounds),
+        statistics.median(each.cpu_microseconds for each in rounds),
+    )
+
+
+def _round(engine: Engine, rows: EngineRows, seconds: float) -> Alone:
+    steps, started, used = 0, time.perf_counter(), time.process_time()
+    while (took := time.perf_counter() - started) < seconds:
+        engine.run(rows)
+        steps += len(rows.slots)
+    return Alone(steps / took, (time.process_time() - used) / steps * 1e6)
+
+
+@dataclass(frozen=True)
 class _Window:
     seconds: float
     steps: int
@@ -90,7 +120,7 @@ async def _measure(way: Way, server: ServerProcess, seconds: float, repeats: int
         windows = [await _window(load, running, server, seconds) for _ in range(repeats)]
         load.stop()
         await running
-        return windows, load.witness.check(H64.weights())
+        return windows, load.followed.check()
 
 
 async def _window(
@@ -104,7 +134,7 @@ async def _window(
     return _Window(now - started, count - steps, used - cpu)
 
 
-def _result(way: Way, windows: list[_Window], checked: int, beside: alone.Alone) -> Result:
+def _result(way: Way, windows: list[_Window], checked: int, beside: Alone) -> Result:
     rates = [window.steps / window.seconds for window in windows]
     return Result(
         way=way.name,
@@ -124,14 +154,14 @@ def _result(way: Way, windows: list[_Window], checked: int, beside: alone.Alone)
 
 def run(seconds: float, repeats: int) -> list[Result]:
     """Measure every way in."""
-    server_core, load_core = cores.choose()
+    server_core, load_core = machine.choose_cores()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         H64.write(Path(folder))
-        with serving(Path(folder), server_core) as server, cores.pinned(load_core):
+        with serving(Path(folder), server_core) as server, machine.pinned(load_core):
             for way in WAYS:
-                with cores.pinned(server_core):
-                    beside = alone.measure(way.batch, seconds / 3, repeats)
+                with machine.pinned(server_core):
+                    beside = measure_alone(way.batch, seconds / 3, repeats)
                 windows, checked = asyncio.run(_measure(way, server, seconds, repeats))
                 results.append(_result(way, windows, checked, beside))
                 print(f"measured {way.name}, {way.rows} x {way.in_flight}", file=sys.stderr)
@@ -164,7 +194,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="windows; the median is printed")
     parser.add_argument("--json", type=Path, help="write the results here too")
     arguments = parser.parse_args()
-    when, where = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", cores.machine()
+    when, where = machine.now(), machine.description()
     results = run(arguments.seconds, arguments.repeats)
     checked = sum(result.checked_steps for result in results)
     print(f"h64 (16 features, 64 units, 32 outputs); {when}; {where}; median of "
@@ -172,8 +202,7 @@ def main() -> int:
           f"number checked, {checked:,} steps equal to the NumPy LSTM's within 1e-5\n")  # fmt: skip
     print(table(results))
     if arguments.json:
-        document = {"when": when, "machine": where, "results": [asdict(r) for r in results]}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        machine.save(arguments.json, when, where, results)
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cores import cpu_seconds, pinned
+from benchmarks.machine import cpu_seconds, pinned
 from benchmarks.models import H64
 
 HERE = Path(__file__).resolve().parent

@@ -1,18 +1,38 @@
-"""The clients' comparison: its sums, and our side of it for a moment."""
+"""The clients' comparison: its sums, and both drivers for a moment, against our own server."""
 
 from __future__ import annotations
 
-import tempfile
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import cores
-from benchmarks.clients import summary, table
+from benchmarks import machine
+from benchmarks.clients import OURS, TRITON, Side, Window, measure, summary, table
+from benchmarks.load import WrongAnswer, check_outputs
+from benchmarks.machine import ServerProcess, serving
 from benchmarks.models import H64
-from benchmarks.server_process import serving
-from benchmarks.sides import OURS, TRITON, Window, _check, measure
-from benchmarks.witness import WrongAnswer
+from tidegate import SyncClient
+
+SERVER_CORE, LOAD_CORE = machine.choose_cores()
+# Our server speaks Triton's protocol too.
+BOTH = [
+    OURS,
+    *(
+        Side(way, "onnxruntime", (sys.executable, "-m", "benchmarks.triton.driver"), (way,), 1e-5)
+        for way in ("unary", "stream")
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def h64(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    repository: Path = tmp_path_factory.mktemp("models")
+    H64.write(repository)
+    with serving(repository, SERVER_CORE) as server:
+        yield server
 
 
 def window(rate: float, p50: float) -> Window:
@@ -31,19 +51,27 @@ def test_the_table_holds_medians_and_the_ratio_of_rates() -> None:
     assert lines[3].endswith("| 4.0 x |")
 
 
-def test_a_window_of_our_side_is_measured_and_checked() -> None:
-    server_core, load_core = cores.choose()
-    with tempfile.TemporaryDirectory() as folder:
-        H64.write(Path(folder))
-        with serving(Path(folder), server_core) as server:
-            seen = measure(OURS, server, 8, 0.3, 1, load_core)
-    assert seen.rate > 100 and seen.checked > 10
+@pytest.mark.parametrize("side", BOTH, ids=lambda side: side.name)
+def test_a_window_is_measured_and_checked_and_leaves_no_session(
+    h64: ServerProcess, side: Side
+) -> None:
+    seen = measure(side, h64, 8, 0.3, 1, LOAD_CORE)
+    assert seen.rate > 0 and seen.checked > 0
     assert 0 < seen.p50 <= seen.p99
     assert seen.client_cpu > 0 and seen.server_cpu > 0
+    with SyncClient(h64.address) as client:
+        assert list(client.sessions(H64.name)) == []
+
+
+def test_a_load_that_fails_is_no_result(h64: ServerProcess) -> None:
+    broken = Side("broken", "none", (sys.executable, "-c", "print('begin')"), (), 1e-5)
+    with pytest.raises(RuntimeError, match="ended before its window's end"):
+        measure(broken, h64, 1, 0.1, 1, LOAD_CORE)
 
 
 def test_a_wrong_answer_is_no_result() -> None:
+    observations = np.zeros((4, 16), np.float32)
     with pytest.raises(WrongAnswer, match="step 0 is off"):
-        _check([[0.0] * 16] * 4, [[1.0] * 32], 1e-5)
+        check_outputs(observations, np.ones((1, 32), np.float32))
     with pytest.raises(WrongAnswer, match="no step was answered"):
-        _check([[0.0] * 16] * 4, [], 1e-5)
+        check_outputs(observations, np.empty((0, 32), np.float32))

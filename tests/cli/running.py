@@ -62,7 +62,7 @@ def bench(server: RunningServer, *given: object) -> dict[str, Any]:
     return figures
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -29,7 +29,7 @@ class Terminal:
         self.process, self._user = process, user
         self.written = b""
 
-    def read_until(self, pattern: str, seconds: float = 20) -> re.Match[str]:
+    def read_until(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Read until the text, without its escapes, has the pattern."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -47,7 +47,7 @@ class Terminal:
         """The terminal's settings."""
         return termios.tcgetattr(self._user)
 
-    def end(self, seconds: float = 10) -> int:
+    def end(self, seconds: float = 60) -> int:
         """Wait for the command's end, reading what it still writes; its exit status."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:

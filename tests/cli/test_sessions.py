@@ -15,8 +15,7 @@ from tests.cli.running import live_sessions, tidegate, tidegate_bytes
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, running_server
 from tidegate import SyncClient
-from tidegate.cli.sessions.filename import file_name
-from tidegate.cli.sessions.showing import columns, summaries
+from tidegate.cli.sessions import columns, file_name, summaries
 from tidegate.v1 import tidegate_pb2 as pb
 
 X = np.linspace(-1, 1, 7)
@@ -197,11 +196,10 @@ def test_what_the_server_has_not_is_named_in_one_line(
     assert (status, said) == (1, f"tidegate: {error}\n")
 
 
-def test_a_server_that_is_away_is_one_line() -> None:
-    done = tidegate("sessions", "show", "exercise", "watch", "--address", "127.0.0.1:9",
-                    "--timeout", "2")  # fmt: skip
+def test_a_server_that_is_away_is_one_line(nobody: str) -> None:
+    done = tidegate("sessions", "show", "exercise", "watch", "--address", nobody, "--timeout", "2")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith("tidegate: 127.0.0.1:9: ")
+    assert done.stderr.startswith(f"tidegate: {nobody}: ")
 
 
 def test_names_that_are_not_utf_8_are_refused() -> None:

@@ -31,7 +31,7 @@ def test_the_version_is_the_projects() -> None:
         ("tidegate", {"grpc", "numpy", "rich", "tidegate.client"}),
         ("tidegate.v1.tidegate_pb2", {"grpc", "numpy", "rich", "tidegate.client"}),
         ("tidegate.client", {"rich", "server", "onnxruntime", "torch"}),
-        ("tidegate.cli.commands", {"rich", "server", "onnxruntime", "torch"}),
+        ("tidegate.cli.run", {"rich", "server", "onnxruntime", "torch"}),
     ],
 )
 def test_an_import_brings_in_no_more_than_it_needs(name: str, absent: set[str]) -> None:

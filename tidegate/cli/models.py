@@ -1,8 +1,21 @@
 """`tidegate models`: what a server serves, as plain text."""
 
-from tidegate.client import Client
-from tidegate.model import Feature
-from tidegate.options import ClientOptions
+import argparse
+import asyncio
+
+from tidegate import Client, ClientOptions, Feature
+from tidegate.cli.common import Subparsers
+
+
+def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser("models", parents=[server], help="list the models served")
+    parser.set_defaults(action=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    asyncio.run(list_models(given.address, given.timeout))
+    return 0
 
 
 async def list_models(address: str, timeout: float) -> None:

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from tidegate import __version__
-from tidegate.cli.arguments import server_arguments
-from tidegate.cli.commands import bench, models, sessions, stream, top
-from tidegate.cli.failure import Failure
+from tidegate.cli import bench, models, sessions, stream, top
+from tidegate.cli.common import Failure, server_arguments
 from tidegate.errors import DeadlineExceeded, TidegateError, Unavailable
 
 INTERRUPTED = 130
@@ -38,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(interrupted="interrupted")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     server = server_arguments()
-    for group in (stream, sessions, models, bench):
-        group.add(commands, server)
+    for command in (stream, sessions, models, bench):
+        command.add(commands, server)
     top.add(commands)
     return parser
 

@@ -29,11 +29,11 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """One step of each request's sequence."""
-        x = np.concatenate([_tensor(each, "INPUT") for each in requests])
+        x = np.concatenate([_tensor(each, "input") for each in requests])
         rows = np.array([self.row(each) for each in requests])
         y = self.step(x, rows)
         return [
-            backend.InferenceResponse([backend.Tensor("OUTPUT", y[k : k + 1])])
+            backend.InferenceResponse([backend.Tensor("y", y[k : k + 1])])
             for k in range(len(requests))
         ]
 

@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 
-from tidegate.cli.bench.caller import call
-from tidegate.cli.bench.observations import Observations
-from tidegate.cli.bench.pace import Pace
-from tidegate.cli.bench.plan import BenchPlan
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate import Client, Model, Session
 from tidegate.cli.bench.record import Record
-from tidegate.client import Client
 from tidegate.errors import SessionGone, TidegateError
-from tidegate.model import Model
-from tidegate.session import Session
 
 AT_A_TIME = 64
 """Sessions being opened or closed at the same moment."""
 WARM_UP = 1.0
 """Seconds of load before counting, at most; a fifth of the run where that is shorter."""
+AFTER_ERROR = 0.05
+"""Seconds of rest, lest a server that refuses everything be asked without end."""
+DRAWN = 4096
+"""Random steps; all sessions read them, each from a place of its own."""
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What the user asked for."""
+
+    model: str
+    version: int
+    address: str
+    timeout: float
+    sessions: int
+    seconds: float
+    chunk: int
+    """Steps a call."""
+    rate: float
+    """Steps a second of each session; 0: the next call as soon as the last one is answered."""
+    json: bool
 
 
 class Load:
@@ -84,3 +105,82 @@ class Load:
         name, version = self._model.name, self._model.version
         with suppress(SessionGone):
             await self._client.close_session(name, session_id, version=version)
+
+
+async def call(
+    session: Session, observations: Iterator[NDArray[np.float32]], pace: Pace, record: Record
+) -> None:
+    """Step the session through observations: [I] is a step, [T, I] a chunk."""
+    while (began := await pace.next()) is not None:
+        given = next(observations)
+        try:
+            await (session.step(given) if given.ndim == 1 else session.chunk(given))
+        except TidegateError as error:
+            record.failed(error)
+            await _recover(session, error, record)
+        else:
+            record.answered(given.size // given.shape[-1], time.perf_counter() - began)
+
+
+async def _recover(session: Session, error: TidegateError, record: Record) -> None:
+    await asyncio.sleep(AFTER_ERROR)
+    if not isinstance(error, SessionGone):
+        return
+    try:
+        await session.open()  # it expired, or the server is another one
+    except TidegateError as again:
+        record.failed(again)
+
+
+class Pace:
+    """Calls `interval` seconds apart, or one after the other where it is 0.
+
+    Sessions begin spread over the first interval, so that they do not call in step. `now` and
+    `sleep` are the clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        interval: float,
+        until: float,
+        now: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._interval, self._until = interval, until
+        self._now, self._sleep = now, sleep
+        self._due = now() + interval * random.random()
+
+    async def next(self) -> float | None:
+        """Wait for it; the moment from which it counts, None when the time is over.
+
+        A call that is late, because the one before took too long, counts from when it was due:
+        whoever needed its answer would have waited since then.
+        """
+        now = self._now()
+        if self._interval and now < self._due:
+            await self._sleep(min(self._due, self._until) - now)
+            now = self._now()
+            began = now
+        else:
+            began = self._due if self._interval else now
+        self._due += self._interval
+        return began if now < self._until else None
+
+
+class Observations:
+    """Standard normal values, what normalised features look like.
+
+    They are drawn before the load begins: drawing is not what is measured.
+    """
+
+    def __init__(self, features: int, chunk: int) -> None:
+        self._chunk = chunk
+        drawn = np.random.default_rng().standard_normal((DRAWN + chunk, features))
+        self._drawn = drawn.astype(np.float32)
+
+    def of(self, number: int) -> Iterator[NDArray[np.float32]]:
+        """The endless observations of one session: [I], or [chunk, I]."""
+        at = number * 977 % DRAWN  # a prime, so that neighbours begin far apart
+        while True:
+            yield self._drawn[at] if self._chunk == 1 else self._drawn[at : at + self._chunk]
+            at = (at + self._chunk) % DRAWN

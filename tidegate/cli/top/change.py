@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tidegate.cli.top.histogram import Histogram
-from tidegate.cli.top.page import Counts, Page, Version
+from tidegate.cli.top.page import Counts, Histogram, Page, Version
 
 Changes = Mapping[Version, "Change"]
 

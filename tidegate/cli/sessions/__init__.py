@@ -1,1 +1,0 @@
-"""`tidegate sessions`: what can be asked about, and done with, whole sessions."""

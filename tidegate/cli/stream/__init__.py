@@ -1,0 +1,155 @@
+"""`tidegate stream`: plays the sessions of a CSV file to a server, side by side.
+
+Each session is a task that asks for one step at a time, so its rows keep their order; the sessions
+share one connection, and the server batches what they ask for at the same time.
+"""
+
+import argparse
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate import Client, ClientOptions, Model, Session
+from tidegate.cli.common import (
+    Failure,
+    LiveAlready,
+    Subparsers,
+    add_version,
+    into,
+    name,
+    rate,
+    several,
+)
+from tidegate.cli.stream.csvfile import Columns, Recording, read_recordings
+from tidegate.cli.stream.progress import Progress, Reader, SessionProgress, summary_lines
+from tidegate.cli.stream.table import keep_showing, make_view
+from tidegate.errors import TidegateError
+
+
+def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = commands.add_parser("stream", parents=[server], help="play a CSV file")
+    parser.description = "Streams the sessions of a CSV file side by side, each one row at a time."
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE.csv", help="columns named like the model's features")
+    add("--session-column", required=True, help="the column that tells sessions apart")
+    add("--label-column", help="the column with the true label, for accuracy")
+    add("--model", type=name, required=True)
+    add_version(parser, "the newest")
+    add("--sessions", type=several, help="only the file's first N sessions")
+    add("--rate", type=rate, default=0.0, help="steps a second of each session; 0: no pauses")
+    add("--concurrency", type=several, default=64, help="sessions at a time (%(default)s)")
+    add("--prefix", type=name, default="", help="put before each session's name")
+    parser.set_defaults(action=_run, interrupted="interrupted; its sessions were closed")
+
+
+def _run(given: argparse.Namespace) -> int:
+    asyncio.run(stream(into(StreamPlan, given)))
+    return 0
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What the user asked for."""
+
+    file: Path
+    session_column: str
+    label_column: str | None
+    model: str
+    version: int
+    address: str
+    sessions: int | None
+    rate: float
+    concurrency: int
+    prefix: str
+    timeout: float
+
+
+async def stream(plan: StreamPlan) -> None:
+    """Play the file, show it, and print the summary."""
+    async with Client(plan.address, ClientOptions(timeout=plan.timeout)) as client:
+        model = await client.model(plan.model, plan.version)
+        recordings = _recordings(plan, model)
+        await _refuse_live(client, model, recordings, plan.prefix)
+        progress = Progress(
+            [SessionProgress(plan.prefix + each.session, len(each.rows)) for each in recordings]
+        )
+        print(
+            f"{len(recordings)} sessions of {plan.file} to {model.name}/{model.version} "
+            f"on {plan.address} ({model.device})",
+            flush=True,
+        )
+        await _play_all(_Player(client, model, plan, progress), recordings)
+    print("\n".join(summary_lines(progress, progress.elapsed)))
+
+
+def _recordings(plan: StreamPlan, model: Model) -> list[Recording]:
+    columns = Columns(plan.session_column, model.features, plan.label_column, model.labels)
+    return read_recordings(plan.file, columns)[: plan.sessions]
+
+
+async def _refuse_live(
+    client: Client, model: Model, recordings: list[Recording], prefix: str
+) -> None:
+    """Never go on in, nor close, a session that somebody else has open."""
+    wanted = {prefix + each.session for each in recordings}
+    live = [each async for each in client.sessions(model.name) if each.session_id in wanted]
+    if live:
+        raise LiveAlready(live[0].session_id, live[0].model, live[0].version, len(live) - 1)
+
+
+async def _play_all(player: "_Player", recordings: list[Recording]) -> None:
+    progress = player.progress
+    view = make_view()
+    with view:
+        async with asyncio.TaskGroup() as group:
+            shower = group.create_task(keep_showing(view, progress))
+            async with asyncio.TaskGroup() as streams:
+                for recording, each in zip(recordings, progress.sessions, strict=True):
+                    streams.create_task(player.play(recording, each))
+            shower.cancel()
+        view.show(progress)
+
+
+class _Player:
+    """Plays recordings, at most `concurrency` at a time."""
+
+    def __init__(self, client: Client, model: Model, plan: StreamPlan, progress: Progress) -> None:
+        self.progress = progress
+        self._client, self._model, self._plan = client, model, plan
+        self._reader = Reader(model)
+        self._places = asyncio.Semaphore(plan.concurrency)
+
+    async def play(self, recording: Recording, progress: SessionProgress) -> None:
+        """Open the session, step through its rows and close it."""
+        async with self._places:
+            session = self._client.session(
+                self._model.name, progress.session, version=self._model.version
+            )
+            progress.running = True
+            async with session:
+                if not session.created:
+                    session.keep = True  # it is somebody else's
+                    raise LiveAlready(progress.session, self._model.name, session.version)
+                await self._steps(session, recording, progress)
+            progress.running = False
+
+    async def _steps(
+        self, session: Session, recording: Recording, progress: SessionProgress
+    ) -> None:
+        start = time.perf_counter()
+        truths = recording.truths or [""] * len(recording.rows)
+        for at, (features, truth) in enumerate(zip(recording.features, truths, strict=True)):
+            if self._plan.rate:
+                await asyncio.sleep(start + at / self._plan.rate - time.perf_counter())
+            before = time.perf_counter()
+            try:
+                outputs = await session.step(features)
+            except TidegateError as error:
+                raise Failure(
+                    f"session {progress.session!r}, row {recording.rows[at]} of "
+                    f"{self._plan.file}: {error}"
+                ) from error
+            self.progress.latencies.append(time.perf_counter() - before)
+            progress.record(self._reader.read(outputs), truth)

@@ -1,4 +1,4 @@
-"""What both sides of the wire must agree on beside the messages themselves. Standard library only."""
+"""What both sides of the wire agree on beside the messages themselves. Standard library only."""
 
 from __future__ import annotations
 

@@ -26,7 +26,3 @@ class Arena:
         self.nbytes = self._zeros.nbytes
         if device.kind != "cpu":
             del self._zeros
-
-    def copy(self) -> np.ndarray:
-        """All rows, copied to the host."""
-        return np.array(self.value.numpy())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.bundle.feature import read
-from server.sessions.drift import stability_index
+from server.serving.drift import stability_index
 from training.insight.judged import Judged
 from training.insight.subject import Subject
 

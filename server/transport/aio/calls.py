@@ -38,7 +38,8 @@ async def read(context: Context) -> Any:
     try:
         return await context.read()
     except DecodeError as error:
-        raise BadInput("the bytes received are no message of this call", field="") from error
+        text = f"the bytes received are no message of this call: {error}"
+        raise BadInput(text, field="") from error
 
 
 @asynccontextmanager

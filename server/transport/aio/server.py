@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -10,6 +11,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from inference import grpc_service_pb2, grpc_service_pb2_grpc
+from server.api import parsing
 from server.config import Config
 from server.serving.registry import Registry
 from server.transport.aio.calls import Gate
@@ -57,6 +59,7 @@ class GrpcServer:
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
+        self._parse_within_bounds()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -93,6 +96,35 @@ class GrpcServer:
         self._servicer.drain()
         self._inference.drain()
         await self._server.stop(grace)
+
+    def _parse_within_bounds(self) -> None:
+        """In place of the generated handlers of calls whose messages may unfold to a multiple."""
+        ours: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "StepStream": grpc.stream_stream_rpc_method_handler(
+                self._servicer.StepStream,
+                parsing.step_batch,
+                tidegate_pb2.StepBatchReply.SerializeToString,
+            ),
+            "Import": grpc.unary_unary_rpc_method_handler(
+                self._servicer.Import,
+                parsing.import_request,
+                tidegate_pb2.ImportReply.SerializeToString,
+            ),
+        }
+        theirs: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(
+                self._inference.ModelInfer,
+                parsing.infer_request,
+                grpc_service_pb2.ModelInferResponse.SerializeToString,
+            ),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+                self._inference.ModelStreamInfer,
+                parsing.infer_request,
+                grpc_service_pb2.ModelStreamInferResponse.SerializeToString,
+            ),
+        }
+        self._server.add_registered_method_handlers(SERVICE, ours)
+        self._server.add_registered_method_handlers(INFERENCE, theirs)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE, INFERENCE):

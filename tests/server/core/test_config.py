@@ -124,4 +124,4 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(
 def test_settings_cannot_change_after_the_start(environment: Environment) -> None:
     config = from_arguments([])
     with pytest.raises(ValidationError, match="frozen"):
-        config.port = 1
+        config.port = 1  # type: ignore[misc]

@@ -41,7 +41,8 @@ def opened(lanes: Lanes, *requests: pb.LaneOpen) -> tuple[list[pb.LaneOpened], i
 
 
 def handles(lanes: Lanes, *numbers: int) -> list[int]:
-    return lanes.handles(np.array(numbers, dtype=np.uint32)).tolist()
+    found: list[int] = lanes.handles(np.array(numbers, dtype=np.uint32)).tolist()
+    return found
 
 
 def test_a_lane_is_known_while_its_last_naming_succeeded(lanes: Lanes, model: ServedModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 
 from server.app import App
@@ -18,14 +19,19 @@ def main() -> int:
     try:
         config = from_arguments()
         _log_to_stderr(config.log_level)
-        return 0 if asyncio.run(_serve(config)) else 1
+        return asyncio.run(_serve(config))
     except (ConfigError, DeviceError, NoModels, PortTaken, OSError) as error:
         print(f"tidegate-server: {error}", file=sys.stderr)
         return 2
 
 
-async def _serve(config: Config) -> bool:
-    return await App(config).run()
+async def _serve(config: Config) -> int:
+    app = App(config)
+    status = 0 if await app.run() else 1
+    if app.loading:  # to end the interpreter under onnxruntime's feet would abort the process
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 def _log_to_stderr(level: str) -> None:

@@ -35,6 +35,7 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._died = False
+        self._loading: threading.Thread | None = None
         self._loader = Loader(config, self._device, self._metrics, self._registry, self._on_death)
 
     async def run(self) -> bool:
@@ -43,8 +44,10 @@ class App:
         self._catch_signals()
         transport = GrpcServer(self._config, self._registry)
         port = await transport.start()
+        log.info("listening on %s:%d; loading", self._config.host, port)
         metrics_port = self._serve_metrics()
-        if not await self._unless_stopped(_in_thread(self._loader.load)):
+        self._loading, loaded = _in_thread(self._loader.load)
+        if not await self._unless_stopped(loaded):
             self._loader.given_up = True
             await transport.stop(0.1)
             log.info("stopped while loading")
@@ -60,6 +63,11 @@ class App:
         if self._died:
             await transport.unwell()
         return await self._drain(transport) and not self._died
+
+    @property
+    def loading(self) -> bool:
+        """Whether a thread is busy with a model yet, which cannot be interrupted."""
+        return self._loading is not None and self._loading.is_alive()
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -125,8 +133,8 @@ class App:
         return finished
 
 
-def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
-    """Do `work` in a thread that does not hold up the end of the process."""
+def _in_thread(work: Callable[[], None]) -> tuple[threading.Thread, asyncio.Future[None]]:
+    """Do `work` in a thread that the end of the event loop does not wait for."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -149,5 +157,6 @@ def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
         except RuntimeError:
             log.debug("loaded after the end")  # the loop is closed; nobody waits
 
-    threading.Thread(target=run, name="loader", daemon=True).start()
-    return done
+    thread = threading.Thread(target=run, name="loader", daemon=True)
+    thread.start()
+    return thread, done

@@ -55,10 +55,12 @@ class RunningServer:
         return self.process.wait(timeout)
 
 
-def start(repository: Path, *flags: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start a server on free ports, without waiting for it; returns it and its log."""
+def start(repository: Path, *flags: str, code: str = "") -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a server on free ports, without waiting for it; returns it and its log. `code` may
+    stand in place of its main module."""
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        command = [sys.executable, "-m", "server", "--model-repository", str(repository)]
+        command = [sys.executable, *(["-c", code] if code else ["-m", "server"])]
+        command += ["--model-repository", str(repository)]
         command += ["--port", "0", "--metrics-port", "0", *flags]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
 

@@ -117,6 +117,7 @@ class Directory:
         self._free: list[int] = []
         self._counts = np.zeros(1024, dtype=np.int64)
         self._generations = np.zeros(1024, dtype=np.int64)
+        self._generations[0] = -2  # of no session
         self._opened_at = np.zeros(1024, dtype=np.float64)
         self._last_used = np.zeros(1024, dtype=np.float64)  # by `clock`
         self._oldest, self._oldest_at = 0.0, -OLDEST_FOR
@@ -279,7 +280,7 @@ class Directory:
         if len(self._by_id) >= self.limit:
             raise self._full()
         index = self._free.pop() if self._free else self._new_index()
-        self._generations[index] += 1  # odd while there is a session
+        self._generations[index] += 1  # odd while there is a session, even while there is none
         handle = int(self._generations[index]) << SHIFT | index
         self._by_id[session_id], self._ids[index] = handle, session_id
         self._counts[index], self._opened_at[index] = 0, self._wall()

@@ -61,6 +61,8 @@ def problems(
     """The errors of rows with a value that is not `acceptable`: features [sum(lengths), I]. Rows
     whose first such value is the same one, at the same place, share an error."""
     bad_steps = np.flatnonzero(~_good(features, manifest).all(axis=1))
+    if not len(bad_steps):
+        return []
     starts = np.cumsum(lengths, dtype=np.int64) - lengths
     rows, first = np.unique(np.searchsorted(starts, bad_steps, "right") - 1, return_index=True)
     steps = bad_steps[first]

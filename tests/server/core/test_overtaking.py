@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from server.errors import ServingError
 from server.scheduler.submission import Submission
@@ -64,8 +65,9 @@ class Crowd:
                 self.rest[base] = each.result()
 
 
-def test_moves_that_overtake_each_other_never_mix_sessions(tmp_path: Path) -> None:
-    model = make_model(make_bundle(tmp_path), tmp_path, max_sessions=3)
+@pytest.mark.parametrize("resident", [1, 2, 3])
+def test_moves_that_overtake_each_other_never_mix_sessions(tmp_path: Path, resident: int) -> None:
+    model = make_model(make_bundle(tmp_path), tmp_path, max_sessions=3, max_resident=resident)
     model.start()
     crowd = Crowd(model, random.Random(1))
     for _ in range(2000):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.errors import BadInput, QueueFull, UnknownLane
 from server.scheduler.batch import Batch
 from server.scheduler.queue import Picked, StepQueue, width_of
-from server.scheduler.submission import Submission
+from server.scheduler.submission import MOST_CAUSES, Submission
 
 CAPACITY = 6
 ROW = st.tuples(st.integers(1, CAPACITY), st.sampled_from([1, 1, 1, 2, 3, 5, 8]))
@@ -138,4 +138,44 @@ def test_a_stopped_queue_hands_out_what_is_left_and_then_nothing() -> None:
     picked: list[Picked] | None = queue.take(10)
     assert picked
     queue.finish(picked)
+    assert queue.take(10) is None
+
+
+def test_a_chain_of_one_session_leaves_other_widths_their_turn() -> None:
+    """Once they waited until its 65,000 rows were through: half a minute."""
+    queue = StepQueue(10_000)
+    queue.put(submission([(1, 1)] * 1000), rate=1.0)
+    queue.put(submission([(2, 8)]), rate=1.0)
+    queue.put(submission([(3, 1)]), rate=1.0)
+    order = [batch.handles.tolist() for batch in drain(queue, 4)]
+    assert order[:2] == [[1, 3], [2]]
+    assert order[2:] == [[1]] * 999
+
+
+def test_rows_of_one_session_wait_as_one_entry_with_one_part() -> None:
+    queue = StepQueue(100_000)
+    queue.put(submission([(1, 1)] * 65_000), rate=1.0)
+    assert [len(parts) for parts in queue._ready.values()] == [1]
+    assert queue.steps == 65_000
+
+
+def test_a_submission_of_many_errors_keeps_few_of_them() -> None:
+    each = submission([(1, 1)] * 5000)
+    for row in range(5000):
+        each.fail(row, UnknownLane(row) if row % 2 else QueueFull(str(row), 1.0))
+    assert len(each.failures) <= MOST_CAUSES + 2
+    assert sorted(each.errors) == list(range(5000))
+    for row, error in each.errors.items():
+        assert type(error) is (UnknownLane if row % 2 else QueueFull)
+    assert "lane 99 " in str(each.errors[99])
+
+
+def test_an_abandoned_queue_lets_nothing_in_and_ends_whoever_waits() -> None:
+    queue = StepQueue(100)
+    waiting = submission([(1, 1)])
+    queue.put(waiting, rate=1.0)
+    submissions, calls = queue.abandon()
+    assert (submissions, calls, queue.steps) == ([waiting], [], 0)
+    with pytest.raises(QueueFull):
+        queue.put(submission([(1, 1)]), rate=1.0)
     assert queue.take(10) is None

@@ -239,11 +239,15 @@ OPERATIONS = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(operations=OPERATIONS, seed=st.integers(0, 1000))
+@given(operations=OPERATIONS, seed=st.integers(0, 1000), resident=st.integers(1, 3))
 def test_any_sequence_of_operations_equals_dictionaries_and_the_numpy_lstm(
-    bundle: Bundle, folder: Path, operations: list[tuple[str, int, int]], seed: int
+    bundle: Bundle,
+    folder: Path,
+    operations: list[tuple[str, int, int]],
+    seed: int,
+    resident: int,
 ) -> None:
-    model = make_model(bundle, folder, max_sessions=3)
+    model = make_model(bundle, folder, max_sessions=3, max_resident=resident)
     model.start()
     try:
         _walk(model, operations, np.random.default_rng(seed))

@@ -134,12 +134,17 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
-@given(operations=OPERATIONS, seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=75)
+@given(operations=OPERATIONS, seed=st.integers(0, 1000), resident=st.integers(1, SLOTS))
 def test_any_sequence_of_moves_equals_dictionaries_and_the_numpy_lstm(
-    bundle: Bundle, folder: Path, operations: list[tuple[str, str, str, int]], seed: int
+    bundle: Bundle,
+    folder: Path,
+    operations: list[tuple[str, str, str, int]],
+    seed: int,
+    resident: int,
 ) -> None:
-    model = make_model(bundle, folder, max_sessions=SLOTS)
+    """Whether each session has a slot of its own, or all share fewer."""
+    model = make_model(bundle, folder, max_sessions=SLOTS, max_resident=resident)
     model.start()
     try:
         walk = Walk(model, np.random.default_rng(seed))

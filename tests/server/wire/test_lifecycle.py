@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -16,10 +17,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, await_ready, running_server, small_model, start
 from tests.server.wire.wire import batch, connected, failing, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.v1 import tidegate_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -32,17 +35,20 @@ def health(address: str, service: str = "") -> int:
         return int(stub.Check(request, timeout=10, wait_for_ready=True).status)
 
 
-def first_answer(address: str) -> int:
-    """The health that a server just starting tells first; asks until it listens."""
-    host, port = address.split(":")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return health(address)
-        except ConnectionRefusedError:
-            time.sleep(0.005)
-    raise AssertionError("the server did not listen")
+def many_models(repository: Path) -> Path:
+    """Versions enough for loading to take a while."""
+    for version in range(1, 60):
+        small_model(repository, "small", version)
+    return repository
+
+
+def listening(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The address of a server that listens, before its models are loaded."""
+    while process.poll() is None:
+        if found := re.search(r"listening on (\S+:\d+)", log.read_text()):
+            return found[1]
+        time.sleep(0.002)
+    raise AssertionError(f"the server did not listen:\n{log.read_text()}")
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -80,20 +86,94 @@ def test_an_empty_repository_and_a_taken_port_are_said(
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
-def test_health_is_not_serving_until_the_models_are_warm(tmp_path: Path) -> None:
-    for version in range(2, 40):  # so that loading takes a while
-        small_model(tmp_path, "small", version)
-    process, log = start(tmp_path, "--port", "50974")
+def test_until_the_models_are_warm_health_says_so_and_calls_are_told_to_wait(
+    tmp_path: Path,
+) -> None:
+    process, log = start(many_models(tmp_path))
     try:
-        seen = [first_answer("127.0.0.1:50974")]
-        while seen[-1] != SERVING and process.poll() is None:
-            seen.append(health("127.0.0.1:50974"))
-        await_ready(process, log)
+        address = listening(process, log)
+        with grpc.insecure_channel(address, [("grpc.enable_retries", 0)]) as channel:
+            stub = tidegate_pb2_grpc.TidegateStub(channel)
+            assert health(address) == NOT_SERVING
+            calls: list[Callable[[], object]] = [
+                lambda: stub.ListModels(pb.ListModelsRequest()),
+                lambda: stub.List(pb.ListRequest(model="small")),
+                lambda: stub.Open(pb.OpenRequest(model="small", session_id="early")),
+                lambda: next(stub.StepStream(iter([pb.StepBatch(model="small")]))),
+            ]
+            for call in calls:
+                with failing("STARTING") as seen:
+                    call()
+                assert seen[0].detail.retry_after_ms > 0
+            index = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with failing("STARTING"):
+                index.RepositoryIndex(grpc_service_pb2.RepositoryIndexRequest())
+            assert "serving grpc" not in log.read_text()
+            await_ready(process, log)
+            assert health(address) == SERVING
+            assert len(stub.ListModels(pb.ListModelsRequest()).models) == 59
     finally:
         process.kill()
         process.wait()
-    assert seen[0] == NOT_SERVING
-    assert set(seen) == {NOT_SERVING, SERVING}
+
+
+def test_sigterm_while_models_load_stops_at_once_and_nothing_is_announced(tmp_path: Path) -> None:
+    process, log = start(many_models(tmp_path))
+    try:
+        listening(process, log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "stopped while loading" in log.read_text()
+    assert "serving grpc" not in log.read_text()
+
+
+DYING = """
+import sys, server.{module} as part
+from server.__main__ import main
+real = part.{owner}.{method}
+def dies(*of, left=[{after}]):
+    left[0] -= 1
+    if left[0] < 0:
+        raise RuntimeError("struck by lightning")
+    return real(*of)
+part.{owner}.{method} = dies
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"module": "scheduler.queue", "owner": "StepQueue", "method": "finish", "after": 3},
+         "a model's scheduler died"),
+        ({"module": "serving.registry", "owner": "Registry", "method": "expire", "after": 1},
+         "struck by lightning"),
+    ],
+)  # fmt: skip
+def test_a_loop_that_dies_takes_health_and_the_process_with_it(
+    small: SmallModel, part: dict[str, object], says: str
+) -> None:
+    """Once health went on to say SERVING, and whoever called waited for ever."""
+    process, log = start(
+        small.repository, "--session-ttl", "1", "--drain-seconds", "2", code=DYING.format(**part)
+    )
+    running = await_ready(process, log)
+    try:
+        with connected(running) as stub, contextlib.suppress(grpc.RpcError):
+            x = observations(1, 20)
+            opens = [pb.LaneOpen(lane=0, session_id="one", create=True)]
+            for step in range(10):
+                message = batch(step, [0] * 20, x, opens=opens)
+                assert list(stub.StepStream(iter([message]), timeout=30))
+        assert process.wait(30) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert says in log.read_text()
+    assert "struck by lightning" in log.read_text()
 
 
 def test_health_names_the_service_and_reflection_lists_it(server: RunningServer) -> None:
@@ -159,7 +239,7 @@ def test_a_loaded_server_loses_no_answer_when_it_drains(small: SmallModel) -> No
 
 def test_after_kill_9_a_new_server_answers_unknown_session(small: SmallModel) -> None:
     x = observations(1, 1)
-    with running_server(small.repository, port=50975) as server, connected(server) as stub:
+    with running_server(small.repository) as server, connected(server) as stub:
         stub.Open(pb.OpenRequest(model="small", session_id="gone"))
         stub.Step(step_request("gone", 0, x))
         server.process.kill()
@@ -167,7 +247,7 @@ def test_after_kill_9_a_new_server_answers_unknown_session(small: SmallModel) ->
         with pytest.raises(grpc.RpcError) as caught:
             stub.Step(step_request("gone", 1, x), timeout=5)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    with running_server(small.repository, port=50975) as server, connected(server) as stub:
+    with running_server(small.repository) as server, connected(server) as stub:
         with failing("UNKNOWN_SESSION"):
             stub.Step(step_request("gone", 1, x), wait_for_ready=True, timeout=10)
         assert stub.Open(pb.OpenRequest(model="small", session_id="gone")).created

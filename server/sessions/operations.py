@@ -142,34 +142,43 @@ class Operations:
     def _read(self, engine: Engine, ids: list[str]) -> list[Found | ServingError]:
         """The sessions of these ids and their states, all read at once."""
         seen = [self._look(session_id) for session_id in ids]
-        stepped = [each for each in seen if not isinstance(each, ServingError) and each[1].steps]
-        rows = self._rows(engine, np.array([handle for handle, _ in stepped], dtype=np.int64))
-        # A session not stepped yet has no row: it begins with the initial state.
-        begun = iter(range(len(stepped)))
-        initial = [np.full((1, *s.shape), s.initial, s.dtype) for s in self._manifest.states]
-        found: list[Found | ServingError] = []
-        for each in seen:
-            if isinstance(each, ServingError):
-                found.append(each)
-            elif each[1].steps:
-                at = next(begun)
-                found.append(Found(*each, [state[at : at + 1] for state in rows]))
-            else:
-                found.append(Found(*each, initial))
-        return found
+        stepped = [each[0] for each in seen if not isinstance(each, ServingError) and each[1].steps]
+        rows = self._rows(engine, np.array(stepped, dtype=np.int64))
+        return [
+            each if isinstance(each, ServingError) else self._found(*each, rows) for each in seen
+        ]
+
+    def _found(
+        self, handle: int, info: SessionInfo, rows: dict[int, list[NDArray[Any]]]
+    ) -> Found | ServingError:
+        if not info.steps:  # it has no row yet: it begins with the initial state
+            states = self._manifest.states
+            initial = [np.full((1, *s.shape), s.initial, s.dtype) for s in states]
+            return Found(handle, info, initial)
+        if handle not in rows:
+            return self._directory.error(handle)
+        return Found(handle, info, rows[handle])
 
     def _look(self, session_id: str) -> tuple[int, SessionInfo] | ServingError:
         # All that the directory knows is taken at once: the session may be closed before its state
-        # is read, and is exported as it was; its slot is nobody else's while the engine is held.
+        # is read. If it was resident it is exported as it was, since its slot is nobody else's
+        # while the engine is held; if not, its end is told.
         try:
             return self._directory.look(session_id)
         except ServingError as error:
             return error
 
-    def _rows(self, engine: Engine, handles: Handles) -> list[NDArray[Any]]:
+    def _rows(self, engine: Engine, handles: Handles) -> dict[int, list[NDArray[Any]]]:
+        """A row [1, ...] of each state, by handle; nothing of sessions that are gone."""
         if not len(handles):
-            return []
-        return engine.read(self._residence.visit(engine, handles))
+            return {}
+        slots = self._residence.visit(engine, handles)
+        here = np.flatnonzero(slots)
+        states = engine.read(slots[here]) if len(here) else []
+        return {
+            handle: [state[at : at + 1] for state in states]
+            for at, handle in enumerate(handles[here].tolist())
+        }
 
     def _snapshot(self, found: Found) -> Snapshot:
         outputs, prints = self._tail(found)

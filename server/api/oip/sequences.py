@@ -7,6 +7,7 @@ Requests behind a START wait for its outcome: were it to fail, they would step w
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -38,9 +39,10 @@ class Turn:
 
 
 class Sequences:
-    """Turns under way, by sequence."""
+    """Turns under way, by sequence. One thread alone uses them, the one that made this."""
 
     def __init__(self) -> None:
+        self._thread = threading.get_ident()
         self._last: dict[Key, Turn] = {}
         self._starts: dict[Key, Turn] = {}
         self._released: deque[tuple[GoOn, bool]] = deque()
@@ -53,6 +55,7 @@ class Sequences:
             NoStart: the sequence is not live, or its last request is under way.
             ServingError: as `ServedModel.open` has it.
         """
+        assert threading.get_ident() == self._thread
         after = self._starts.get((model.name, model.version, sequence.session_id))
         turn = Turn(model, sequence, after)
         if sequence.start:
@@ -67,6 +70,7 @@ class Sequences:
     def finish(self, turn: Turn, failed: bool) -> None:
         """The request has its outcome. An END ends the sequence, unless its step failed or it was
         started anew; a START that failed leaves none behind where there was none."""
+        assert threading.get_ident() == self._thread
         last = _remove(self._last, turn)
         newest = _remove(self._starts, turn)
         handle, steps = _session(turn)

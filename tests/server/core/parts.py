@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ class Caller:
 
     def send(
         self,
-        rows: list[tuple[str, int | None, Floats]],
+        rows: Sequence[tuple[str, int | None, Floats]],
         **more: float,
     ) -> tuple[Submission, threading.Event]:
         """Submit (session, first step or None, features [T, I]) rows; the event tells when done."""
@@ -81,7 +81,7 @@ class Caller:
         self.model.submit(submission)
         return submission, done
 
-    def step(self, rows: list[tuple[str, int | None, Floats]], **more: float) -> Submission:
+    def step(self, rows: Sequence[tuple[str, int | None, Floats]], **more: float) -> Submission:
         """Submit rows and wait."""
         submission, done = self.send(rows, **more)
         assert done.wait(20), "the submission was never completed"

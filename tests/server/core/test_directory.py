@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import BadInput, SessionClosed, SessionExpired, SessionsFull, UnknownSession
-from server.scheduler.submission import INDEX
-from server.sessions.directory import AT_ONCE, Directory, Handles
+from server.scheduler.submission import INDEX, Handles
+from server.sessions.directory import AT_ONCE, Directory
 from tests.server.core.parts import Clock
 
 

@@ -17,6 +17,7 @@ from server.metrics import Metrics
 from server.scheduler.queue import StepQueue
 from server.serving.model import ServedModel
 from server.sessions.replay_cache import ReplayCache
+from server.sessions.slots import Slots
 from tests.server.core.parts import CPU, WEIGHTS, Caller, Floats, make_bundle, make_model
 from tidegate.wire import APPLIED
 from training.reference import NumpyNetwork
@@ -82,6 +83,7 @@ def test_steps_may_be_submitted_from_any_thread(model: ServedModel) -> None:
         for at in range(0, 60, 3):
             done = caller.step([(name, at, X[at : at + 1]), (name, at + 1, X[at + 1 : at + 3])])
             wanted, state = lstm.run(X[at : at + 3], state)
+            assert done.outputs is not None
             if done.failed or not np.allclose(done.outputs, wanted, atol=1e-5):
                 wrong.append(name)
 
@@ -123,7 +125,7 @@ def test_many_exports_share_a_run_of_a_graph(
         Caller(model).step([(name, 0, X[: 1 + k])])
     read, reads, go_on = Engine.read, list[int](), threading.Event()
 
-    def reading(engine: Engine, slots: Floats) -> object:
+    def reading(engine: Engine, slots: Slots) -> object:
         reads.append(len(slots))
         go_on.wait(20)
         return read(engine, slots)

@@ -87,7 +87,9 @@ def test_a_message_that_is_wrong_in_every_row_is_answered_in_few_words(
 def test_a_name_of_too_many_bytes_harms_only_its_own_lane(packed: RunningServer) -> None:
     opens = [naming(0, "x" * 257), naming(1, "s1")]
     with connected(packed) as stub:
-        (reply,) = stub.StepStream(iter([batch(1, [0, 1], np.zeros((2, WIDTH)), opens=opens)]))
+        (reply,) = stub.StepStream(
+            iter([batch(1, [0, 1], np.zeros((2, WIDTH), np.float32), opens=opens)])
+        )
     assert [each.HasField("error") for each in reply.opened] == [True, False]
     assert list(reply.status) == [FAILED, 0]
 
@@ -127,7 +129,7 @@ async def _many(address: str, calls: int, step: int, timeout: float) -> Counter[
         except grpc.aio.AioRpcError as error:
             metadata = dict(error.trailing_metadata() or ())
             if DETAIL_KEY in metadata:
-                detail = pb.ErrorDetail.FromString(metadata[DETAIL_KEY])  # type: ignore[arg-type]
+                detail = pb.ErrorDetail.FromString(metadata[DETAIL_KEY])
                 assert detail.retry_after_ms > 0
                 assert int(metadata["grpc-retry-pushback-ms"]) == detail.retry_after_ms
                 told[pb.Reason.Name(detail.reason)] += 1

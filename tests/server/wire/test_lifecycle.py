@@ -17,7 +17,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, await_ready, running_server, small_model, start
 from tests.server.wire.wire import batch, connected, failing, observations, step_request
@@ -105,9 +104,11 @@ def test_until_the_models_are_warm_health_says_so_and_calls_are_told_to_wait(
                 with failing("STARTING") as seen:
                     call()
                 assert seen[0].detail.retry_after_ms > 0
-            index = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            index: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/inference.GRPCInferenceService/RepositoryIndex"
+            )
             with failing("STARTING"):
-                index.RepositoryIndex(grpc_service_pb2.RepositoryIndexRequest())
+                index(b"")
             assert "serving grpc" not in log.read_text()
             await_ready(process, log)
             assert health(address) == SERVING

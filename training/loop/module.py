@@ -116,7 +116,7 @@ class StreamingNetwork(nn.Module):
     def _encode(self, x: Tensor) -> Tensor:
         parts = [self._normalised(x)[..., self._numbers]]
         if self._missing:
-            parts.append(x[..., self._missing].isnan().float())
+            parts.append(x[..., self._missing].isnan().to(x.dtype))
         for k, table in zip(self._categories, self._tables(), strict=True):
             index = x[..., k].round()
             unknown = table.num_embeddings - 1

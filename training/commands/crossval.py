@@ -9,7 +9,6 @@ import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,8 @@ def _groups(recipe: Recipe) -> list[str]:
 
 
 def _without(recipe: Recipe, groups: tuple[str, ...]) -> Recipe:
-    return replace(recipe, split=replace(recipe.split, test=groups, validation=()))
+    split = recipe.split.model_copy(update={"test": groups, "validation": ()})
+    return recipe.model_copy(update={"split": split})
 
 
 def _fold(recipe: Recipe) -> dict[str, Any]:

@@ -8,7 +8,7 @@ plain RNN the product shrinks or grows like a power (Hochreiter 1991; Bengio, Si
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -151,6 +151,7 @@ def _untrained(subject: Subject, cell: str) -> Network:
     """As training would begin, of the recipe's size."""
     shape = subject.recipe.network
     if cell != shape.cell:
-        shape = replace(shape, cell=cell, projection=0)
+        shape = shape.model_copy(update={"cell": cell, "projection": 0})
     torch.manual_seed(subject.recipe.loop.seed)
-    return new_network(subject.dataset, replace(subject.recipe, network=shape)).network()
+    recipe = subject.recipe.model_copy(update={"network": shape})
+    return new_network(subject.dataset, recipe).network()

@@ -14,9 +14,8 @@ from tests.harness import running_server
 from tests.training.graphs.networks import NETWORKS, OUTPUTS, ROUNDING, WIDTH, drawn
 from tidegate import SyncClient
 from training.errors import TrainingError
-from training.export import export
-from training.export_proof import ParityError
-from training.graphs.form import PRECISIONS
+from training.export import ParityError, export
+from training.graphs.whole import PRECISIONS
 from training.network import Floats, Network
 from training.reference import NumpyNetwork
 from training.table.session import Session, Target
@@ -64,7 +63,7 @@ def exported(
     """Its manifest."""
     export(folder, network, **told(network), sessions=sessions_of(network),
            target=target_of(network), torch_outputs=torch_outputs, precision=precision,
-           description="drawn", story={"data": {}})  # fmt: skip
+           description="drawn", provenance={"data": {}})  # fmt: skip
     manifest: dict[str, Any] = json.loads((folder / "model.json").read_text())
     return manifest
 

@@ -47,6 +47,7 @@ from training.recipes import find_recipe
         ),
         ("target.weights={up='much'}", "target.weights.up must be a number, not 'much'"),
         ("split.test='some'", "split.test must be a number or a list, not 'some'"),
+        ("split.test={a=1}", "split.test must be a number or a list, not {'a': 1}"),
         ("split.test=['d0', 1.5]", "split.test[1] must be text or a whole number, not 1.5"),
         ("features.load.unti='V'", "features.load.unti is no setting; there are unit, embedding,"),
         ("features.float={unit=3}", "features.float.unit must be text, not 3"),

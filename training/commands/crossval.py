@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from training.commands.options import add_recipe, recipe_of
-from training.evaluate import ends, evaluate
+from training.figures import ends, figures_on
 from training.loop.fit import fit
 from training.recipe.recipe import Recipe, to_mapping
 from training.table.dataset import load
-from training.table.split import folds
+from training.table.segments import folds
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _fold(recipe: Recipe) -> dict[str, Any]:
     assert isinstance(recipe.split.test, tuple)
     return {
         "held_out": list(recipe.split.test),
-        "figures": evaluate(fitted.network, dataset.target, dataset.test),
+        "figures": figures_on(fitted.network, dataset.target, dataset.test),
         "ends": ends(fitted.network, dataset.test) if classes else [],
         "labels": dataset.target.labels,
         "seconds": round(time.monotonic() - started),

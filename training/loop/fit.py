@@ -33,8 +33,7 @@ from training.loop.learner import Learner
 from training.loop.module import StreamingNetwork, mirror_of
 from training.loop.windows import Windows, lay
 from training.recipe.recipe import Recipe, to_mapping
-from training.table.session import Dataset
-from training.table.statistics import measure
+from training.table.session import Dataset, measure
 
 log = logging.getLogger(__name__)
 FULL = "32-true"
@@ -171,13 +170,13 @@ def _reason(error: Exception) -> str:
 
 
 def _callbacks(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> list[Callback]:
-    loop, judged = recipe.loop, bool(dataset.validation)
+    loop, validated = recipe.loop, bool(dataset.validation)
     callbacks: list[Callback] = [] if quiet else [TQDMProgressBar()]
     if loop.averaging:
         callbacks.append(EMAWeightAveraging(decay=loop.averaging, use_buffers=False))
-    if loop.patience and judged:
+    if loop.patience and validated:
         callbacks.append(EarlyStopping("validation_loss", patience=loop.patience))
-    if judged:
+    if validated:
         callbacks.append(
             ModelCheckpoint(folder, "best", "validation_loss", enable_version_counter=False)
         )

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from training.errors import TrainingError
 from training.network import Embedding, Floats, Layer, Mirror, Network
 from training.recipe.recipe import NetworkShape
-from training.table.session import Feature, Target
-from training.table.statistics import Statistics
+from training.table.session import Feature, Statistics, Target
 
 State = tuple[Tensor, ...]
 """One entry a layer, in torch's shapes [1, B, width]: h, or for an lstm h and c one behind the

@@ -55,25 +55,25 @@ def _first(errors: Sequence[ErrorDetails], given: Mapping[str, Any]) -> tuple[Pa
 
     A setting of several kinds has an error for each; what lies deepest is of the kind meant.
     """
-    first, kind_at = _place(errors[0]["loc"], given)
+    first, kind_at = _place(errors[0], given)
     if kind_at is None:
         return first, [errors[0]]
     start = errors[0]["loc"][:kind_at]
     here = [each for each in errors if each["loc"][:kind_at] == start]
-    places = [_place(each["loc"], given)[0] for each in here]
+    places = [_place(each, given)[0] for each in here]
     deepest = max(places, key=len)
     return deepest, [each for each, path in zip(here, places, strict=True) if path == deepest]
 
 
-def _place(loc: Path, given: Any) -> tuple[Path, int | None]:
-    """`loc` without the kinds that pydantic names in it, and where the first of these is."""
+def _place(error: ErrorDetails, given: Any) -> tuple[Path, int | None]:
+    """Where it is, without the kinds that pydantic names there, and where the first of them was."""
     path, kind_at = list[str | int](), None
-    for k, key in enumerate(loc):
+    for k, key in enumerate(error["loc"]):
         inside = isinstance(given, Mapping) and key in given
         if inside or (isinstance(given, tuple) and isinstance(key, int)):
             given = given[key]
-        elif isinstance(given, Mapping) and k == len(loc) - 1:
-            given = None  # a key that is missing
+        elif error["type"] == "missing" and k == len(error["loc"]) - 1:
+            given = None
         else:
             kind_at = k if kind_at is None else kind_at
             continue

@@ -20,9 +20,9 @@ from tests.training.commands.tasks import config_of, delayed, fit, start, words
 from tests.training.tables import rows, write_recipe, write_table
 from tidegate import SyncClient, SyncSession
 from training.__main__ import main
+from training.network import network_from_bytes
 from training.recipe.recipe import read_recipe
 from training.reference import NumpyNetwork
-from training.store import network_from_bytes
 from training.table.dataset import load
 
 

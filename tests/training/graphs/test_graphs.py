@@ -15,11 +15,9 @@ from server.engine.device import choose
 from server.engine.engine import Engine
 from tests.training.graphs.networks import NETWORKS, drawn
 from training.graphs.builder import FLOAT, Builder, value
-from training.graphs.form import GEMM, OPERATOR, OPSETS, SCAN, Form
-from training.graphs.products import ROW_STEPS, ROW_ZERO, WEIGHT_STEPS, product
-from training.graphs.served import serve
-from training.graphs.walks import by_chunks, by_single_steps
-from training.graphs.whole import graphs
+from training.graphs.layers import ROW_STEPS, ROW_ZERO, WEIGHT_STEPS, product
+from training.graphs.stepping import by_chunks, by_single_steps, serve
+from training.graphs.whole import GEMM, OPERATOR, OPSETS, SCAN, Form, graphs
 from training.network import Network
 from training.reference import NumpyNetwork
 

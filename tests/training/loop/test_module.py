@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.training.tables import recipe, rows, write_table
-from training.evaluate import predict
+from training.figures import predict
 from training.loop.fit import class_weights, new_network
 from training.recipe.recipe import NetworkShape, Recipe
 from training.reference import NumpyNetwork

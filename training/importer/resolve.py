@@ -33,7 +33,7 @@ class Request:
 
 
 def resolve(request: Request, original: Original, frames: Frames) -> Plan:
-    """Find all that the request
+    """Find all that the request names.
 
     Raises:
         TrainingError: a name, shape, type or value is wrong, an input is not accounted for, or the

@@ -26,7 +26,7 @@ VALUE = Target(("y",), ("",))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_walk_puts_out_what_the_reference_does(name: str) -> None:
+def test_the_trace_puts_out_what_the_reference_does(name: str) -> None:
     network = replace(NETWORKS[name], softmax=False)
     (x,) = drawn(network, [40], 1)
     reference = NumpyNetwork(network)

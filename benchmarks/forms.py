@@ -13,7 +13,7 @@ import onnxruntime
 from benchmarks.models import H64, Shape
 from server.engine.device import Device, choose
 from training.graphs.choice import BATCHES, CHUNK, measure
-from training.graphs.form import GEMM, OPERATOR, OPSETS, PRECISIONS, SCAN, Form
+from training.graphs.whole import GEMM, OPERATOR, OPSETS, PRECISIONS, SCAN, Form
 
 FORMS = (
     Form(),

@@ -19,9 +19,9 @@ COMMANDS = {
     "crossval": ("training.commands.crossval", "accuracy on groups never seen, in folds"),
     "diagnose": ("training.commands.diagnose", "draw what a network learned and remembers"),
     "report": ("training.commands.report", "write one HTML page on a bundle"),
-    "verify": ("training.verify", "check that a bundle keeps its promises"),
+    "verify": ("training.commands.verify", "check that a bundle keeps its promises"),
     "examples": ("training.commands.examples", "write held-out sessions as CSV"),
-    "import": ("training.commands.adopt", "serve any recurrent single-step ONNX graph"),
+    "import": ("training.commands.importer", "serve any recurrent single-step ONNX graph"),
 }
 
 

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.graphs.form import Form, usual_form
-from training.graphs.whole import graphs
-from training.network import Network
-from training.store import FILE, network_to_bytes
+from training.graphs.whole import Form, graphs, usual_form
+from training.network import FILE, Network, network_to_bytes
 
 FORMAT = 1
 
@@ -95,7 +93,7 @@ def write_files(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, b
 
 
 def random_bundle(folder: Path, weights: Network) -> None:
-    """A bundle of weights without a story, for tests and measurements."""
+    """A bundle of weights without provenance, for tests and measurements."""
     write_bundle(
         folder,
         weights,

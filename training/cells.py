@@ -48,7 +48,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class LstmTrace:
-    """A walk over x [T, I]: gates [T, H], and the states before each step and after the last."""
+    """Steps through x [T, I]: gates [T, H], and the states before each step and after the last."""
 
     x: Array
     i: Array
@@ -76,7 +76,7 @@ def step(layer: Layer, x: Array, state: State) -> State:
 
 
 def lstm_forward(layer: Layer, x: Array, state: State) -> LstmTrace:
-    """Walk an lstm over x [T, I], keeping what the way back needs."""
+    """Step an lstm through x [T, I], keeping what the way back needs."""
     gates, h, c = [], [state[0]], [state[1]]
     for observation in x:
         *now, state = _lstm(layer, layer.w @ observation + layer.b, state)
@@ -87,7 +87,7 @@ def lstm_forward(layer: Layer, x: Array, state: State) -> LstmTrace:
     return LstmTrace(x, i, f, g, o, np.array(h), np.array(c))
 
 
-def lstm_backward(layer: Layer, walk: LstmTrace, error: Array, after: State) -> Gradients:
+def lstm_backward(layer: Layer, trace: LstmTrace, error: Array, after: State) -> Gradients:
     """The loss's gradients, the chain rule step by step from the last to the first.
 
     Args:
@@ -97,29 +97,29 @@ def lstm_backward(layer: Layer, walk: LstmTrace, error: Array, after: State) -> 
     c carries the error back over the forget gate alone, which is why an lstm whose gate is open
     keeps it; h carries it back through all gates.
     """
-    dh, dc = np.zeros_like(walk.h), np.zeros_like(walk.c)
+    dh, dc = np.zeros_like(trace.h), np.zeros_like(trace.c)
     dh[-1], dc[-1] = after
     sums = np.zeros((len(error), len(layer.w)), error.dtype)
-    shown = np.tanh(walk.c[1:])
+    shown = np.tanh(trace.c[1:])
     project = None if layer.project is None else np.zeros_like(layer.project)
     for t in reversed(range(len(error))):
-        i, f, g, o = walk.i[t], walk.f[t], walk.g[t], walk.o[t]
+        i, f, g, o = trace.i[t], trace.f[t], trace.g[t], trace.o[t]
         dh[t + 1] += error[t]
         dm = dh[t + 1]
         if layer.project is not None and project is not None:
             project += np.outer(dm, o * shown[t])
             dm = layer.project.T @ dm
         dc[t + 1] += dm * o * (1 - shown[t] ** 2)
-        di, df, dg, do = dc[t + 1] * g, dc[t + 1] * walk.c[t], dc[t + 1] * i, dm * shown[t]
+        di, df, dg, do = dc[t + 1] * g, dc[t + 1] * trace.c[t], dc[t + 1] * i, dm * shown[t]
         slopes = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)]
         sums[t] = np.concatenate(slopes)
         dh[t], dc[t] = layer.r.T @ sums[t], dc[t + 1] * f
-    return Gradients(sums.T @ walk.x, sums.T @ walk.h[:-1], sums.sum(axis=0), sums @ layer.w,
+    return Gradients(sums.T @ trace.x, sums.T @ trace.h[:-1], sums.sum(axis=0), sums @ layer.w,
                      dh, dc, project)  # fmt: skip
 
 
 def rnn_forward(layer: Layer, x: Array, state: State) -> Array:
-    """Walk a plain rnn over x [T, I]: h [T + 1, H], `state` first."""
+    """Step a plain rnn through x [T, I]: h [T + 1, H], `state` first."""
     h = [state[0]]
     for observation in x:
         h += step(layer, observation, (h[-1],))

@@ -1,29 +1,44 @@
 """From a trained network to a proven bundle: ways to compute each output must agree first.
 
 Torch over the whole session, the single-step graph one observation at a time, the ragged graph in
-chunks of random lengths, and the NumPy reference in float64.
+chunks of random lengths, and the NumPy reference in float64. What float32, float16 and int8 cost
+and bring is measured on the same held-out sessions, at every export.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from server.engine.device import Device, choose
 from server.errors import BadModel
 from training.bundle import write_bundle
 from training.errors import TrainingError
-from training.export_proof import prove, truth_of
-from training.graphs.choice import choose_form
-from training.graphs.form import PRECISIONS, Form
-from training.graphs.served import MAX_CHUNK
+from training.figures import step_figures
+from training.graphs.choice import choose_form, measure
+from training.graphs.stepping import (
+    MAX_CHUNK,
+    by_chunks,
+    by_single_steps,
+    neighbour_difference,
+    serve,
+)
+from training.graphs.whole import PRECISIONS, SCAN, Form
 from training.network import Floats, Network
-from training.precision import form_for, measure_precisions
+from training.reference import Array, NumpyNetwork
 from training.table.session import Session, Target
+
+TOLERANCE, MOST_STEPS = 1e-5, 50_000
+BATCHES = (1, 16, 128)
+NEIGHBOURS, STEPS = 16, 100
+
+Torch = Callable[[Floats], Floats]
+"""A whole session [T, F] to its outputs [T, O], from a fresh state."""
 
 
 def export(
@@ -34,16 +49,17 @@ def export(
     outputs: Sequence[Mapping[str, Any]],
     sessions: Sequence[Session],
     target: Target,
-    torch_outputs: Callable[[Floats], Floats] | None,
+    torch_outputs: Torch | None,
     precision: str = "float32",
     description: str,
-    story: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> dict[str, float]:
     """Prove the float32 export on held-out sessions, choose form and opset by measurement, measure
     the precisions, and write the bundle; returns the largest differences from the reference.
 
     Args:
-        torch_outputs: a whole session [T, F] to its outputs [T, O], from a fresh state.
+        torch_outputs: the network that was trained, as torch computes it.
+        provenance: the manifest's `training`.
         precision: what the written graphs compute in: "float32", "float16" or "int8".
 
     Raises:
@@ -69,7 +85,7 @@ def export(
         outputs=outputs,
         max_chunk=MAX_CHUNK,
         description=description,
-        training=story,
+        training=provenance,
         parity=parity,
         form=chosen,
         more={"export": _told(chosen, device) | {"measured": measured}, "precisions": costs},
@@ -82,4 +98,125 @@ def _told(form: Form, device: Device) -> dict[str, Any]:
         "form": asdict(form),
         "device": device.name,
         "onnxruntime": onnxruntime.__version__,
+    }
+
+
+class ParityError(TrainingError):
+    """The exported graphs do not compute what was trained; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Sessions and the outputs [T, O] of the NumPy reference in float64 on them.
+
+    Differences are in shares of `scale` [O]: 1 for probabilities, else the largest value.
+    """
+
+    signals: tuple[Floats, ...]
+    targets: tuple[Floats, ...]
+    outputs: tuple[Array, ...]
+    scale: Array
+
+    def differences(self, found: Sequence[Floats]) -> Array:
+        """|found - outputs| / scale [steps, O]; infinite where something is not finite."""
+        apart = np.abs(np.concatenate(found) - np.concatenate(self.outputs)) / self.scale
+        return np.where(np.isfinite(apart), apart, np.inf)
+
+
+def truth_of(network: Network, sessions: Sequence[Session]) -> Truth:
+    """Whole sessions, as many as fit into 50,000 steps, and at least a part of one.
+
+    Raises:
+        TrainingError: there is no session.
+    """
+    if not sessions:
+        raise TrainingError("there is no session to prove the export on")
+    bounded = _bounded(sessions)
+    reference = NumpyNetwork(network, np.float64)
+    outputs = tuple(reference.run(each.x, reference.initial())[0] for each in bounded)
+    return Truth(
+        tuple(each.x for each in bounded),
+        tuple(each.y for each in bounded),
+        outputs,
+        scale_of(network, np.concatenate(outputs)),
+    )
+
+
+def scale_of(network: Network, outputs: Array) -> Array:
+    """What differences of outputs [steps, O] are shares of, [O]."""
+    if network.softmax:
+        return np.ones(network.outputs)
+    largest = np.abs(outputs).max(axis=0)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def prove(
+    network: Network, form: Form, truth: Truth, torch_outputs: Torch | None, device: Device
+) -> dict[str, float]:
+    """The largest difference of each implementation from the reference.
+
+    Raises:
+        ParityError: one is above 1e-5.
+    """
+    engine = serve(network, form, len(truth.signals), device)
+    found = {
+        "single_steps": by_single_steps(engine, truth.signals),
+        "ragged_chunks": by_chunks(engine, truth.signals, np.random.default_rng(0)),
+    }
+    if torch_outputs is not None:
+        found["torch"] = [torch_outputs(signal) for signal in truth.signals]
+    errors = {name: float(truth.differences(each).max()) for name, each in found.items()}
+    for name, error in errors.items():
+        if not error <= TOLERANCE:
+            raise ParityError(f"{name} differs from the reference by {error:.2e}")
+    return errors
+
+
+def _bounded(sessions: Sequence[Session]) -> list[Session]:
+    taken, left = list[Session](), MOST_STEPS
+    for session in sessions:
+        if len(session) <= left:
+            taken.append(session)
+            left -= len(session)
+    return taken or [sessions[0].part(0, MOST_STEPS)]
+
+
+def form_for(network: Network, form: Form, precision: str) -> Form:
+    """The form chosen in float32 at another precision, or the one way that precision allows."""
+    wanted = replace(form, precision=precision)
+    return wanted if wanted.allows(network) else Form(SCAN, "gemm", form.opset, precision)
+
+
+def measure_precisions(
+    network: Network, form: Form, truth: Truth, target: Target, device: Device
+) -> dict[str, dict[str, Any]]:
+    """For each precision its differences from the float64 reference (as `Truth` has them), the
+    sessions' figures, how much neighbours matter, and steps a second; or why it cannot run."""
+    forms = [form_for(network, form, precision) for precision in PRECISIONS]
+    found = {form.precision: _cost(network, form, truth, target, device) for form in forms}
+    running = [form for form in forms if "error" not in found[form.precision]]
+    for each, times in measure(network, running, device, BATCHES, (1,)).items():
+        speeds = {str(batch): round(batch / seconds) for (batch, _), seconds in times.items()}
+        found[each.precision]["steps_per_second"] = speeds
+    return found
+
+
+def _cost(
+    network: Network, form: Form, truth: Truth, target: Target, device: Device
+) -> dict[str, Any]:
+    try:
+        engine = serve(network, form, len(truth.signals), device)
+        single = by_single_steps(engine, truth.signals)
+        chunks = by_chunks(engine, truth.signals, np.random.default_rng(0))
+        few = [signal[:STEPS] for signal in truth.signals[:NEIGHBOURS]]
+        neighbours = neighbour_difference(engine, few)
+    except (BadModel, RuntimeError, ValueError) as error:
+        return {"error": str(error)}
+    if not all(np.isfinite(each).all() for each in (*single, *chunks)):
+        return {"error": "an output is not finite"}
+    apart = np.stack([truth.differences(single), truth.differences(chunks)])
+    return {
+        "difference": {"max": float(apart.max()), "mean": float(apart.mean())},
+        "neighbours": neighbours,
+        **step_figures(single, truth.targets, target),
     }

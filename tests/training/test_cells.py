@@ -81,7 +81,7 @@ def loss_weights(plain: Layer) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
 
 
 def torch_gradients(plain: Layer) -> dict[str, np.ndarray]:
-    """By torch's autograd, of a walk written out, so that it knows each state's as well."""
+    """By torch's autograd, of steps written out, so that it knows each state's as well."""
     x, state = drawn(plain)
     errors, after = loss_weights(plain)
     kept = {"x": torch.tensor(x, requires_grad=True)}
@@ -125,8 +125,8 @@ def torch_step(
 @pytest.mark.parametrize("plain", [layer("lstm"), layer("lstm", 3)], ids=["plain", "projected"])
 def test_the_lstm_s_gradients_by_hand_are_autograd_s(plain: Layer) -> None:
     errors, after = loss_weights(plain)
-    walk = cells.lstm_forward(plain, *drawn(plain))
-    found = cells.lstm_backward(plain, walk, errors, after)
+    trace = cells.lstm_forward(plain, *drawn(plain))
+    found = cells.lstm_backward(plain, trace, errors, after)
     expected = torch_gradients(plain)
     assert set(expected) >= {"x", "w", "r", "b", "h", "c"}
     for name, theirs in expected.items():
@@ -155,8 +155,8 @@ def test_the_gradients_by_hand_are_those_of_torch_s_own_lstm() -> None:
     loss = (out[0] * torch.from_numpy(errors)).sum()
     loss = loss + (after_h * torch.from_numpy(last_h)).sum()
     torch.autograd.backward(loss + (after_c * torch.from_numpy(last_c)).sum())
-    walk = cells.lstm_forward(plain, x, (h, c))
-    found = cells.lstm_backward(plain, walk, errors, (last_h, last_c))
+    trace = cells.lstm_forward(plain, x, (h, c))
+    found = cells.lstm_backward(plain, trace, errors, (last_h, last_c))
     named = dict(module.named_parameters())
     for mine, of in ((found.w, named["weight_ih_l0"]), (found.r, named["weight_hh_l0"]),
                      (found.b, named["bias_ih_l0"]), (found.x, given)):  # fmt: skip
@@ -169,9 +169,9 @@ def test_an_open_forget_gate_carries_the_error_back_and_a_shut_one_does_not() ->
     for name, bias in (("open", 12.0), ("shut", -12.0)):
         b = plain.b.copy()
         b[H : 2 * H] = bias
-        walk = cells.lstm_forward(replace(plain, r=plain.r * 0, b=b), *drawn(plain))
+        trace = cells.lstm_forward(replace(plain, r=plain.r * 0, b=b), *drawn(plain))
         zeros = np.zeros((STEPS, H))
-        back = cells.lstm_backward(replace(plain, r=plain.r * 0, b=b), walk, zeros,
+        back = cells.lstm_backward(replace(plain, r=plain.r * 0, b=b), trace, zeros,
                                    (np.zeros(H), np.ones(H)))  # fmt: skip
         assert back.c is not None
         norms[name] = np.abs(back.c[0]).max()

@@ -27,11 +27,11 @@ def test_the_shipped_bundle_is_whole_and_names_its_held_out_people(dataset: Data
     manifest = json.loads((SHIPPED / "model.json").read_text())
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest() == digest
-    story = manifest["training"]
-    assert story["split"]["test"]["groups"] == ["10", "9"]
-    assert set(story["split"]["training"]["groups"]) == {str(k) for k in range(1, 9)}
-    assert from_mapping(story["recipe"]) == read_recipe(find_recipe("exercise"))
-    assert story["data"] == dataset.source
+    provenance = manifest["training"]
+    assert provenance["split"]["test"]["groups"] == ["10", "9"]
+    assert set(provenance["split"]["training"]["groups"]) == {str(k) for k in range(1, 9)}
+    assert from_mapping(provenance["recipe"]) == read_recipe(find_recipe("exercise"))
+    assert provenance["data"] == dataset.source
     assert max(manifest["parity"].values()) <= 1e-5
     assert [each["name"] for each in manifest["features"]] == [f.name for f in dataset.features]
     assert manifest["outputs"][0]["labels"] == list(dataset.target.labels)

@@ -19,8 +19,7 @@ from onnx import helper
 from tests.training.graphs.networks import NETWORKS
 from training.__main__ import main
 from training.bundle import random_bundle
-from training.graphs.form import GEMM, SCAN, Form
-from training.graphs.whole import graphs
+from training.graphs.whole import GEMM, SCAN, Form, graphs
 
 SHIPPED = Path(__file__).parents[2] / "models" / "exercise" / "1"
 ROOT = Path(__file__).parents[2]

@@ -9,18 +9,17 @@ import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.commands.options import add_recipe, recipe_of
-from training.evaluate import ends, evaluate
+from training.figures import ends, figures_on
 from training.loop.fit import fit
 from training.recipe.recipe import Recipe, to_mapping
 from training.table.dataset import load
-from training.table.split import folds
+from training.table.segments import folds
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,8 @@ def _groups(recipe: Recipe) -> list[str]:
 
 
 def _without(recipe: Recipe, groups: tuple[str, ...]) -> Recipe:
-    return replace(recipe, split=replace(recipe.split, test=groups, validation=()))
+    split = recipe.split.model_copy(update={"test": groups, "validation": ()})
+    return recipe.model_copy(update={"split": split})
 
 
 def _fold(recipe: Recipe) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _fold(recipe: Recipe) -> dict[str, Any]:
     assert isinstance(recipe.split.test, tuple)
     return {
         "held_out": list(recipe.split.test),
-        "figures": evaluate(fitted.network, dataset.target, dataset.test),
+        "figures": figures_on(fitted.network, dataset.target, dataset.test),
         "ends": ends(fitted.network, dataset.test) if classes else [],
         "labels": dataset.target.labels,
         "seconds": round(time.monotonic() - started),

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from training.insight.diagnose import diagnose
-from training.insight.judged import judge
-from training.insight.subject import open_subject
+from training.insight.evaluation import evaluate, open_subject
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     subject = open_subject(arguments.bundle)
     folder = arguments.out or Path("runs", subject.recipe.name, "diagnosis")
-    pictures = diagnose(subject, judge(subject))
+    pictures = diagnose(subject, evaluate(subject))
     folder.mkdir(parents=True, exist_ok=True)
     for each in pictures:
         (folder / f"{each.name}.svg").write_text(each.svg)

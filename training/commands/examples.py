@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.commands.options import add_recipe, held_out, recipe_of
+from training.commands.options import add_recipe, recipe_of
 from training.table.dataset import load
 from training.table.session import Dataset, Session
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 def choose(dataset: Dataset, count: int) -> list[Session]:
     """Different held-out sessions: the k-th is of class k modulo classes, and of another group
     than the one before, as far as there are such."""
-    _, sessions = held_out(dataset)
+    _, sessions = dataset.held_out
     groups = sorted({session.group for session in sessions}, key=lambda g: (len(g), g))
     chosen: list[Session] = []
     for k in range(min(count, len(sessions))):

@@ -8,13 +8,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from training.baselines import compare
-from training.commands.options import add_recipe, bundle_folder, held_out, recipe_of
-from training.evaluate import evaluate, predict
+from training.commands.options import add_recipe, bundle_folder, recipe_of
 from training.export import export
+from training.figures import compare, figures_on, predict
 from training.loop.fit import Fitted, fit
+from training.provenance import feature_entries, output_entries, provenance
 from training.recipe.recipe import Recipe
-from training.story import feature_entries, output_entries, story
 from training.table.dataset import load
 from training.table.session import Dataset
 
@@ -56,8 +55,8 @@ def _tell(dataset: Dataset) -> None:
 
 
 def _write(out: Path, dataset: Dataset, recipe: Recipe, fitted: Fitted, seconds: float) -> None:
-    part, sessions = held_out(dataset)
-    figures = evaluate(fitted.network, dataset.target, sessions)
+    part, sessions = dataset.held_out
+    figures = figures_on(fitted.network, dataset.target, sessions)
     baselines = compare(dataset, recipe.baselines) if dataset.test else {}
     for name, value in figures.items():
         log.info("%s part, %s: %.4g", part, name, value)
@@ -73,6 +72,6 @@ def _write(out: Path, dataset: Dataset, recipe: Recipe, fitted: Fitted, seconds:
         torch_outputs=partial(predict, fitted.network),
         precision=recipe.export.precision,
         description=recipe.description,
-        story=story(dataset, recipe, figures, baselines, fitted.curve, seconds),
+        provenance=provenance(dataset, recipe, figures, baselines, fitted.curve, seconds),
     )
     log.info("wrote %s; largest differences from the reference: %s", out, errors)

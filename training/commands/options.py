@@ -8,7 +8,6 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
-from training.table.session import Dataset, Session
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +39,3 @@ def bundle_folder(out: Path | None, name: str) -> Path:
     if not out.name.isdecimal() or int(out.name) < 1:
         raise TrainingError(f"--out must end in NAME/VERSION, VERSION a whole number, not {out}")
     return out
-
-
-def held_out(dataset: Dataset) -> tuple[str, tuple[Session, ...]]:
-    """The sessions to judge by: the test part, or what comes nearest."""
-    if dataset.test:
-        return "test", dataset.test
-    if dataset.validation:
-        return "validation", dataset.validation
-    return "training", dataset.train

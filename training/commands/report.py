@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.insight.evaluation import open_subject
 from training.insight.page import page
-from training.insight.subject import open_subject
 
 log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run what the grid still lacks: a sweep that was stopped goes on where it was.
 
     Raises:
-        TrainingError: a setting is none, or there is no validation part to judge by.
+        TrainingError: a setting is none, or there is no validation part to measure by.
     """
     grid = dict(_axis(text) for text in arguments.grid)
     recipe = read_recipe(find_recipe(arguments.config), arguments.set)

@@ -1,32 +1,48 @@
-"""The rows' way out of the arenas and back into them; the graphs that do only this; the guard."""
+"""The rows' way out of the arenas and back into them; the graphs that do only this; the guard.
+
+States may be of any shape and type, and the opset any from 11 on: an imported graph steps in the
+one in which its model was written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from onnx import ModelProto, ValueInfoProto
+import numpy as np
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from training.graphs.builder import BOOL, FLOAT, INT64, Builder, value
-from training.network import Network
+from training.graphs.builder import BOOL, INT64, Builder, kind_of, value
 
 
-def read_graph(network: Network, opset: int) -> ModelProto:
+@dataclass(frozen=True)
+class Row:
+    """One session's share of a state: its shape, type, and what fills it at the start."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    initial: float = 0.0
+
+
+Rows = Mapping[str, Row]
+"""Of all states, by name."""
+
+
+def read_graph(rows: Rows, opset: int) -> ModelProto:
     """Slots -> rows."""
     b = Builder()
-    states = list(network.states())
-    for name, _ in states:
+    for name in rows:
         b.add("Gather", f"state.{name}", "slots", outputs=[f"row.{name}"], axis=0)
-    inputs = [value("slots", INT64, "B"), *arenas(network)]
-    return b.model("read", inputs, [value(f"row.{n}", FLOAT, "B", w) for n, w in states], opset)
+    inputs = [value("slots", INT64, "B"), *arenas(rows)]
+    return b.model("read", inputs, _alone(rows), opset)
 
 
-def write_graph(network: Network, opset: int) -> ModelProto:
+def write_graph(rows: Rows, opset: int) -> ModelProto:
     """Slots, rows -> arenas."""
     b = Builder()
-    _put(b, {name: f"row.{name}" for name, _ in network.states()})
-    rows = [value(f"row.{name}", FLOAT, "B", width) for name, width in network.states()]
-    inputs = [value("slots", INT64, "B"), *rows, *arenas(network)]
-    return b.model("write", inputs, arenas(network, ".next"), opset)
+    _put(b, {name: f"row.{name}" for name in rows})
+    inputs = [value("slots", INT64, "B"), *_alone(rows), *arenas(rows)]
+    return b.model("write", inputs, arenas(rows, ".next"), opset)
 
 
 def row_inputs() -> list[ValueInfoProto]:
@@ -34,24 +50,31 @@ def row_inputs() -> list[ValueInfoProto]:
     return [value("slots", INT64, "B"), value("fresh", BOOL, "B")]
 
 
-def arenas(network: Network, suffix: str = "") -> list[ValueInfoProto]:
+def arenas(rows: Rows, suffix: str = "") -> list[ValueInfoProto]:
     """The arenas as inputs, or with the suffix ".next" as outputs."""
-    return [value(f"state.{name}{suffix}", FLOAT, "N", width) for name, width in network.states()]
+    return [
+        value(f"state.{name}{suffix}", kind_of(row.dtype), "N", *row.shape)
+        for name, row in rows.items()
+    ]
 
 
-def gather(b: Builder, network: Network) -> dict[str, str]:
-    """Each state's rows, or the initial zeros where the session is fresh."""
-    fresh = b.add("Unsqueeze", "fresh", b.integers(1))
-    rows = {}
-    for name, _ in network.states():
-        row = b.add("Gather", f"state.{name}", "slots", outputs=[f"before.{name}"], axis=0)
-        rows[name] = b.add("Where", fresh, b.number(0.0), row)
-    return rows
+def gather(b: Builder, rows: Rows) -> dict[str, str]:
+    """Each state's rows, or its initial value where the session is fresh."""
+    fresh, found = _beside(b, "fresh", 1, rows), {}
+    for name, row in rows.items():
+        before = b.add("Gather", f"state.{name}", "slots", outputs=[f"before.{name}"], axis=0)
+        start = b.constant(f"initial.{name}", np.array(row.initial, np.dtype(row.dtype)))
+        found[name] = _choose(b, fresh[len(row.shape)], start, before, row.dtype)
+    return found
 
 
-def scatter(b: Builder, after: dict[str, str], good: str) -> None:
+def scatter(b: Builder, rows: Rows, after: Mapping[str, str], good: str) -> None:
     """Put the rows back, last of all; a row that is not `good` [B, 1] keeps its former state."""
-    _put(b, {name: b.add("Where", good, row, f"before.{name}") for name, row in after.items()})
+    kept, flags = {}, _beside(b, good, 2, rows)
+    for name, row in rows.items():
+        where = flags[len(row.shape)]
+        kept[name] = _choose(b, where, after[name], f"before.{name}", row.dtype)
+    _put(b, kept)
 
 
 def guard(b: Builder, watched: Sequence[str], rank: int) -> str:
@@ -61,7 +84,7 @@ def guard(b: Builder, watched: Sequence[str], rank: int) -> str:
     """
     totals = [_total(b, each, [1] if rank == 2 else [0, 2]) for each in watched]
     total = totals[0] if len(totals) == 1 else b.add("Sum", *totals)
-    return b.add("Unsqueeze", b.add("Equal", total, b.number(0.0)), b.integers(1))
+    return b.unsqueeze(b.add("Equal", total, b.number(0.0)), 1)
 
 
 def _total(b: Builder, x: str, axes: list[int]) -> str:
@@ -69,7 +92,33 @@ def _total(b: Builder, x: str, axes: list[int]) -> str:
     return b.add("ReduceSum", poison, b.integers(*axes), keepdims=0)
 
 
-def _put(b: Builder, rows: dict[str, str]) -> None:
-    index = b.add("Unsqueeze", "slots", b.integers(1))
+def _alone(rows: Rows) -> list[ValueInfoProto]:
+    """Rows of all states on their own."""
+    return [value(f"row.{name}", kind_of(row.dtype), "B", *row.shape) for name, row in rows.items()]
+
+
+def _beside(b: Builder, flags: str, rank: int, rows: Rows) -> dict[int, str]:
+    """bool [B] or [B, 1], of that rank, as [B, 1, ...] beside rows of each number of axes."""
+    found = {}
+    for axes in sorted({len(row.shape) for row in rows.values()}):
+        if axes + 1 < rank:
+            found[axes] = b.add("Reshape", flags, b.integers(-1))
+        elif axes + 1 == rank:
+            found[axes] = flags
+        else:
+            found[axes] = b.unsqueeze(flags, *range(rank, axes + 1))
+    return found
+
+
+def _choose(b: Builder, where: str, this: str, that: str, dtype: str) -> str:
+    """`this` where it is true, else `that`; onnxruntime's Where does not know bool."""
+    if dtype != "bool":
+        return b.add("Where", where, this, that)
+    numbers = [b.add("Cast", each, to=TensorProto.UINT8) for each in (this, that)]
+    return b.add("Cast", b.add("Where", where, *numbers), to=BOOL)
+
+
+def _put(b: Builder, rows: Mapping[str, str]) -> None:
+    index = b.unsqueeze("slots", 1)
     for name, row in rows.items():
         b.add("ScatterND", f"state.{name}", index, row, outputs=[f"state.{name}.next"])

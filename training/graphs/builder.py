@@ -20,6 +20,7 @@ from onnx import (
 )
 
 IR_VERSION = 9
+AXES_ARE_INPUTS = 13  # the first opset in which Unsqueeze takes its axes so
 FLOAT, FLOAT16, INT32, INT64, BOOL = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
@@ -31,9 +32,13 @@ FLOAT, FLOAT16, INT32, INT64, BOOL = (
 
 @dataclass
 class Builder:
-    """`add` names and returns a node's first output; constants are shared with bodies of loops."""
+    """`add` names and returns a node's first output; constants are shared with bodies of loops.
+
+    `opset` is the one that the nodes are written for, where it matters how.
+    """
 
     prefix: str = ""
+    opset: int = AXES_ARE_INPUTS
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, TensorProto] = field(default_factory=dict)
 
@@ -58,9 +63,15 @@ class Builder:
         """A constant float32 scalar."""
         return self.constant(f"number_{value!r}", np.array(value, np.float32))
 
+    def unsqueeze(self, x: str, *axes: int) -> str:
+        """`x` with axes of 1 there; a Reshape would cost a small step a microsecond."""
+        if self.opset < AXES_ARE_INPUTS:
+            return self.add("Unsqueeze", x, axes=list(axes))
+        return self.add("Unsqueeze", x, self.integers(*axes))
+
     def body(self, prefix: str) -> Builder:
         """For the graph within a loop's node."""
-        return Builder(self.prefix + prefix, constants=self.constants)
+        return Builder(self.prefix + prefix, self.opset, constants=self.constants)
 
     def graph(
         self, name: str, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]
@@ -79,6 +90,11 @@ class Builder:
         model.ir_version = max(IR_VERSION, helper.find_min_ir_version_for(imports))
         checker.check_model(model)
         return model
+
+
+def kind_of(dtype: str) -> int:
+    """ONNX's number of a type that numpy names."""
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 def value(name: str, kind: int, *shape: int | str) -> ValueInfoProto:

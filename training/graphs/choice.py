@@ -13,9 +13,8 @@ import numpy as np
 from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from server.errors import BadModel
-from training.graphs.form import OPERATOR, OPSETS, SCAN, Form, usual_form
-from training.graphs.served import serve
-from training.graphs.walks import rows
+from training.graphs.stepping import rows, serve
+from training.graphs.whole import OPERATOR, OPSETS, SCAN, Form, usual_form
 from training.network import Network
 
 BATCHES, CHUNK, ROUNDS = (1, 16, 128, 1024), 8, 30

@@ -1,4 +1,4 @@
-"""The four graphs of a bundle.
+"""The four graphs of a bundle, in each form that they can be written in.
 
 `single.onnx` steps every row once. `step.onnx` steps ragged chunks. `read.onnx` and `write.onnx`
 move rows between arenas and the host.
@@ -7,12 +7,13 @@ move rows between arenas and the host.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
-from training.graphs import operators, scan
 from training.graphs.arenas import (
+    Row,
     arenas,
     gather,
     guard,
@@ -22,70 +23,108 @@ from training.graphs.arenas import (
     write_graph,
 )
 from training.graphs.builder import FLOAT, INT32, INT64, Builder, value
-from training.graphs.cells import Cell, State
-from training.graphs.form import OPERATOR, SCAN, Form
-from training.graphs.head import head
-from training.graphs.inputs import encode
-from training.network import Network
+from training.graphs.layers import Cell, State, operator_over_time, scan_over_time
+from training.network import Embedding, Mirror, Network
+
+OPERATOR, GEMM, SCAN = "operator", "gemm", "scan"
+OPSETS = (18, 21, 23)
+PRECISIONS = ("float32", "float16", "int8")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the ways to write step.onnx and single.onnx.
+
+    step: "operator" (ONNX LSTM, GRU, RNN) or "scan" (one cell in a loop over time).
+    single: "gemm" (one cell, no time axis) or "operator" (the operator at T = 1).
+    precision: what matrix products of the recurrent layers are computed in; states, gates, inputs
+    and the head are float32 in all.
+    """
+
+    step: str = OPERATOR
+    single: str = GEMM
+    opset: int = OPSETS[0]
+    precision: str = "float32"
+
+    def allows(self, network: Network) -> bool:
+        """ONNX's operators know neither projections nor products in int8."""
+        plain = self.step == SCAN and self.single == GEMM
+        projects = any(layer.project is not None for layer in network.layers)
+        return plain or not (projects or self.precision == "int8")
+
+
+def usual_form(network: Network, precision: str = "float32") -> Form:
+    """What is written where nothing was measured."""
+    form = Form(precision=precision)
+    return form if form.allows(network) else Form(step=SCAN, precision=precision)
 
 
 def graphs(network: Network, form: Form) -> dict[str, bytes]:
     """All four by file name; the same bytes for the same network and form."""
+    rows = rows_of(network)
     models = {
         "step.onnx": step_graph(network, form),
         "single.onnx": single_graph(network, form),
-        "read.onnx": read_graph(network, form.opset),
-        "write.onnx": write_graph(network, form.opset),
+        "read.onnx": read_graph(rows, form.opset),
+        "write.onnx": write_graph(rows, form.opset),
     }
     return {name: m.SerializeToString(deterministic=True) for name, m in models.items()}
+
+
+def rows_of(network: Network) -> dict[str, Row]:
+    """A session's share of each state."""
+    return {name: Row((width,)) for name, width in network.states()}
 
 
 def single_graph(network: Network, form: Form) -> ModelProto:
     """One step for each row: input [B, F] -> output [B, O]."""
     b = Builder()
-    rows, after, hs = gather(b, network), dict[str, str](), list[str]()
-    encoded = signal = encode(b, network, "input")
+    states = rows_of(network)
+    before, after, hs = gather(b, states), dict[str, str](), list[str]()
+    encoded = signal = _encode(b, network, "input")
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
-        h, state = _one_step(b, cell, signal, _own(cell, rows), form.single)
+        h, state = _one_step(b, cell, signal, _own(cell, before), form.single)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", h, signal) if layer.residual else h
         hs.append(h)
-    head(b, network, signal, "input", "output")
+    _head(b, network, signal, "input", "output")
     watched = _watched(network, hs, encoded, form.single)
-    scatter(b, after, guard(b, ["output", *watched], rank=2))
-    inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *arenas(network)]
-    outputs = [value("output", FLOAT, "B", network.outputs), *arenas(network, ".next")]
+    scatter(b, states, after, guard(b, ["output", *watched], rank=2))
+    inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *arenas(states)]
+    outputs = [value("output", FLOAT, "B", network.outputs), *arenas(states, ".next")]
     return b.model("single", inputs, outputs, form.opset)
 
 
 def step_graph(network: Network, form: Form) -> ModelProto:
     """Ragged chunks: input [B, T, F], lengths [B] -> output [B, T, O]."""
     b = Builder()
-    rows, after, hs = gather(b, network), dict[str, str](), list[str]()
+    states = rows_of(network)
+    before, after, hs = gather(b, states), dict[str, str](), list[str]()
     raw, valid = _without_padding(b)
-    encoded = signal = encode(b, network, raw)
+    encoded = signal = _encode(b, network, raw)
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
-        every, state = _chunk(b, cell, signal, valid, _own(cell, rows), form.step)
+        every, state = _chunk(b, cell, signal, valid, _own(cell, before), form.step)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", every, signal) if layer.residual else every
         hs.append(every)
-    head(b, network, signal, raw, "by_time")
+    _head(b, network, signal, raw, "by_time")
     b.add("Transpose", "by_time", outputs=["output"], perm=[1, 0, 2])
     watched = _watched(network, hs, encoded, form.step)
-    scatter(b, after, guard(b, ["by_time", *watched], rank=3))
+    scatter(b, states, after, guard(b, ["by_time", *watched], rank=3))
     return b.model("step", *_step_values(network), form.opset)
 
 
 def _step_values(network: Network) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+    states = rows_of(network)
     inputs = [
         value("input", FLOAT, "B", "T", network.inputs),
         value("lengths", INT32, "B"),
         *row_inputs(),
-        *arenas(network),
+        *arenas(states),
     ]
-    return inputs, [value("output", FLOAT, "B", "T", network.outputs), *arenas(network, ".next")]
+    return inputs, [value("output", FLOAT, "B", "T", network.outputs), *arenas(states, ".next")]
 
 
 def _without_padding(b: Builder) -> tuple[str, str]:
@@ -96,29 +135,29 @@ def _without_padding(b: Builder) -> tuple[str, str]:
     raw = b.add("Transpose", "input", perm=[1, 0, 2])
     steps = b.add("Squeeze", b.add("Shape", raw, start=0, end=1), b.integers(0))
     zero, one = (b.constant(f"step_{k}", np.array(k, np.int64)) for k in (0, 1))
-    time = b.add("Unsqueeze", b.add("Range", zero, steps, one), b.integers(1))
+    time = b.unsqueeze(b.add("Range", zero, steps, one), 1)
     before_end = b.add("Less", time, b.add("Cast", "lengths", to=INT64))
-    valid = b.add("Unsqueeze", before_end, b.integers(2))
+    valid = b.unsqueeze(before_end, 2)
     return b.add("Where", valid, raw, b.number(0.0)), valid
 
 
-def _own(cell: Cell, rows: dict[str, str]) -> State:
-    return {kind: rows[f"{kind}{cell.k}"] for kind, _ in cell.layer.states}
+def _own(cell: Cell, before: dict[str, str]) -> State:
+    return {kind: before[f"{kind}{cell.k}"] for kind, _ in cell.layer.states}
 
 
 def _one_step(b: Builder, cell: Cell, x: str, state: State, how: str) -> tuple[str, State]:
     if how != OPERATOR:
         after = cell.step(b, cell.from_input(b, x), state)
         return after["h"], after
-    row = b.add("Unsqueeze", x, b.integers(0))
-    _, after = operators.over_time(b, cell, row, "", state)
+    row = b.unsqueeze(x, 0)
+    _, after = operator_over_time(b, cell, row, "", state)
     return after["h"], after
 
 
 def _chunk(b: Builder, cell: Cell, x: str, valid: str, state: State, how: str) -> tuple[str, State]:
     if how == SCAN:
-        return scan.over_time(b, cell, x, valid, state)
-    return operators.over_time(b, cell, x, "lengths", state)
+        return scan_over_time(b, cell, x, valid, state)
+    return operator_over_time(b, cell, x, "lengths", state)
 
 
 def _watched(network: Network, hs: Sequence[str], encoded: str, how: str) -> list[str]:
@@ -131,3 +170,75 @@ def _watched(network: Network, hs: Sequence[str], encoded: str, how: str) -> lis
     layers = zip(network.layers, hs, strict=True)
     projected = [h for layer, h in layers if layer.project is not None]
     return [*projected, encoded] if how == OPERATOR else projected
+
+
+def _encode(b: Builder, network: Network, raw: str) -> str:
+    """From raw features [..., F] to what the first layer sees, as `Network` says it, word for word:
+    the normalised numbers, the flags of missing ones, the embeddings.
+
+    A NaN in a feature that may not be missing stays one, for the guard to see.
+    """
+    parts = [_numbers(b, network, raw)] if network.numbers else []
+    if network.missing:
+        seen = b.add("Gather", raw, b.integers(*network.missing), axis=-1)
+        parts.append(b.add("Cast", b.add("IsNaN", seen), to=FLOAT))
+    parts += [_embedded(b, embedding, raw) for embedding in network.embeddings]
+    return parts[0] if len(parts) == 1 else b.add("Concat", *parts, axis=-1)
+
+
+def _base(b: Builder, network: Network, raw: str) -> str:
+    """What `add` adds to the outputs: raw features, their means where they are missing."""
+    assert network.add is not None
+    columns = list(network.add)
+    now = b.add("Gather", raw, b.integers(*columns), axis=-1)
+    mean = b.constant("add_mean", network.mean[columns])
+    return b.add("Where", b.add("IsNaN", now), mean, now)
+
+
+def _numbers(b: Builder, network: Network, raw: str) -> str:
+    """(x - mean) / std, clipped: no finite input, however large, can make the cell overflow."""
+    numbers = list(network.numbers)
+    turned = raw if network.mirror is None else _mirrored(b, network.mirror, raw)
+    if len(numbers) < network.inputs:
+        turned = b.add("Gather", turned, b.integers(*numbers), axis=-1)
+    centred = b.add("Sub", turned, b.constant("mean", network.mean[numbers]))
+    scaled = b.add("Div", centred, b.constant("std", network.std[numbers]))
+    clipped = b.add("Clip", scaled, b.number(-network.clip), b.number(network.clip))
+    if not network.missing:
+        return clipped
+    may = b.constant("may_miss", np.isin(numbers, network.missing))
+    return b.add("Where", b.add("And", b.add("IsNaN", turned), may), b.number(0.0), clipped)
+
+
+def _mirrored(b: Builder, mirror: Mirror, raw: str) -> str:
+    """x * (1 - 2 * x[by] * flip)."""
+    twice = b.constant("mirror_flip", 2 * np.array(mirror.flip, np.float32))
+    turned = b.add("Mul", b.add("Gather", raw, b.integers(mirror.by), axis=-1), twice)
+    return b.add("Mul", raw, b.add("Sub", b.number(1.0), turned))
+
+
+def _embedded(b: Builder, embedding: Embedding, raw: str) -> str:
+    """The row of the table; comparisons with NaN are false, so it takes the last one."""
+    index = b.constant(f"feature_{embedding.feature}", np.array(embedding.feature, np.int64))
+    label = b.add("Round", b.add("Gather", raw, index, axis=-1))
+    unknown = b.number(float(embedding.labels))
+    above = b.add("GreaterOrEqual", label, b.number(0.0))
+    known = b.add("And", above, b.add("Less", label, unknown))
+    row = b.add("Cast", b.add("Where", known, label, unknown), to=INT64)
+    return b.add("Gather", b.constant(f"table_{embedding.feature}", embedding.table), row, axis=0)
+
+
+def _head(b: Builder, network: Network, hidden: str, raw: str, name: str) -> None:
+    """Write `name` [..., O] from hidden [..., P] and raw [..., F].
+
+    Always in float32, for outputs have units.
+    """
+    scores = b.add("MatMul", hidden, b.constant("head_w", network.head_w.T))
+    bias = b.constant("head_b", network.head_b)
+    if network.softmax:
+        b.add("Softmax", b.add("Add", scores, bias), outputs=[name], axis=-1)
+    elif network.add is not None:
+        change = b.add("Add", scores, bias)
+        b.add("Add", _base(b, network, raw), change, outputs=[name])
+    else:
+        b.add("Add", scores, bias, outputs=[name])

@@ -1,39 +1,40 @@
-"""Gates and state over one held-out session, unit by unit."""
+"""Gates and state over one held-out session, and how long units remember by their keeping gates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.insight.drawing import BLUE, ORANGE, WIDTH, name, plain
-from training.insight.memory import time_constants
-from training.insight.picture import Picture, picture
-from training.insight.subject import Subject
-from training.insight.walk import ALL_GATES, KEEPS, Walk
+from training.insight.evaluation import Subject
+from training.insight.picture import BLUE, ORANGE, WIDTH, Picture, axes, name, picture, plain
+from training.insight.trace import ALL_GATES, KEEPS, Trace, trace
+from training.network import Network
 from training.table.session import Session
 
 STATE = {"lstm": "cell state c", "gru": "state h", "rnn": "state h"}
-MOST_STEPS = 500
+SESSIONS, LONGEST = 8, 500
+Doubles = NDArray[np.float64]
 
 
-def draw_gates(subject: Subject, session: Session, walked: Walk) -> Picture:
+def draw_gates(subject: Subject, session: Session, traced: Trace) -> Picture:
     """A heat map a gate and one of the state over the session; below, the truth and the guess."""
     network = subject.network
     cell = network.layers[0].cell
-    session = session.part(0, len(walked.scores))
-    order = _order(subject, walked)
+    session = session.part(0, len(traced.scores))
+    order = _order(subject, traced)
     names = [*ALL_GATES[cell], "state"]
     figure = Figure(figsize=(WIDTH, 1.5 * len(names) + 1.3), layout="constrained")
     heights = [3] * len(names) + [2]
     panels: Sequence[Axes] = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for panel, gate in zip(panels, names, strict=False):
-        _map(panel, _stacked(walked, gate, order), gate, STATE[cell])
-    _lines(panels[-1], subject, session, walked)
+        _map(panel, _stacked(traced, gate, order), gate, STATE[cell])
+    _lines(panels[-1], subject, session, traced)
     sorted_by = "by time constant within each layer, the slowest at the top" if cell in KEEPS else (
         "in their own order")  # fmt: skip
     caption = (
@@ -47,15 +48,15 @@ def draw_gates(subject: Subject, session: Session, walked: Walk) -> Picture:
     return picture("gates", "Gates and state over a session", caption, figure)
 
 
-def _order(subject: Subject, walked: Walk) -> list[NDArray[np.int64]]:
+def _order(subject: Subject, traced: Trace) -> list[NDArray[np.int64]]:
     if subject.network.layers[0].cell not in KEEPS:
         return [np.arange(layer.hidden) for layer in subject.network.layers]
-    return [np.argsort(each) for each in time_constants(subject.network, [walked])]
+    return [np.argsort(each) for each in time_constants(subject.network, [traced])]
 
 
-def _stacked(walked: Walk, gate: str, order: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+def _stacked(traced: Trace, gate: str, order: list[NDArray[np.int64]]) -> NDArray[np.float32]:
     """[units, T], the first layer's units first."""
-    layers = zip(walked.gates, order, strict=True)
+    layers = zip(traced.gates, order, strict=True)
     return np.concatenate([gates[gate].numpy()[:, units].T for gates, units in layers])
 
 
@@ -71,9 +72,9 @@ def _map(panel: Axes, values: NDArray[np.float32], gate: str, state: str) -> Non
     panel.figure.colorbar(image, ax=panel, pad=0.01).ax.tick_params(labelsize=8)
 
 
-def _lines(panel: Axes, subject: Subject, session: Session, walked: Walk) -> None:
+def _lines(panel: Axes, subject: Subject, session: Session, traced: Trace) -> None:
     target = subject.dataset.target
-    scores = walked.scores.numpy()
+    scores = traced.scores.numpy()
     guess = scores.argmax(axis=1) if target.classes else scores[:, 0]
     panel.step(range(len(session)), guess, color=ORANGE, lw=1, where="post", label="predicted")
     panel.plot(session.y[:, 0], color=BLUE, lw=1.6, label="true")
@@ -85,3 +86,57 @@ def _lines(panel: Axes, subject: Subject, session: Session, walked: Walk) -> Non
     panel.legend(fontsize=8, frameon=False, loc="lower right", ncols=2,
                  bbox_to_anchor=(1.0, 1.0))  # fmt: skip
     name(panel, "step", "")
+
+
+def look(network: Network, sessions: Sequence[Session]) -> list[Trace]:
+    """Traces over the beginnings of the longest sessions."""
+    longest = sorted(sessions, key=len, reverse=True)[:SESSIONS]
+    with torch.no_grad():
+        return [trace(network, session.x[:LONGEST]) for session in longest]
+
+
+def time_constants(network: Network, traces: Sequence[Trace]) -> list[Doubles]:
+    """Steps [H] after which a unit keeps 1/e of its state, layer by layer: -1 / mean ln(gate).
+
+    The mean is taken of the logarithm, since what is kept is the gates' product.
+    """
+    layers = zip(*(each.keeps(network) for each in traces), strict=True)
+    return [_constants(torch.cat(gates).double().numpy()) for gates in layers]
+
+
+def draw_memory(subject: Subject, traces: Sequence[Trace]) -> Picture:
+    """A histogram a layer."""
+    cell = subject.network.layers[0].cell
+    title = "How long units remember"
+    if cell not in KEEPS:
+        figure, (axis,) = axes(1.0)
+        axis.set_axis_off()
+        return picture("memory", title, "A plain RNN has no gate that keeps its state.", figure)
+    found = time_constants(subject.network, traces)
+    figure, panels = axes(2.8, columns=len(found), sharey=True)
+    edges = np.geomspace(min(map(np.min, found)), max(map(np.max, found)) * 1.001, 21)
+    for k, (panel, constants) in enumerate(zip(panels, found, strict=True)):
+        panel.hist(constants, bins=list(edges), color=BLUE)
+        panel.set_xscale("log")
+        name(panel, "time constant, steps", "units" if k == 0 else "", f"Layer {k}")
+    return picture("memory", title, _caption(KEEPS[cell], found), figure)
+
+
+def _caption(gate: str, found: Sequence[Doubles]) -> str:
+    told = "; ".join(
+        f"layer {k}: median {np.median(each):.3g}, the slowest three {_slowest(each)}"
+        for k, each in enumerate(found)
+    )
+    return (
+        f"After so many steps a unit has kept 1/e of its state, by its {gate} gate over the "
+        f"longest held-out sessions. In steps, {told}."
+    )
+
+
+def _slowest(constants: Doubles) -> str:
+    return ", ".join(f"{each:.3g}" for each in np.sort(constants)[::-1][:3])
+
+
+def _constants(gates: Doubles) -> Doubles:
+    rate = -np.log(np.clip(gates, 1e-12, 1 - 1e-9)).mean(axis=0)
+    return np.asarray(1 / rate)

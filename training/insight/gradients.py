@@ -8,7 +8,7 @@ plain RNN the product shrinks or grows like a power (Hochreiter 1991; Bengio, Si
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import TrainingError
-from training.insight.drawing import BLUE, GREY, ORANGE, axes, name
-from training.insight.picture import Picture, picture
-from training.insight.subject import Subject
-from training.insight.walk import Walk, walk
+from training.insight.evaluation import Subject
+from training.insight.picture import BLUE, GREY, ORANGE, Picture, axes, name, picture
+from training.insight.trace import Trace, trace
 from training.loop.fit import new_network
 from training.network import Floats, Network
 from training.table.session import Session, Target
@@ -50,10 +49,10 @@ def reach(network: Network, sessions: Sequence[Session], target: Target, back: i
     """Of the losses at some steps of some sessions, all at least `back` steps in."""
     norms, kept = [], []
     for session in sessions:
-        walked = walk(network, session.x)
+        traced = trace(network, session.x)
         for t in _losses(session, back):
-            norms.append(_norms(walked, _loss(walked, session.y, target, t), t, back))
-            kept.append(_kept(walked.keeps(network), t, back))
+            norms.append(_norms(traced, _loss(traced, session.y, target, t), t, back))
+            kept.append(_kept(traced.keeps(network), t, back))
     has = kept[0] is not None
     return Reach(np.stack(norms), np.stack([k for k in kept if k is not None]) if has else None)
 
@@ -121,15 +120,15 @@ def _losses(session: Session, back: int) -> Iterator[int]:
         yield from np.unique(far[np.linspace(0, len(far) - 1, LOSSES).astype(int)]).tolist()
 
 
-def _loss(walked: Walk, y: Floats, target: Target, t: int) -> Tensor:
+def _loss(traced: Trace, y: Floats, target: Target, t: int) -> Tensor:
     if target.classes:
-        return nn.functional.cross_entropy(walked.scores[t], torch.tensor(int(y[t, 0])))
+        return nn.functional.cross_entropy(traced.scores[t], torch.tensor(int(y[t, 0])))
     known = ~np.isnan(y[t])
-    return (walked.scores[t][known] - torch.from_numpy(y[t][known])).square().sum()
+    return (traced.scores[t][known] - torch.from_numpy(y[t][known])).square().sum()
 
 
-def _norms(walked: Walk, loss: Tensor, t: int, back: int) -> Doubles:
-    before = walked.states[t - back : t]
+def _norms(traced: Trace, loss: Tensor, t: int, back: int) -> Doubles:
+    before = traced.states[t - back : t]
     flat = [tensor for each in before for tensor in each]
     found = torch.autograd.grad(loss, flat, retain_graph=True)
     grouped = np.array([float(each.double().square().sum()) for each in found]).reshape(back, -1)
@@ -151,6 +150,7 @@ def _untrained(subject: Subject, cell: str) -> Network:
     """As training would begin, of the recipe's size."""
     shape = subject.recipe.network
     if cell != shape.cell:
-        shape = replace(shape, cell=cell, projection=0)
+        shape = shape.model_copy(update={"cell": cell, "projection": 0})
     torch.manual_seed(subject.recipe.loop.seed)
-    return new_network(subject.dataset, replace(subject.recipe, network=shape)).network()
+    recipe = subject.recipe.model_copy(update={"network": shape})
+    return new_network(subject.dataset, recipe).network()

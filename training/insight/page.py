@@ -1,43 +1,65 @@
-"""The report: pictures and the manifest's figures, as one HTML page that loads nothing."""
+"""The report: pictures and the manifest's figures, as one HTML page that loads nothing.
+
+Beside the pictures of errors and of `diagnose` it holds the learning curves, the data as the
+manifest tells it, and the recipe, so that whoever reads the page can repeat it.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from server.bundle.feature import read
+from server.serving.drift import stability_index
 from training.errors import TrainingError
-from training.insight.calibration import draw_reliability, reliability
-from training.insight.confusion import by_class, confusion, draw_confusion
-from training.insight.curves import draw_curves
-from training.insight.data import feature_lines, split_words
+from training.insight.class_errors import (
+    by_class,
+    confusion,
+    draw_confusion,
+    draw_reliability,
+    reliability,
+)
 from training.insight.diagnose import diagnose
-from training.insight.errors import draw_errors
-from training.insight.judged import Judged, judge
-from training.insight.picture import Picture
-from training.insight.recipe_text import as_toml
-from training.insight.subject import Subject
+from training.insight.evaluation import Evaluation, Subject, evaluate
+from training.insight.picture import BLUE, GREY, ORANGE, Picture, axes, name, picture
+from training.insight.value_errors import draw_errors
 from training.network import Network
 
 TEMPLATE = "report.html.j2"
 NEEDED = ("parity", "export", "precisions")
+CELLS = 24
+BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+Curve = Sequence[Mapping[str, float]]
+LOSSES = {"train_loss": ("training", BLUE), "validation_loss": ("validation", ORANGE)}
+FIGURES = {
+    "validation_accuracy": "accuracy per step",
+    "validation_rmse": "RMSE of the first value",
+}
 
 
 def page(subject: Subject) -> str:
     """The whole page.
 
     Raises:
-        TrainingError: the manifest lacks a part, there is nothing held out to judge by, or the
+        TrainingError: the manifest lacks a part, there is nothing held out to measure by, or the
             graphs do not run here.
     """
     for key in NEEDED:
         if key not in subject.manifest:
             raise TrainingError(f"{subject.name}: model.json has no {key!r}; fit it anew")
-    judged = judge(subject)
+    evaluation = evaluate(subject)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("training.insight", "."),
         autoescape=True,
@@ -49,14 +71,14 @@ def page(subject: Subject) -> str:
     return environment.get_template(TEMPLATE).render(
         subject=subject,
         manifest=subject.manifest,
-        story=subject.story,
-        part=judged.part,
+        provenance=subject.provenance,
+        part=evaluation.part,
         network=network_words(subject.network),
-        pictures=_pictures(subject, judged),
-        classes=_classes(judged),
-        features=feature_lines(subject, judged),
-        split=split_words(subject.story),
-        recipe=as_toml(subject.story["recipe"]),
+        pictures=_pictures(subject, evaluation),
+        classes=_classes(evaluation),
+        features=feature_lines(subject, evaluation),
+        split=split_words(subject.provenance),
+        recipe=as_toml(subject.provenance["recipe"]),
     )
 
 
@@ -97,17 +119,17 @@ def _svg(picture: Picture) -> Markup:
     return Markup(inner.replace("url(#", f"url(#{picture.name}-"))
 
 
-def _pictures(subject: Subject, judged: Judged) -> Mapping[str, list[Picture]]:
+def _pictures(subject: Subject, evaluation: Evaluation) -> Mapping[str, list[Picture]]:
     return {
-        "curves": [draw_curves(subject.story["curve"])],
-        "errors": _confusions(judged) if judged.target.classes else draw_errors(judged),
-        "diagnosis": diagnose(subject, judged),
+        "curves": [draw_curves(subject.provenance["curve"])],
+        "errors": _confusions(evaluation) if evaluation.target.classes else draw_errors(evaluation),
+        "diagnosis": diagnose(subject, evaluation),
     }
 
 
-def _confusions(judged: Judged) -> list[Picture]:
-    labels = judged.target.labels
-    (y, steps), (end, ends) = judged.steps(), judged.ends()
+def _confusions(evaluation: Evaluation) -> list[Picture]:
+    labels = evaluation.target.labels
+    (y, steps), (end, ends) = evaluation.steps(), evaluation.ends()
     right = steps.argmax(axis=1) == y
     return [
         draw_confusion("steps", "Per step", labels, _counts(y, steps)),
@@ -116,11 +138,134 @@ def _confusions(judged: Judged) -> list[Picture]:
     ]
 
 
-def _classes(judged: Judged) -> list[Any]:
-    if not judged.target.classes:
+def _classes(evaluation: Evaluation) -> list[Any]:
+    if not evaluation.target.classes:
         return []
-    return list(by_class(judged.target.labels, _counts(*judged.steps())))
+    return list(by_class(evaluation.target.labels, _counts(*evaluation.steps())))
 
 
 def _counts(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return confusion(y, probabilities.argmax(axis=1), probabilities.shape[1])
+
+
+@dataclass(frozen=True)
+class FeatureLine:
+    """One feature: `entry` is the manifest's, `bars` heights from 0 to 1, `drift` the population
+    stability index of the held-out part against the training part, NaN where they are the same."""
+
+    entry: Mapping[str, Any]
+    bars: tuple[float, ...]
+    drift: float
+
+    @property
+    def missing(self) -> float:
+        """The share of the training part's values that were missing."""
+        share: float = self.entry["distribution"]["missing"]
+        return share
+
+
+def feature_lines(subject: Subject, evaluation: Evaluation) -> list[FeatureLine]:
+    """All features in order."""
+    every = np.concatenate([session.x for session in evaluation.sessions])
+    train = np.concatenate([session.x for session in subject.dataset.train])
+    lines = []
+    for k, entry in enumerate(subject.manifest["features"]):
+        trained = read(entry).distribution
+        assert trained is not None  # fit writes one for each
+        same = evaluation.part == "training"
+        drift = math.nan if same else stability_index(trained, every[:, k])
+        lines.append(FeatureLine(entry, _bars(entry.get("labels", ()), train[:, k]), drift))
+    return lines
+
+
+def _bars(labels: Sequence[str], values: NDArray[np.floating]) -> tuple[float, ...]:
+    """Counts in cells from the least to the greatest, of categories one each, by the highest."""
+    known = values[~np.isnan(values)]
+    cells, ends = (len(labels), (-0.5, len(labels) - 0.5)) if labels else (CELLS, None)
+    heights = np.histogram(known, bins=cells, range=ends)[0]
+    return tuple((heights / max(heights.max(), 1)).tolist())
+
+
+def split_words(provenance: Mapping[str, Any]) -> str:
+    """Which kind of split it is, and why nothing of the held-out parts is known in training."""
+    by, group = provenance["split"]["by"], provenance["recipe"]["split"].get("group", "")
+    ways = {
+        "session": "By session: all steps of a session are in the same part, so no held-out "
+        "session was seen in training. Sessions of one origin can be in different parts.",
+        "group": f"By group ({group}): all sessions of a group are in the same part, so figures "
+        "on the held-out part are for groups never seen in training.",
+        "time": "By time: every validation step is later than the training part, and every test "
+        "step later than both, so nothing of the future was seen in training. A session that "
+        "crosses a boundary is cut there, and targets are read within the part.",
+    }
+    return (
+        f"{ways[by]} Means, deviations, categories and classes come from the training part alone."
+    )
+
+
+def kept(curve: Curve) -> int:
+    """The epoch, from 1, whose weights `fit` keeps: the best by validation loss, else the last."""
+    validated = [k for k, line in enumerate(curve) if "validation_loss" in line]
+    if not validated:
+        return len(curve)
+    return 1 + min(validated, key=lambda k: curve[k]["validation_loss"])
+
+
+def draw_curves(curve: Curve) -> Picture:
+    """Both losses, and beside them the validation part's figure, where there is such a part."""
+    shown = [key for key in FIGURES if any(key in line for line in curve)]
+    figure, panels = axes(2.9, 1 + len(shown))
+    for key, (label, colour) in LOSSES.items():
+        _line(panels[0], curve, key, label, colour)
+    name(panels[0], "epoch", "loss per step", "Loss")
+    for panel, key in zip(panels[1:], shown, strict=True):
+        _line(panel, curve, key, "validation", ORANGE)
+        name(panel, "epoch", FIGURES[key], "Validation part")
+    for panel in panels:
+        panel.axvline(kept(curve), color=GREY, linestyle="--", linewidth=1, label="epoch kept")
+        panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        panel.legend(fontsize=8, frameon=False)
+    return picture("curves", "Learning curves", _caption(curve), figure)
+
+
+def _line(panel: Axes, curve: Curve, key: str, label: str, colour: str) -> None:
+    points = [(k, line[key]) for k, line in enumerate(curve, 1) if key in line]
+    marker = "." if len(curve) <= 40 else ""
+    if points:
+        panel.plot(*zip(*points, strict=True), color=colour, marker=marker, lw=1.4, label=label)
+
+
+def _caption(curve: Curve) -> str:
+    validated = any("validation_loss" in line for line in curve)
+    why = "the lowest validation loss" if validated else "the last: there is no validation part"
+    return (
+        f"{len(curve)} epoch(s); the dashed line is the one whose weights were kept, {kept(curve)} "
+        f"({why}). The training loss is a mean over the epoch while the weights still moved, with "
+        "dropout, variation and label smoothing where the recipe has them; the validation loss "
+        "has none of these."
+    )
+
+
+def as_toml(recipe: Mapping[str, Any]) -> str:
+    """A CONFIG.toml of a recipe as the manifest has it: mappings, lists, texts and numbers."""
+    return "\n".join(_lines(recipe, "")).lstrip("\n") + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    if path and (plain or not table):
+        yield f"\n[{path}]"
+    for key, value in plain.items():
+        yield f"{_key(key)} = {_text(value)}"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, f"{path}.{_key(key)}" if path else _key(key))
+
+
+def _key(key: str) -> str:
+    return key if BARE.fullmatch(key) else _text(key)
+
+
+def _text(value: Any) -> str:
+    """JSON's texts, numbers, truth values and lists are TOML's, all but one control character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

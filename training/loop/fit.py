@@ -5,6 +5,7 @@ All lies in the run's folder: last.ckpt and best.ckpt, and each attempt's CSV an
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
@@ -29,11 +31,12 @@ from training.errors import TrainingError
 from training.loop.data import SessionData
 from training.loop.learner import Learner
 from training.loop.module import StreamingNetwork, mirror_of
+from training.loop.windows import Windows, lay
 from training.recipe.recipe import Recipe, to_mapping
-from training.table.session import Dataset
-from training.table.statistics import measure
+from training.table.session import Dataset, measure
 
 log = logging.getLogger(__name__)
+FULL = "32-true"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def fit(
 
     Raises:
         TrainingError: `resume` without a checkpoint, or with one of another recipe; Lightning
-            cannot have the devices, strategy or precision asked for; or the loss diverges.
+            cannot have the devices, strategy or precision asked for; the processor cannot compute
+            in the precision; or the loss diverges.
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)
@@ -61,10 +65,11 @@ def fit(
     with warnings.catch_warnings():
         _silence()
         trainer = _trainer(dataset, recipe, folder, quiet)
+        _try_precision(trainer, learner, dataset, recipe)
         data = SessionData(dataset, recipe, lambda: len(learner.curve))
         trainer.fit(learner, data, ckpt_path=checkpoint)
     _take_best(trainer, learner)
-    return Fitted(learner.network.eval().cpu(), learner.curve, trainer.is_global_zero)
+    return Fitted(learner.network.eval().cpu().float(), learner.curve, trainer.is_global_zero)
 
 
 def new_network(dataset: Dataset, recipe: Recipe) -> StreamingNetwork:
@@ -131,14 +136,47 @@ def _trainer(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> pl.
         raise TrainingError(f"loop: {str(error).splitlines()[0]}") from error
 
 
+def _try_precision(trainer: pl.Trainer, learner: Learner, dataset: Dataset, recipe: Recipe) -> None:
+    """Two windows of a session forth and back, by a copy of the learner, where the run will be.
+
+    Not every processor has every precision, and torch says so at the first step alone: by then a
+    run has begun. Full precision runs everywhere and needs no trial. The numbers drawn here do not
+    show later: each epoch draws from a seed of its own.
+    """
+    plugin, device = trainer.precision_plugin, trainer.strategy.root_device
+    if plugin.precision == FULL:
+        return
+    windows = Windows(lay([dataset.train[0].part(0, 4)], batch=1, window=2))
+    try:
+        trial = copy.deepcopy(learner)
+        plugin.convert_module(trial).to(device)
+        for k in range(len(windows)):
+            given = move_data_to_device(plugin.convert_input(windows[k]), device)
+            with plugin.forward_context():
+                loss = trial.losses(given).sum()
+            torch.autograd.backward(loss)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"loop.precision: a network of cell {recipe.network.cell} cannot be trained in "
+            f"{recipe.loop.precision!r} on {device}: {_reason(error)}; use {FULL!r}, which runs "
+            "everywhere"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says first, without its advice on what to run again."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return first.split(". ")[0].rstrip(".")
+
+
 def _callbacks(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> list[Callback]:
-    loop, judged = recipe.loop, bool(dataset.validation)
+    loop, validated = recipe.loop, bool(dataset.validation)
     callbacks: list[Callback] = [] if quiet else [TQDMProgressBar()]
     if loop.averaging:
         callbacks.append(EMAWeightAveraging(decay=loop.averaging, use_buffers=False))
-    if loop.patience and judged:
+    if loop.patience and validated:
         callbacks.append(EarlyStopping("validation_loss", patience=loop.patience))
-    if judged:
+    if validated:
         callbacks.append(
             ModelCheckpoint(folder, "best", "validation_loss", enable_version_counter=False)
         )

@@ -44,11 +44,15 @@ class Learner(pl.LightningModule):
         """The loss of one window, over its whole width: one that holds few sessions weighs less."""
         if index == 0:
             self._draw_anew()
-        each = self._step(window)[0]
+        each = self.losses(window)
         loss = each.sum() / each.numel()
         self._sums[:2] += torch.stack([each.detach().sum(), window["weight"].sum()]).cpu()
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
+
+    def losses(self, window: Window) -> Tensor:
+        """Weighted losses [B, W] of one window; carries the state on."""
+        return self._step(window)[0]
 
     def on_train_epoch_end(self) -> None:
         """One line of the learning curve; validation has run by now, where there is any."""
@@ -115,7 +119,7 @@ class Learner(pl.LightningModule):
     def _step(self, window: Window) -> tuple[Tensor, Tensor]:
         """Weighted losses [B, W] and the raw outputs [B, W, O]; carries the state on."""
         if self._carried is not None:
-            kept = (~window["fresh"]).float()[None, :, None]
+            kept = ~window["fresh"][None, :, None]
             self._carried = tuple(state * kept for state in self._carried)
         raw, state = self.network(window["x"], self._carried)
         self._carried = tuple(each.detach() for each in state)
@@ -123,11 +127,11 @@ class Learner(pl.LightningModule):
         return loss(window, raw.float()) * window["weight"], raw
 
     def _class_loss(self, window: Window, raw: Tensor) -> Tensor:
-        labels = window["y"][..., 0].long()
+        labels, weights = window["y"][..., 0].long(), self._class_weights
         each = nn.functional.cross_entropy(
             raw.flatten(0, 1),
             labels.flatten(),
-            weight=self._class_weights,
+            weight=None if weights is None else weights.float(),
             reduction="none",
             label_smoothing=self._loop.smoothing if self.training else 0.0,
         )

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from training.errors import TrainingError
 from training.network import Embedding, Floats, Layer, Mirror, Network
 from training.recipe.recipe import NetworkShape
-from training.table.session import Feature, Target
-from training.table.statistics import Statistics
+from training.table.session import Feature, Statistics, Target
 
 State = tuple[Tensor, ...]
 """One entry a layer, in torch's shapes [1, B, width]: h, or for an lstm h and c one behind the
@@ -116,7 +115,7 @@ class StreamingNetwork(nn.Module):
     def _encode(self, x: Tensor) -> Tensor:
         parts = [self._normalised(x)[..., self._numbers]]
         if self._missing:
-            parts.append(x[..., self._missing].isnan().float())
+            parts.append(x[..., self._missing].isnan().to(x.dtype))
         for k, table in zip(self._categories, self._tables(), strict=True):
             index = x[..., k].round()
             unknown = table.num_embeddings - 1

@@ -5,32 +5,33 @@ docs/training.md shows whole files; each class here is a table of them.
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from training.errors import TrainingError
-from training.recipe.settings import Checked, build, setting
+from training.recipe.sentences import MUST, sentence
 
-CELLS = ("lstm", "gru", "rnn")
-KINDS = ("class", "value", "next")
-SPLITS = ("session", "group", "time")
-PRECISIONS = ("float32", "float16", "int8")
-
-
-def _positive(value: float) -> bool:
-    return value > 0
-
-
-def _share(value: float) -> bool:
-    return 0 <= value < 1
+Precision = Literal["float32", "float16", "int8"]
+Some = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Names = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Source(Checked):
+class Settings(BaseModel):
+    """A table of settings: nothing unknown, nothing converted but a whole number to a float."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Source(Settings):
     """The file of rows: `file`, inside the installed `package` if one is named.
 
     A relative path without a package starts at the recipe's folder. `reader` is module:function
@@ -39,12 +40,11 @@ class Source(Checked):
 
     file: str
     package: str = ""
-    missing: tuple[str, ...] = ("", "NA")
+    missing: Names = ("", "NA")
     reader: str = ""
 
 
-@dataclass(frozen=True)
-class Table(Checked):
+class Table(Settings):
     """Which rows make a session, and in what order.
 
     A session ends where its `order` (a number, or a time: then in seconds) makes a step larger than
@@ -54,24 +54,22 @@ class Table(Checked):
 
     session: str
     order: str
-    gap: float | None = setting(None, lambda g: g is None or g > 0, "be above 0")
-    shortest: int = setting(2, lambda n: n >= 2, "be at least 2")
+    gap: Positive | None = None
+    shortest: Annotated[int, Field(ge=2)] = 2
     drop_short: bool = False
-    derive: dict[str, str] = field(default_factory=dict)
+    derive: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
-class FeatureColumn(Checked):
+class FeatureColumn(Settings):
     """A feature: a number, or with `embedding` a category in so many dimensions."""
 
     unit: str = ""
-    embedding: int = setting(0, lambda n: n >= 0, "be at least 0")
+    embedding: Count = 0
     missing: bool = False
     """Whether it may be missing, in the table and in what callers send (as NaN)."""
 
 
-@dataclass(frozen=True)
-class TargetColumns(Checked):
+class TargetColumns(Settings):
     """What to predict: one class, values, or with `next` features (all numbers, if none is named).
 
     The target of a step is read `horizon` steps later (0; for `next`, 1). `difference` learns the
@@ -79,27 +77,31 @@ class TargetColumns(Checked):
     classes. Steps whose target is missing are passed over if `missing` says so.
     """
 
-    kind: str = setting("class", lambda k: k in KINDS, f"be one of {', '.join(KINDS)}")
-    columns: tuple[str, ...] = ()
-    horizon: int | None = setting(None, lambda h: h is None or h >= 0, "be at least 0")
+    kind: Literal["class", "value", "next"] = "class"
+    columns: Names = ()
+    horizon: Count | None = None
     difference: bool = False
     missing: bool = False
-    units: dict[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    weights: dict[str, float] | str = setting(
-        "equal",
-        lambda w: isinstance(w, dict) or w in ("equal", "balanced"),
-        'be "equal", "balanced" or a table of labels',
-    )
+    units: dict[str, str] = {}
+    labels: Names = ()
+    weights: dict[str, float] | str = "equal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @field_validator("weights")
+    @classmethod
+    def _known_words(cls, weights: dict[str, float] | str) -> dict[str, float] | str:
+        if isinstance(weights, str) and weights not in ("equal", "balanced"):
+            raise PydanticCustomError(MUST, 'be "equal", "balanced" or a table of labels')
+        return weights
+
+    @model_validator(mode="after")
+    def _has_columns(self) -> Self:
         if self.kind == "class" and len(self.columns) != 1:
-            raise TrainingError("columns must name one column of classes")
+            raise ValueError("columns must name one column of classes")
         if self.kind == "value" and not self.columns:
-            raise TrainingError("columns must name at least one column")
+            raise ValueError("columns must name at least one column")
         if self.kind == "next" and self.horizon == 0:
-            raise TrainingError("horizon must be at least 1 where the next step is predicted")
+            raise ValueError("horizon must be at least 1 where the next step is predicted")
+        return self
 
     @property
     def ahead(self) -> int:
@@ -107,115 +109,109 @@ class TargetColumns(Checked):
         return self.horizon if self.horizon is not None else int(self.kind == "next")
 
 
-@dataclass(frozen=True)
-class Split(Checked):
+class Split(Settings):
     """Which sessions (or times) are held out: a share, or the very sessions or groups."""
 
-    by: str = setting("session", lambda b: b in SPLITS, f"be one of {', '.join(SPLITS)}")
+    by: Literal["session", "group", "time"] = "session"
     group: str = ""
-    test: float | tuple[str | int, ...] = setting(
-        0.2, lambda t: isinstance(t, tuple) or _share(t), "be from 0 to below 1"
-    )
-    validation: float | tuple[str | int, ...] = setting(
-        0.1, lambda t: isinstance(t, tuple) or _share(t), "be from 0 to below 1"
-    )
+    test: Share | tuple[str | int, ...] = 0.2
+    validation: Share | tuple[str | int, ...] = 0.1
     seed: int = 1
 
 
-@dataclass(frozen=True)
-class Mirror(Checked):
+class Mirror(Settings):
     """Features that change sign where feature `by` is 1."""
 
     by: str
-    flip: tuple[str, ...]
+    flip: Names
 
 
-@dataclass(frozen=True)
-class NetworkShape(Checked):
+class NetworkShape(Settings):
     """The layers."""
 
-    cell: str = setting("lstm", lambda c: c in CELLS, f"be one of {', '.join(CELLS)}")
-    hidden: int = setting(64, _positive, "be at least 1")
-    layers: int = setting(1, _positive, "be at least 1")
-    dropout: float = setting(0.0, _share, "be from 0 to below 1")
-    projection: int = setting(0, lambda p: p >= 0, "be at least 0")
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    hidden: Some = 64
+    layers: Some = 1
+    dropout: Share = 0.0
+    projection: Count = 0
     residual: bool = False
-    clip: float = setting(10.0, _positive, "be above 0")
+    clip: Positive = 10.0
     mirror: Mirror | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
         if self.projection and self.cell != "lstm":
-            raise TrainingError(f"projection is for cell lstm, not {self.cell}")
+            raise ValueError(f"projection is for cell lstm, not {self.cell}")
         if self.projection >= self.hidden:
-            raise TrainingError(f"projection must be below hidden, {self.hidden}")
+            raise ValueError(f"projection must be below hidden, {self.hidden}")
+        return self
 
 
-@dataclass(frozen=True)
-class Variation(Checked):
+class Variation(Settings):
     """How each epoch varies a session, for motion sensors: 0 is not at all.
 
     `rotate` names triples of axes that turn together, `rates` the features that grow with speed.
     """
 
-    rotate: tuple[tuple[str, ...], ...] = setting(
-        (), lambda r: all(len(triple) == 3 for triple in r), "be lists of 3 features"
-    )
-    rates: tuple[str, ...] = ()
-    rotation_degrees: float = setting(0.0, lambda v: v >= 0, "be at least 0")
-    scale: float = setting(0.0, _share, "be from 0 to below 1")
-    speed: float = setting(0.0, _share, "be from 0 to below 1")
-    noise: float = setting(0.0, lambda v: v >= 0, "be at least 0")
-    late_start: float = setting(0.0, _share, "be from 0 to below 1")
+    rotate: tuple[Names, ...] = ()
+    rates: Names = ()
+    rotation_degrees: Amount = 0.0
+    scale: Share = 0.0
+    speed: Share = 0.0
+    noise: Amount = 0.0
+    late_start: Share = 0.0
+
+    @field_validator("rotate")
+    @classmethod
+    def _triples(cls, rotate: tuple[Names, ...]) -> tuple[Names, ...]:
+        if any(len(triple) != 3 for triple in rotate):
+            raise PydanticCustomError(MUST, "be lists of 3 features")
+        return rotate
 
 
-@dataclass(frozen=True)
-class Loop(Checked):
+class Loop(Settings):
     """How to train. `window` is how many steps the gradient goes back."""
 
-    epochs: int = setting(30, _positive, "be at least 1")
-    batch: int = setting(64, _positive, "be at least 1")
-    window: int = setting(100, _positive, "be at least 1")
-    rate: float = setting(3e-3, _positive, "be above 0")
-    weight_decay: float = setting(0.01, lambda v: v >= 0, "be at least 0")
-    smoothing: float = setting(0.0, _share, "be from 0 to below 1")
-    averaging: float = setting(0.0, _share, "be from 0 to below 1")
-    warm_in: int = setting(0, lambda v: v >= 0, "be at least 0")
-    clip_gradient: float = setting(1.0, _positive, "be above 0")
-    patience: int = setting(0, lambda v: v >= 0, "be at least 0")
-    seed: int = setting(1, lambda v: v >= 0, "be at least 0")
-    threads: int = setting(1, _positive, "be at least 1")
+    epochs: Some = 30
+    batch: Some = 64
+    window: Some = 100
+    rate: Positive = 3e-3
+    weight_decay: Amount = 0.01
+    smoothing: Share = 0.0
+    averaging: Share = 0.0
+    warm_in: Count = 0
+    clip_gradient: Positive = 1.0
+    patience: Count = 0
+    seed: Count = 1
+    threads: Some = 1
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: int = setting(1, _positive, "be at least 1")
-    machines: int = setting(1, _positive, "be at least 1")
+    devices: Some = 1
+    machines: Some = 1
     strategy: str = "auto"
 
 
-@dataclass(frozen=True)
-class Baselines(Checked):
+class Baselines(Settings):
     """What a forecast is compared with: a ridge on so many steps before."""
 
-    lags: int = setting(6, _positive, "be at least 1")
-    ridge: float = setting(1.0, lambda v: v >= 0, "be at least 0")
+    lags: Some = 6
+    ridge: Amount = 1.0
 
 
-@dataclass(frozen=True)
-class Export(Checked):
+class Export(Settings):
     """The bundle's graphs."""
 
-    precision: str = setting("float32", lambda p: p in PRECISIONS, f"be one of {PRECISIONS}")
+    precision: Precision = "float32"
 
 
-@dataclass(frozen=True)
-class Recipe(Checked):
+class Recipe(Settings):
     """A whole CONFIG.toml."""
 
     name: str
     source: Source
     table: Table
-    features: dict[str, FeatureColumn] = setting(dataclasses.MISSING, bool, "name at least one")
-    target: TargetColumns = setting(dataclasses.MISSING, lambda t: True, "")
+    features: Annotated[dict[str, FeatureColumn], Field(min_length=1)]
+    target: TargetColumns
     description: str = ""
     split: Split = Split()
     network: NetworkShape = NetworkShape()
@@ -250,29 +246,30 @@ def read_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def from_mapping(raw: Mapping[str, Any]) -> Recipe:
-    """A recipe from the mapping that `to_mapping` made."""
-    return build(Recipe, raw, "")
+    """A recipe from plain values, as TOML and `to_mapping` have them.
+
+    Raises:
+        TrainingError: a setting is unknown, missing, or of the wrong type or range.
+    """
+    given = _with_tuples(raw)
+    try:
+        return Recipe.model_validate(given)
+    except ValidationError as error:
+        raise TrainingError(sentence(error, Recipe, given)) from None
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for the manifest; what is unset is left out."""
 
-    def present(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in items if value is not None}
-
-    return dataclasses.asdict(recipe, dict_factory=present)
+    mapping: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
+    return mapping
 
 
-def _anchor(source: Any, folder: Path) -> None:
-    """A file outside any package is named from the recipe's folder."""
-    if not isinstance(source, dict) or source.get("package"):
-        return
-    if isinstance(source.get("file"), str):
-        source["file"] = str(folder / source["file"])
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+def _with_tuples(value: Any) -> Any:
+    """Lists as the tuples that settings are made of."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _override(raw: dict[str, Any], text: str) -> None:

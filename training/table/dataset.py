@@ -1,17 +1,23 @@
-"""From a recipe to a dataset: read, cut, encode, shift targets. What training begins with."""
+"""From a recipe to a dataset: read, cut, encode, shift targets. What training begins with.
+
+Features and targets of the ordered rows become arrays, and categories indices of labels.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from training.errors import TrainingError
-from training.recipe.recipe import Recipe
-from training.table.columns import Doubles
-from training.table.encode import Encoded, as_floats, encode
-from training.table.reading import read_rows
-from training.table.segments import Segment, Segments, cut
-from training.table.session import Dataset, Session
-from training.table.split import PARTS, TEST, TRAIN, VALIDATION
+from training.network import Floats
+from training.recipe.recipe import FeatureColumn, Recipe
+from training.table.columns import Doubles, at, numbers, texts
+from training.table.reading import Rows, read_rows
+from training.table.segments import PARTS, TEST, TRAIN, VALIDATION, Parts, Segment, Segments, cut
+from training.table.session import Dataset, Feature, Session, Target
 
 
 def load(recipe: Recipe) -> Dataset:
@@ -56,3 +62,119 @@ def _check_targets(part: str, sessions: tuple[Session, ...], horizon: int) -> No
         raise TrainingError(f"target.horizon: no session of the {part} part is longer than "
                             f"{horizon} steps, so no step has a target")  # fmt: skip
     raise TrainingError(f"target: it is missing at every step of the {part} part")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All rows in order: x f64 [rows, F] with NaN where missing, y f64 [rows, 1 or O]."""
+
+    features: tuple[Feature, ...]
+    target: Target
+    x: Doubles
+    y: Doubles
+
+
+def encode(rows: Rows, parts: Parts, recipe: Recipe) -> Encoded:
+    """Read the recipe's columns; what categories and classes there are, the training part says.
+
+    Raises:
+        TrainingError: a column is missing or has a bad value, a feature is constant in the training
+            part, or a class is seen in another part alone.
+    """
+    columns = [_feature(rows, parts, *item) for item in recipe.features.items()]
+    features = tuple(feature for feature, _ in columns)
+    x = np.stack([values for _, values in columns], axis=1)
+    _check_constant(rows, parts, features, x)
+    target, y = _target(rows, parts, recipe, features)
+    return Encoded(features, target, x, y)
+
+
+def _feature(rows: Rows, parts: Parts, name: str, column: FeatureColumn) -> tuple[Feature, Doubles]:
+    asked = f"features.{name}"
+    if not column.embedding:
+        feature = Feature(name, column.unit, missing=column.missing)
+        return feature, numbers(rows, name, asked, column.missing)
+    values = texts(rows, name, asked, column.missing)
+    labels = _labels(values.filter(pl.Series(parts == TRAIN)))
+    feature = Feature(name, column.unit, labels, column.missing)
+    return feature, _indices(values, labels)
+
+
+def _target(
+    rows: Rows, parts: Parts, recipe: Recipe, features: tuple[Feature, ...]
+) -> tuple[Target, Doubles]:
+    if recipe.target.kind == "class":
+        return _classes(rows, parts, recipe)
+    plain = {feature.name: k for k, feature in enumerate(features) if not feature.labels}
+    names = recipe.target.columns or tuple(plain)
+    if recipe.target.difference or recipe.target.kind == "next":
+        for name in names:
+            if name not in plain:
+                raise TrainingError(f"target.columns: {name!r} is no feature that is a number")
+    y = np.stack([_values(rows, name, recipe) for name in names], axis=1)
+    units = tuple(
+        recipe.target.units.get(name, features[plain[name]].unit if name in plain else "")
+        for name in names
+    )
+    add = tuple(plain[name] for name in names) if recipe.target.difference else None
+    return Target(names, units, (), recipe.target.ahead, add), y
+
+
+def _values(rows: Rows, name: str, recipe: Recipe) -> Doubles:
+    optional = name in recipe.features and recipe.features[name].missing
+    return numbers(rows, name, "target", missing=recipe.target.missing or optional)
+
+
+def _classes(rows: Rows, parts: Parts, recipe: Recipe) -> tuple[Target, Doubles]:
+    (name,) = recipe.target.columns
+    values = texts(rows, name, "target", recipe.target.missing)
+    seen = _labels(values.filter(pl.Series(parts == TRAIN)))
+    for label in recipe.target.labels:
+        if label not in seen:
+            raise TrainingError(f"target.labels: {label!r} is not in the training part")
+    labels = recipe.target.labels or seen
+    unseen = ~values.is_in(list(labels)) & values.is_not_null()
+    if unseen.any():
+        k = int(np.argmax(unseen.to_numpy()))
+        where = "target.labels" if values[k] in seen else "the training part"
+        part = PARTS[parts[k]]
+        raise at(rows, unseen, name, f"{values[k]!r}, in the {part} part, is not in {where}")
+    if len(labels) < 2:
+        raise TrainingError(f"{rows.name}, column {name!r}: there is only one class, {labels[0]!r}")
+    target = Target((name,), ("",), labels, recipe.target.ahead)
+    return target, _indices(values, labels)[:, None]
+
+
+def _labels(values: pl.Series) -> tuple[str, ...]:
+    """In order; by number where all are numbers."""
+    found = values.drop_nulls().unique().to_list()
+    try:
+        return tuple(sorted(found, key=float))
+    except ValueError:
+        return tuple(sorted(found))
+
+
+def _indices(values: pl.Series, labels: tuple[str, ...]) -> Doubles:
+    index = values.replace_strict(list(labels), list(range(len(labels))), default=None,
+                                  return_dtype=pl.Float64)  # fmt: skip
+    return index.fill_null(np.nan).to_numpy().astype(np.float64)
+
+
+def _check_constant(
+    rows: Rows, parts: Parts, features: tuple[Feature, ...], x: NDArray[np.float64]
+) -> None:
+    for k, feature in enumerate(features):
+        known = x[parts == TRAIN, k]
+        known = known[~np.isnan(known)]
+        if len(known) == 0:
+            raise TrainingError(f"{rows.name}, column {feature.name!r}: every value of the "
+                                "training part is missing")  # fmt: skip
+        if known.min() == known.max():
+            value = feature.labels[int(known[0])] if feature.labels else f"{known[0]:g}"
+            raise TrainingError(f"{rows.name}, column {feature.name!r}: it is {value} in all of "
+                                "the training part, so nothing can be learned from it")  # fmt: skip
+
+
+def as_floats(values: Doubles) -> Floats:
+    """For the network, which works in float32."""
+    return values.astype(np.float32)

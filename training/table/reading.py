@@ -1,7 +1,11 @@
-"""Reads a file of rows, CSV, JSON or Parquet, where it lies: the beginning of training's flow."""
+"""Reads a file of rows, CSV, JSON or Parquet, where it lies: the beginning of training's flow.
+
+Columns of a CSV file come as text; where it is none, the sentence says in which row.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import importlib
@@ -9,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import BytesIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import polars as pl
 
 from training.errors import TrainingError
 from training.recipe.recipe import Source, Table
-from training.table.csv_text import read_csv
 
 Reader = Callable[[bytes], pl.DataFrame]
 ROW = "__row__"
@@ -132,3 +135,42 @@ def _provenance(source: Source, path: Path, content: bytes) -> dict[str, str]:
     if not source.package:
         return digest
     return {"package": source.package, "version": version(source.package)} | digest
+
+
+def read_csv(content: bytes) -> pl.DataFrame:
+    """All columns as text: they are converted one by one, so that a bad value has row and name.
+
+    Raises:
+        ValueError: the first row (counted from 1 after the header) that is wrong, and how.
+    """
+    try:
+        frame = pl.read_csv(BytesIO(content), infer_schema=False)
+        _check_header(content)
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame()
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise ValueError(_blame(content) or str(error)) from None
+    return frame
+
+
+def _blame(content: bytes) -> str:
+    """What polars stumbled over, which does not say where."""
+    try:
+        rows = list(csv.reader(StringIO(content.decode(), newline="")))
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start)
+        return f"row {row} is not UTF-8" if row else "the header is not UTF-8"
+    except csv.Error as error:
+        return str(error)
+    for number, fields in enumerate(rows[1:], start=1):
+        if len(fields) > len(rows[0]):
+            return f"row {number} has {len(fields)} values; the header names {len(rows[0])} columns"
+    return ""
+
+
+def _check_header(content: bytes) -> None:
+    """Polars would give the second of two columns of one name another one."""
+    header = next(csv.reader(TextIOWrapper(BytesIO(content), "utf-8-sig", newline="")))
+    for name in header:
+        if header.count(name) > 1:
+            raise ValueError(f"two columns are called {name!r}")

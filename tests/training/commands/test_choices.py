@@ -31,7 +31,7 @@ def test_a_sweep_tries_every_combination_and_ranks_them(
     assert (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns == before
 
 
-def test_a_sweep_needs_something_to_judge_by(
+def test_a_sweep_needs_something_to_measure_by(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["sweep", str(config_of(tmp_path)), "--grid", "network.hidden=4,8"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from tests.training.commands.tasks import config_of, delayed, fit, start, words
 from tests.training.tables import rows, write_recipe, write_table
 from tidegate import SyncClient, SyncSession
 from training.__main__ import main
+from training.network import network_from_bytes
 from training.recipe.recipe import read_recipe
 from training.reference import NumpyNetwork
-from training.store import network_from_bytes
 from training.table.dataset import load
 
 
@@ -85,7 +86,7 @@ def test_parquet_and_csv_give_the_same_weights(tmp_path: Path) -> None:
         ("network.cell='gru'", "network.layers=2", "network.dropout=0.3"),
         ("network.cell='rnn'", "network.layers=2", "network.residual=true"),
         ("network.projection=3", "network.layers=3", "network.residual=true"),
-        ("loop.precision='bf16-mixed'",),
+        ("loop.precision='bf16-true'", "features.load.missing=true", "target.weights='balanced'"),
         ("target.weights='balanced'", "loop.smoothing=0.1", "loop.warm_in=3"),
         ("target={kind='value', columns=['load'], horizon=2}", "split.by='time'", "split.test=0.2",
          "split.validation=0.2"),
@@ -100,6 +101,37 @@ def test_every_kind_of_network_is_exported_as_trained(
     parity = json.loads((bundle / "model.json").read_text())["parity"]
     assert set(parity) == {"single_steps", "ragged_chunks", "torch"}
     assert main(["verify", str(bundle)]) == 0
+
+
+BF16 = ("loop.precision='bf16-mixed'",)
+
+
+def test_a_precision_is_trained_in_or_refused_in_a_sentence_before_the_run(tmp_path: Path) -> None:
+    """Which of the two is the processor's matter: bf16 LSTMs need AVX-512 where there is no GPU."""
+    assert_trained_or_refused(words(config_of(tmp_path), tmp_path, *BF16), tmp_path, {})
+
+
+def test_a_precision_that_the_processor_lacks_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """oneDNN is told to take the processor for an older one; a GPU is not asked."""
+    arguments = words(config_of(tmp_path), tmp_path, *BF16, "loop.accelerator='cpu'")
+    assert_trained_or_refused(arguments, tmp_path, {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+
+
+def assert_trained_or_refused(arguments: list[str], folder: Path, more: dict[str, str]) -> None:
+    """Code 0 and a sound bundle; or code 2, one sentence on the setting, and nothing written."""
+    command = [sys.executable, "-m", "training", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | more, capture_output=True, text=True)
+    if done.returncode == 0:
+        assert main(["verify", str(folder / "models" / "devices" / "1")]) == 0
+        return
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    start = "tidegate-train: loop.precision: a network of cell lstm cannot be trained in "
+    assert said.startswith(f"{start}'bf16-mixed' on ")
+    assert said.endswith("use '32-true', which runs everywhere")
+    assert not (folder / "models").exists()
+    assert not (folder / "runs").exists()
 
 
 def test_the_run_leaves_checkpoints_and_logs_and_stops_early(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from training.network import Embedding, Floats, Layer, Mirror, Network, random_n
 
 WIDTH, OUTPUTS, HIDDEN = 5, 3, 8
 LABELS = 4  # known labels of feature 4, where it is a category
+ROUNDING = 1e-2
+"""What a state in fewer bits may turn an output by where it lies between two of its values: another
+processor, or another batch, adds in another order and rounds it to the other one."""
 
 
 def _projected(seed: int) -> Network:

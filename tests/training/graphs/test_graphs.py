@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from server.engine.device import choose
 from server.engine.engine import Engine
 from tests.training.graphs.networks import NETWORKS, drawn
-from training.graphs.form import GEMM, OPERATOR, OPSETS, SCAN, Form
-from training.graphs.served import serve
-from training.graphs.walks import by_chunks, by_single_steps, neighbour_difference
-from training.graphs.whole import graphs
+from training.graphs.builder import FLOAT, Builder, value
+from training.graphs.layers import ROW_STEPS, ROW_ZERO, WEIGHT_STEPS, product
+from training.graphs.stepping import by_chunks, by_single_steps, serve
+from training.graphs.whole import GEMM, OPERATOR, OPSETS, SCAN, Form, graphs
 from training.network import Network
 from training.reference import NumpyNetwork
 
@@ -81,13 +82,33 @@ def test_fewer_bits_stay_near_the_reference_and_are_not_it(
         assert 1e-6 < apart < limit
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "projected"])
-def test_in_int8_a_session_s_neighbours_still_do_not_matter(name: str) -> None:
+def in_int8(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """x [rows, in] @ weights.T as the graphs compute it."""
+    b, (count, width) = Builder(), weights.shape
+    b.add("Identity", product(b, "w", "x", weights.astype(np.float32), "int8"), outputs=["y"])
+    edges = [value("x", FLOAT, "B", width)], [value("y", FLOAT, "B", count)]
+    model = b.model("product", *edges, OPSETS[0])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return np.asarray(session.run(["y"], {"x": x.astype(np.float32)})[0])
+
+
+def test_in_int8_a_row_s_neighbours_still_do_not_matter() -> None:
     """A neighbour a thousand times as large would ruin a scale that the batch shared."""
-    network, form = NETWORKS[name], Form(SCAN, GEMM, precision="int8")
-    signals = drawn(network, [30] * 6, 3)
-    signals[2] *= 1000
-    assert neighbour_difference(engine(name, form), signals) < 1e-6
+    rng = np.random.default_rng(3)
+    x, weights = rng.normal(size=(6, 40)), rng.normal(size=(24, 40))
+    x[2] *= 1000
+    alone = np.concatenate([in_int8(row[None], weights) for row in x])
+    np.testing.assert_array_equal(in_int8(x, weights), alone)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 64, 301])
+def test_products_in_int8_are_exact_at_their_largest_on_any_processor(width: int) -> None:
+    """x86 without VNNI adds pairs of products in 16 bits, where 8 bits of both would saturate."""
+    rng = np.random.default_rng(width)
+    x = np.concatenate([rng.choice([-5.0, 5.0], (5, width)), np.full((2, width), [[5.0], [-5.0]])])
+    weights = np.concatenate([rng.choice([-0.3, 0.3], (9, width)), np.full((1, width), 0.3)])
+    np.testing.assert_allclose(in_int8(x, weights), x @ weights.T, rtol=1e-5, atol=1e-4)
+    assert 2 * (ROW_ZERO + ROW_STEPS) * WEIGHT_STEPS < 2**15  # where this runs on VNNI
 
 
 @pytest.mark.parametrize("name", NETWORKS)

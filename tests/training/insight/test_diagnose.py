@@ -13,13 +13,11 @@ from tests.training.commands.tasks import config_of, fit
 from tests.training.graphs.networks import NETWORKS, drawn
 from tests.training.tables import rows, write_table
 from training.__main__ import main
+from training.insight.evaluation import Evaluation, evaluate, open_subject
+from training.insight.gates import time_constants
 from training.insight.gradients import reach
-from training.insight.history import by_history
-from training.insight.judged import Judged, judge
-from training.insight.memory import time_constants
-from training.insight.positions import by_position, by_quarter
-from training.insight.subject import open_subject
-from training.insight.walk import walk
+from training.insight.positions import by_history, by_position, by_quarter
+from training.insight.trace import trace
 from training.network import Layer, Network, random_network
 from training.reference import NumpyNetwork
 from training.table.session import Session, Target
@@ -28,12 +26,12 @@ VALUE = Target(("y",), ("",))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_walk_puts_out_what_the_reference_does(name: str) -> None:
+def test_the_trace_puts_out_what_the_reference_does(name: str) -> None:
     network = replace(NETWORKS[name], softmax=False)
     (x,) = drawn(network, [40], 1)
     reference = NumpyNetwork(network)
     expected = reference.run(x, reference.initial())[0]
-    found = walk(network, x).scores.detach().numpy()
+    found = trace(network, x).scores.detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
 
 
@@ -73,7 +71,7 @@ def gated(bias: float) -> Network:
 @pytest.mark.parametrize("bias", [0.0, 2.0, 5.0])
 def test_a_time_constant_is_what_the_forget_gate_keeps(bias: float) -> None:
     network = gated(bias)
-    (found,) = time_constants(network, [walk(network, noise(50).x).detached()])
+    (found,) = time_constants(network, [trace(network, noise(50).x).detached()])
     gate = 1 / (1 + np.exp(-bias))
     np.testing.assert_allclose(found, np.full(6, -1 / np.log(gate)), rtol=1e-4)
 
@@ -86,28 +84,28 @@ def test_an_lstm_without_recurrent_weights_reaches_back_as_far_as_its_gate_is_op
     np.testing.assert_allclose(found.kept[:, -1], gate**20, rtol=1e-3)
 
 
-def judged(right: np.ndarray) -> Judged:
+def evaluated(right: np.ndarray) -> Evaluation:
     """Sessions of 100 steps of class 0, right [sessions, 100] or not."""
     outputs = tuple(np.stack([row, 1 - row], axis=1).astype(np.float32) for row in right)
     sessions = []
     for k in range(len(right)):
         y = np.zeros((100, 1), np.float32)
         sessions.append(replace(noise(100, k), y=y))
-    return Judged("test", Target(("y",), ("",), ("a", "b")), tuple(sessions), outputs)
+    return Evaluation("test", Target(("y",), ("",), ("a", "b")), tuple(sessions), outputs)
 
 
 def test_a_network_that_forgets_towards_the_end_is_seen_to() -> None:
     right = np.ones((6, 100))
     right[:, 75:] = 0
-    bins = by_position(judged(right))
+    bins = by_position(evaluated(right))
     assert [each.figure for each in bins] == [1.0] * 15 + [0.0] * 5
-    assert by_quarter(judged(right)) == (1.0, 0.0)
+    assert by_quarter(evaluated(right)) == (1.0, 0.0)
 
 
 def test_the_band_is_as_wide_as_sessions_differ() -> None:
     right = np.ones((6, 100))
     right[:3] = 0
-    for each in by_position(judged(right)):
+    for each in by_position(evaluated(right)):
         assert each.figure == 0.5
         assert each.low <= 0.2
         assert each.high >= 0.8
@@ -151,7 +149,7 @@ def test_history_helps_exactly_as_far_as_the_task_needs_it(tmp_path: Path) -> No
     bundle = fitted(tmp_path, "loop.epochs=60", "loop.rate=3e-2", "loop.window=40",
                     "network.hidden=16", table=table)  # fmt: skip
     subject = open_subject(bundle)
-    found = by_history(subject, judge(subject))
+    found = by_history(subject, evaluate(subject))
     by_length = dict(zip(found.lengths, found.figures, strict=True))
     assert by_length[1] < 0.75
     assert by_length[2] < 0.75

@@ -15,11 +15,8 @@ import pytest
 from tests.training.commands.tasks import config_of, fit
 from tests.training.tables import rows
 from training.__main__ import main
-from training.insight.calibration import reliability
-from training.insight.confusion import by_class, confusion
-from training.insight.curves import kept
-from training.insight.page import number
-from training.insight.recipe_text import as_toml
+from training.insight.class_errors import by_class, confusion, reliability
+from training.insight.page import as_toml, kept, number
 
 HOSTILE = "<script>alert(1)</script>&$x$"
 
@@ -49,15 +46,15 @@ def test_the_page_of_classes_holds_what_the_manifest_holds(tmp_path: Path) -> No
     page = reported(bundle, tmp_path)
     manifest = json.loads((bundle / "model.json").read_text())
     assert loads(page) == []
-    story = manifest["training"]
-    for value in (*story["held_out"].values(), *story["baselines"].values()):
+    provenance = manifest["training"]
+    for value in (*provenance["held_out"].values(), *provenance["baselines"].values()):
         assert number(value) in page
     for cost in manifest["precisions"].values():
         assert number(cost["steps_per_second"]["16"]) in page
     for title in ("Learning curves", "Per step", "At session end", "Reliability diagram",
                   "How far back the loss reaches", "Gates and state over a session",
                   "How long units remember", "By the position", "By the history given",
-                  story["data"]["sha256"], "By session", "hidden = 6"):  # fmt: skip
+                  provenance["data"]["sha256"], "By session", "hidden = 6"):  # fmt: skip
         assert title in page
 
 

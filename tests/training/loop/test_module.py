@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from tests.training.tables import recipe, rows, write_table
-from training.evaluate import predict
+from training.figures import predict
 from training.loop.fit import class_weights, new_network
 from training.recipe.recipe import NetworkShape, Recipe
 from training.reference import NumpyNetwork
@@ -46,7 +45,7 @@ def test_its_arrays_in_numpy_give_the_same_outputs(
 ) -> None:
     dataset, whole = gappy(tmp_path, target)
     torch.manual_seed(0)
-    network = new_network(dataset, replace(whole, network=shape))
+    network = new_network(dataset, whole.model_copy(update={"network": shape}))
     reference = NumpyNetwork(network.network(), np.float64)
     for session in (*dataset.test, *dataset.train):
         expected, _ = reference.run(session.x, reference.initial())
@@ -58,7 +57,7 @@ def test_a_session_in_windows_is_the_session_in_one_piece(
     tmp_path: Path, shape: NetworkShape
 ) -> None:
     dataset, whole = gappy(tmp_path)
-    network = new_network(dataset, replace(whole, network=shape)).eval()
+    network = new_network(dataset, whole.model_copy(update={"network": shape})).eval()
     x = torch.from_numpy(dataset.test[0].x)[None]
     state, parts = None, []
     for start in range(0, x.shape[1], 5):
@@ -67,14 +66,19 @@ def test_a_session_in_windows_is_the_session_in_one_piece(
     torch.testing.assert_close(torch.cat(parts, dim=1), network(x)[0])
 
 
+def weighing(whole: Recipe, weights: str | dict[str, float]) -> Recipe:
+    target = whole.target.model_copy(update={"weights": weights})
+    return whole.model_copy(update={"target": target})
+
+
 def test_classes_weigh_as_the_recipe_says(tmp_path: Path) -> None:
     dataset, whole = gappy(tmp_path)
     y = np.concatenate([session.y[:, 0] for session in dataset.train])
-    balanced = replace(whole, target=replace(whole.target, weights="balanced"))
+    balanced = weighing(whole, "balanced")
     weights = class_weights(dataset, balanced)
     assert weights is not None
     totals = [float(weights[k]) * (y == k).sum() for k in range(2)]
     assert totals == pytest.approx([len(y) / 2] * 2)
-    given = replace(whole, target=replace(whole.target, weights={"up": 3.0}))
+    given = weighing(whole, {"up": 3.0})
     assert class_weights(dataset, given).tolist() == [1.0, 3.0]  # type: ignore[union-attr]
     assert class_weights(dataset, whole) is None

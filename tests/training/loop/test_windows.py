@@ -20,7 +20,7 @@ def session(k: int, steps: int) -> Session:
     return Session(f"s{k}", "g", x, y, np.arange(steps, dtype=np.float64))
 
 
-def walked(lanes: Lanes) -> dict[int, list[int]]:
+def seen_by(lanes: Lanes) -> dict[int, list[int]]:
     """Steps with a weight, by session, in the order in which the network sees them."""
     seen: dict[int, list[int]] = {}
     windows = Windows(lanes)
@@ -38,7 +38,7 @@ def test_every_step_with_a_target_is_seen_once_and_in_order(
     lengths: list[int], batch: int, window: int
 ) -> None:
     sessions = [session(k, steps) for k, steps in enumerate(lengths)]
-    seen = walked(lay(sessions, batch, window))
+    seen = seen_by(lay(sessions, batch, window))
     assert seen == {k: [t for t in range(steps) if t % 3 != 2] for k, steps in enumerate(lengths)}
 
 
@@ -69,10 +69,10 @@ def test_processes_share_all_lanes_and_get_windows_of_one_shape(
     assert len({part.x.shape for part in parts}) == 1
     both: dict[int, list[int]] = {}
     for part in parts:
-        for k, steps in walked(part).items():
+        for k, steps in seen_by(part).items():
             assert k not in both
             both[k] = steps
-    assert both == walked(lanes)
+    assert both == seen_by(lanes)
 
 
 def test_the_first_steps_weigh_less() -> None:

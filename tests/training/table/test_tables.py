@@ -17,8 +17,8 @@ from tests.training.tables import HEADER, recipe, rows, write_table
 from training.recipe.recipe import Split, from_mapping, read_recipe, to_mapping
 from training.recipes import find_recipe
 from training.table.dataset import load
+from training.table.segments import TEST, TRAIN, VALIDATION, by_time, by_unit
 from training.table.session import Dataset, Session
-from training.table.split import TEST, TRAIN, VALIDATION, by_time, by_unit
 
 KINDS = ("csv", "parquet", "json", "ndjson", "csv.gz", "json.gz")
 

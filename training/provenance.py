@@ -1,0 +1,80 @@
+"""What a bundle's manifest tells of how it came to be: features, outputs, data, split, figures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from training.distribution import distribution
+from training.recipe.recipe import Recipe, to_mapping
+from training.table.session import Dataset, Feature, Session, Target
+
+MANY = 100
+PACKAGES = ("lightning", "numpy", "onnx", "onnxruntime-gpu", "polars", "torch")
+
+
+def provenance(
+    dataset: Dataset,
+    recipe: Recipe,
+    figures: Mapping[str, float],
+    baselines: Mapping[str, float],
+    curve: Sequence[Mapping[str, float]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The manifest's `training`."""
+    return {
+        "data": dataset.source,
+        "recipe": to_mapping(recipe),
+        "split": _split(dataset, recipe),
+        "held_out": dict(figures),
+        "baselines": dict(baselines),
+        "curve": [dict(line) for line in curve],
+        "seconds": round(seconds),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    }
+
+
+def feature_entries(dataset: Dataset) -> list[dict[str, Any]]:
+    """The manifest's `features`: statistics are the training part's, of the values as sent."""
+    every = np.concatenate([session.x for session in dataset.train])
+    return [_feature(feature, every[:, k]) for k, feature in enumerate(dataset.features)]
+
+
+def output_entries(target: Target) -> list[dict[str, Any]]:
+    """The manifest's `outputs`: one of probabilities, or one for each value."""
+    if target.classes:
+        labels = list(target.labels)
+        return [{"name": target.names[0], "size": len(labels), "kind": "probability",
+                 "labels": labels}]  # fmt: skip
+    pairs = zip(target.names, target.units, strict=True)
+    return [{"name": name, "size": 1, "kind": "value", "unit": unit} for name, unit in pairs]
+
+
+def _feature(feature: Feature, values: np.ndarray) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": feature.name, "unit": feature.unit}
+    if feature.missing:
+        entry["missing"] = True
+    if feature.labels:
+        entry["labels"] = list(feature.labels)
+    known = values[~np.isnan(values)].astype(np.float64)
+    for name in ("mean", "std", "min", "max"):
+        entry[name] = float(getattr(known, name)())
+    return entry | {"distribution": distribution(values, len(feature.labels))}
+
+
+def _split(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
+    parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {"by": recipe.split.by} | {name: _part(part) for name, part in parts.items()}
+
+
+def _part(sessions: Sequence[Session]) -> dict[str, Any]:
+    groups = sorted({session.group for session in sessions})
+    lengths = [len(session) for session in sessions]
+    told = {"sessions": len(sessions), "steps": sum(lengths)}
+    if lengths:
+        told |= {"shortest": min(lengths), "longest": max(lengths)}
+    return told | ({"groups": groups} if len(groups) <= MANY else {"group_count": len(groups)})

@@ -1,6 +1,6 @@
 """The engine: one model's arenas and graphs, and the one call that steps rows of sessions.
 
-The batcher's thread is its only caller while serving.
+While serving, whoever holds its scheduler's lock is its only caller.
 """
 
 from __future__ import annotations

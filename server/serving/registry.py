@@ -93,7 +93,7 @@ class Registry:
         return all(waited)
 
     def stop(self) -> None:
-        """End every batcher."""
+        """End every scheduler."""
         for model in self:
             model.stop()
 

@@ -59,7 +59,7 @@ class Forecast:
         return self._outputs if self._done == len(self._outputs) else None
 
     def advance(self, engine: Engine) -> None:
-        """A few more steps, in the batcher's thread.
+        """A few more steps, between two runs.
 
         Raises:
             NotFinite: the model overflowed on the way.

@@ -26,7 +26,13 @@ class Pages:
     def model(self, name: str, version: int, live: int = 3, queued: int = 2) -> ModelMetrics:
         """One more model version."""
         added = ModelMetrics(self.metrics, name, version)
-        added.watch(lambda: live, lambda: queued, 1000, "cpu")
+        added.watch(
+            live=lambda: live,
+            resident=lambda: live,
+            queued=lambda: queued,
+            state_bytes=1000,
+            device="cpu",
+        )
         return added
 
     def text(self) -> str:

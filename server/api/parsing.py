@@ -19,7 +19,8 @@ from tidegate.v1 import tidegate_pb2 as pb
 M = TypeVar("M", bound=Message)
 
 SMALL = 1 << 16  # bytes that cannot unfold to much
-FEW = 4096  # fields that no honest request of this kind passes
+MANY = 1 << 16  # fields that no honest request passes
+OTHERS = 1024  # beside the lanes to name
 VARINT, FIXED64, PACKED, FIXED32 = 0, 1, 2, 5
 
 
@@ -29,17 +30,17 @@ def step_batch(packed: bytes) -> pb.StepBatch:
     Raises:
         DecodeError: it is none, or names far too many lanes.
     """
-    return _parse(pb.StepBatch.FromString, packed, MAX_OPENS + FEW)
+    return _parse(pb.StepBatch.FromString, packed, MAX_OPENS + OTHERS)
 
 
 def infer_request(packed: bytes) -> oip.ModelInferRequest:
     """A request of the Open Inference Protocol; raises as `step_batch`."""
-    return _parse(oip.ModelInferRequest.FromString, packed, FEW)
+    return _parse(oip.ModelInferRequest.FromString, packed, MANY)
 
 
 def import_request(packed: bytes) -> pb.ImportRequest:
     """An `ImportRequest`; raises as `step_batch`."""
-    return _parse(pb.ImportRequest.FromString, packed, FEW, inside=1)
+    return _parse(pb.ImportRequest.FromString, packed, MANY, inside=1)
 
 
 def _parse(parse: Callable[[bytes], M], packed: bytes, most: int, inside: int = 0) -> M:

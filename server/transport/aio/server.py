@@ -14,7 +14,7 @@ from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from server.api import parsing
 from server.config import Config
 from server.serving.registry import Registry
-from server.transport.aio.calls import Gate
+from server.transport.aio.calls import Gate, parsed
 from server.transport.aio.inference_servicer import InferenceServicer
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.servicer import Servicer
@@ -106,15 +106,15 @@ class GrpcServer:
                 tidegate_pb2.StepBatchReply.SerializeToString,
             ),
             "Import": grpc.unary_unary_rpc_method_handler(
-                self._servicer.Import,
-                parsing.import_request,
+                parsed(self._servicer.Import, parsing.import_request),
+                None,
                 tidegate_pb2.ImportReply.SerializeToString,
             ),
         }
         theirs: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(
-                self._inference.ModelInfer,
-                parsing.infer_request,
+                parsed(self._inference.ModelInfer, parsing.infer_request),
+                None,
                 grpc_service_pb2.ModelInferResponse.SerializeToString,
             ),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(

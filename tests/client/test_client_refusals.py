@@ -109,9 +109,9 @@ def test_a_request_over_the_servers_limit_is_too_large(repository: Path) -> None
         running_server(repository, max_message_bytes=1024) as server,
         SyncClient(server.address, ONCE) as client,
     ):
-        with pytest.raises(errors.MessageTooLarge, match="larger than max"):
-            client.session(MODEL, "x" * 2000).open()
         with client.session(MODEL, "y") as session:
+            with pytest.raises(errors.MessageTooLarge, match="larger than max"):
+                session.forecast(100, np.zeros((100, 6)))
             session.step(np.zeros(6))
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tidegate.cli.failure import BadFile
-from tidegate.model import Feature
-from tidegate.packing import FloatArray
+from tidegate.model import Feature, FloatArray
 
 UNKNOWN = -1.0  # in place of a label's index, where the model does not know the label
 

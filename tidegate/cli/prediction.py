@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from tidegate.model import Model
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray, Model
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tidegate.cli.bench.pace import Pace
 from tidegate.cli.bench.record import Record
 from tidegate.errors import SessionGone, TidegateError
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray
 from tidegate.session import Session
 
 AFTER_ERROR = 0.05

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray
 
 STEPS = 4096
 """Drawn steps; all sessions read them, each from a place of its own."""

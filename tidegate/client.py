@@ -58,12 +58,13 @@ class Client(Calls):
             self._channel = aio.insecure_channel(self.address, settings)
         else:
             self._channel = aio.secure_channel(self.address, self._credentials, settings)
-        self._stub = pb_grpc.TidegateStub(self._channel)
+        self._stub, self._closed = pb_grpc.TidegateStub(self._channel), False
 
     async def close(self) -> None:
         """Close the channel. Sessions stay live on the server until they are closed or expire."""
         streams, self._streams = self._streams, {}
-        channel, self._channel, self._stub = self._channel, None, None  # nothing begins any more
+        channel, self._channel, self._stub = self._channel, None, None
+        self._closed |= channel is not None  # nothing begins any more
         for stream in streams.values():
             await stream.close()
         if channel is not None:

@@ -36,6 +36,7 @@ class Calls:
         self.options = options
         self._catalogue = Catalogue()
         self._stub: pb_grpc.TidegateAsyncStub | None = None
+        self._closed = False
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every model version served."""
@@ -185,6 +186,8 @@ class Calls:
 
     @property
     def _rpc(self) -> pb_grpc.TidegateAsyncStub:
+        if self._closed:
+            raise errors.Cancelled("the client was closed")
         if self._stub is None:
             raise RuntimeError("the client is not connected: use `async with Client(...)`")
         return self._stub
@@ -192,7 +195,7 @@ class Calls:
     async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
         loop = asyncio.get_running_loop()
         expiry = loop.time() + packing.seconds(timeout, self.options.timeout)
-        attempts = 0
+        starting: list[TidegateError] = []
         while True:
             try:
                 return await method(request, timeout=expiry - loop.time())
@@ -204,8 +207,10 @@ class Calls:
                     raise
                 # gRPC says so where the channel was closed, though nobody cancelled this task.
                 raise errors.Cancelled("the client was closed") from None
-            attempts += 1
-            pause = self._pause(failure, attempts)
+            if starting and isinstance(failure, errors.DeadlineExceeded):
+                raise starting[-1]  # which tells why
+            starting.append(failure)
+            pause = self._pause(failure, len(starting))
             if pause is None or loop.time() + pause >= expiry:
                 raise failure
             await asyncio.sleep(pause)

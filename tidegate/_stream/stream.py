@@ -124,6 +124,7 @@ class Stream:
             except Exception as error:  # a fault of ours: tell everybody, and go on with a new call
                 self.lanes.forget()
                 self._fail(errors.internal(error))
+                await asyncio.sleep(self._retry.pause(1))
 
     async def _converse(self) -> TidegateError:
         """One connection, until it breaks; returns how it broke."""

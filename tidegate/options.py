@@ -125,6 +125,8 @@ class ClientOptions:
             ("grpc.max_reconnect_backoff_ms", round(self.max_reconnect_backoff * 1000)),
             ("grpc.keepalive_time_ms", _milliseconds(self.keepalive)),
             ("grpc.keepalive_timeout_ms", _milliseconds(self.keepalive_timeout)),
+            # gRPC's own pings, which measure the way, hold up those that keep it alive.
+            ("grpc.http2.ping_timeout_ms", _milliseconds(self.keepalive_timeout)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),  # as many as the setting says
         ]

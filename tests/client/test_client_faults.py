@@ -1,4 +1,4 @@
-"""Whatever goes wrong inside the client or in a reply, every caller is told, and the next call works."""
+"""Whatever goes wrong in the client or in a reply, every caller is told and the next call works."""
 
 import asyncio
 import threading
@@ -14,7 +14,16 @@ from tests.client.fake import NAME, Broken, FakeServer, Gate, applied, detail
 from tests.client.observations import assert_close, expected, observations
 from tests.client.proxy import Proxy
 from tests.harness import RunningServer
-from tidegate import Client, ClientOptions, Coalescing, RetryPolicy, Session, SyncClient, errors
+from tidegate import (
+    Client,
+    ClientOptions,
+    Coalescing,
+    ManySteps,
+    RetryPolicy,
+    Session,
+    SyncClient,
+    errors,
+)
 from tidegate._stream.message import Message
 from tidegate._stream.outbox import Outbox
 from tidegate._stream.replies import Settler
@@ -29,9 +38,12 @@ def run(play: Callable[[FakeServer, Client], Awaitable[None]], options: ClientOp
     """Play with a server of the test's words; whoever hangs fails."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(60), FakeServer() as server:
-            async with Client(server.address, options) as client:
-                await play(server, client)
+        async with (
+            asyncio.timeout(60),
+            FakeServer() as server,
+            Client(server.address, options) as client,
+        ):
+            await play(server, client)
 
     asyncio.run(bounded())
 
@@ -72,7 +84,7 @@ def test_a_fault_within_ends_every_waiter_and_the_next_call_works(
             assert isinstance(error, errors.Internal), error
             assert isinstance(error.__cause__, ZeroDivisionError)
             assert "ZeroDivisionError" in str(error)
-        assert not isinstance(rows, BaseException) and isinstance(rows.errors[0], errors.Internal)
+        assert isinstance(rows, ManySteps) and isinstance(rows.errors[0], errors.Internal)
         stream = await client.stream_of(NAME, 1)
         assert stream.backlog.steps == 0
         assert len(await one.step(X)) == len(await two.step(X)) == 1
@@ -243,10 +255,12 @@ def test_a_chunk_larger_than_the_backlog_frees_what_it_took(serving: RunningServ
 
     async def play() -> None:
         xs = observations(3 * CHUNK)
-        async with Client(serving.address, options) as client:
-            async with client.session(MODEL, "long-chunk") as session:
-                assert_close(await session.chunk(xs), expected(xs))
-                assert (await client.stream_of(MODEL, 1)).backlog.steps == 0
+        async with (
+            Client(serving.address, options) as client,
+            client.session(MODEL, "long-chunk") as session,
+        ):
+            assert_close(await session.chunk(xs), expected(xs))
+            assert (await client.stream_of(MODEL, 1)).backlog.steps == 0
 
     asyncio.run(play())
 
@@ -310,6 +324,37 @@ def test_a_step_refused_after_it_was_sent_twice_is_settled_by_the_count() -> Non
         assert len(await session.step(2 * X, timeout=10)) == 1
         assert session.steps == 2
         assert [len(batch.lanes) for batch in server.batches] == [4, 4, 0, 4]
+
+    run(play, QUICK)
+
+
+def test_a_step_that_the_count_tells_of_is_read_again_and_not_applied_again() -> None:
+    """Two steps are given up; the second one's count shows that the first had been applied."""
+
+    async def play(server: FakeServer, client: Client) -> None:
+        session = await opened(client)
+        gate, numbers = Gate(), list[int]()
+
+        async def answer(batch: pb.StepBatch) -> pb.StepBatchReply:
+            if len(server.batches) == 1:
+                await gate(batch)
+                raise Broken
+            numbers.extend(np.frombuffer(batch.first_steps, "<u8").tolist())
+            return applied(batch, steps=1)
+
+        server.answer = answer
+        first = asyncio.ensure_future(session.step(X))
+        await gate.reached.wait()
+        second = asyncio.ensure_future(session.step(2 * X))
+        await asyncio.sleep(0)
+        first.cancel()
+        gate.open.set()
+        assert len(await second) == 1
+        assert (numbers, session.steps) == ([1], 2)
+        assert len(await session.step(X)) == 1
+        assert (numbers, session.steps) == ([1, 0], 2)
+        assert len(await session.step(3 * X)) == 1
+        assert (numbers, session.steps) == ([1, 0, 2], 3)
 
     run(play, QUICK)
 

@@ -135,7 +135,12 @@ def test_a_timeout_of_ages_is_waited_with(serving: RunningServer, timeout: float
 @pytest.mark.parametrize("timeout", [float("nan"), "soon"])
 def test_what_is_no_timeout_is_refused(serving: RunningServer, timeout: Any) -> None:
     with SyncClient(serving.address) as client, client.session(MODEL, f"{uuid4()}") as session:
-        for call in (session.step, session.forecast):
+        calls: list[Callable[[], object]] = [
+            lambda: session.step(np.zeros(6), timeout=timeout),
+            lambda: session.forecast(1, timeout=timeout),
+            lambda: client.step_many(MODEL, ["a"], [0], np.zeros((1, 6)), timeout=timeout),
+        ]
+        for call in calls:
             with pytest.raises(errors.BadInput) as caught:
-                call(np.zeros(6) if call == session.step else 1, timeout=timeout)  # type: ignore[operator]
+                call()
             assert caught.value.field == "timeout"

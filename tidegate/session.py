@@ -63,7 +63,8 @@ class Session:
 
     async def open(self, *, timeout: float | None = None) -> None:
         """Open the session, or attach to the live one and go on at its count."""
-        expiry = self._expiry(timeout)
+        usual = self._client.options.timeout
+        expiry = asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
         reply = await self._client.open_session(
             self.name, self.session_id, version=self.version, timeout=timeout
         )
@@ -254,8 +255,10 @@ class Session:
         return Row(course, packed, steps, done, self._expiry(timeout))
 
     def _expiry(self, timeout: float | None) -> float:
-        usual = self._client.options.timeout
-        return asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
+        client = self._client
+        if timeout is None:
+            return client.loop.time() + client.options.timeout
+        return client.loop.time() + packing.seconds(timeout, 0.0)
 
     def _timer(self, course: Course, timeout: float) -> asyncio.TimerHandle:
         """The usual timeout is watched over now and then; one of the caller's own, to the point."""

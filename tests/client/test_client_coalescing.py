@@ -260,6 +260,22 @@ def test_chunks_of_many_sessions_in_arrays_and_their_errors_by_row(serving: Runn
     asyncio.run(run())
 
 
+def test_steps_of_many_open_sessions_that_have_ended_since(serving: RunningServer) -> None:
+    async def run() -> None:
+        async with Client(serving.address) as client:
+            ids, xs = [name() for _ in range(3)], observations(3)
+            first = await client.step_many(MODEL, ids, [0, 0, 0], xs)
+            for session_id in ids[1:]:
+                await client.close_session(MODEL, session_id)
+            again = await client.step_many(MODEL, ids, [0, 0, 1], xs)
+            assert again.remembered.tolist() == [True, False, False]
+            assert_close(again.outputs[:2], first.outputs[:2])
+            assert sorted(again.errors) == [2]
+            assert isinstance(again.errors[2], errors.SessionClosed)  # its step 0 is gone
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("numbers", [[0], [0, 1, 2], [0.0, 1.0], [0, -1], "no"])
 def test_numbers_that_are_none_are_refused_before_they_travel(
     serving: RunningServer, numbers: object

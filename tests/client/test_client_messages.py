@@ -75,7 +75,7 @@ def test_any_rows_and_blocks_arrive_as_they_were_sent(
     assert read.lengths.tolist() == [*lengths, *[1] * block]
     np.testing.assert_array_equal(read.features, features)
     assert len(set(read.lanes.tolist())) == len(lengths) + block
-    assert message.opens == list(range(len(lengths) + block))
+    assert list(message.opens) == list(range(len(lengths) + block))
 
 
 def _same(lanes: LaneNames, message: Message) -> LaneNames:

@@ -187,6 +187,12 @@ class Share:
         """The rows' lanes."""
         return [lanes.lane(name) for name in self.owner.session_ids[self.start : self.stop]]
 
+    def opens(self, row: int) -> bool:
+        """Whether a session is to be opened for the row, now that the one its lane named has
+        ended: it begins at step 0."""
+        first = self.owner.first_steps[self.start + row] == 0
+        return self.owner.create and self.attempts == 1 and bool(first)
+
     def split(self) -> tuple[Share, Share]:
         """Two halves."""
         middle = (self.start + self.stop) // 2
@@ -236,7 +242,8 @@ class Message:
     """Bytes of features."""
     expiry: float = 0.0
     """When the last caller stops to wait."""
-    opens: list[int] = field(default_factory=list)
+    opens: dict[int, str] = field(default_factory=dict)
+    """The lanes named in it, and the session that each named then."""
     first_steps: bytes = b""
     lengths: NDArray[np.uint32] | None = None
 
@@ -265,14 +272,15 @@ class Message:
                 created.update(shared)
         for row in self.probes:
             lanes.ask(row.course.lane)
-        self.opens = lanes.name(named + [row.course.lane for row in self.probes])
+        unknown = lanes.name(named + [row.course.lane for row in self.probes])
+        self.opens = {lane: lanes.names[lane] for lane in unknown}
         self.first_steps = self._first_steps()
         self.lengths = self._lengths(len(named))
         return pb.StepBatch(
             id=number,
             opens=[
-                pb.LaneOpen(lane=lane, session_id=lanes.names[lane], create=lane in created)
-                for lane in self.opens
+                pb.LaneOpen(lane=lane, session_id=session_id, create=lane in created)
+                for lane, session_id in self.opens.items()
             ],
             lanes=struct.pack(f"<{len(named)}I", *named),
             first_steps=self.first_steps,

@@ -23,6 +23,9 @@ from tidegate.wire import FAILED
 # The server refused for now; nothing was applied.
 FOR_NOW = (errors.RetryLater, errors.Draining, errors.Starting)
 
+# The session has ended, which another may follow under its id.
+ENDED = (errors.UnknownSession, errors.SessionExpired, errors.SessionClosed)
+
 # What a message that is too large for the server is refused for.
 SIZES = ("steps", "lanes", "opens")
 
@@ -151,7 +154,7 @@ class Settler:
                 row.course.applied(row, outputs)
             return
         answers = Answers(message, reply, self._width)
-        unnamed = self._named(reply)
+        unnamed = self._named(message, reply)
         self._probed(message, reply, answers, unnamed)
         if self._too_many(message, answers):
             return
@@ -159,16 +162,15 @@ class Settler:
             self._settle_row(row, outcome, unnamed)
         start = len(message.rows)
         for share in message.shares:
-            self._settle_share(share, start, message, answers, unnamed)
+            self._settle_share(share, start, answers, unnamed)
             start += len(share)
 
-    def _named(self, reply: pb.StepBatchReply) -> dict[str, TidegateError]:
+    def _named(self, message: Message, reply: pb.StepBatchReply) -> dict[str, TidegateError]:
         """Why sessions have no lane."""
         failed: dict[str, TidegateError] = {}
         for opened in reply.opened:
             if opened.HasField("error"):
-                name = self._lanes.names[opened.lane]
-                failed[name] = errors.from_detail(opened.error)
+                failed[message.opens[opened.lane]] = errors.from_detail(opened.error)
                 self._lanes.known[opened.lane] = 0
         return failed
 
@@ -230,7 +232,6 @@ class Settler:
         self,
         share: Share,
         start: int,
-        message: Message,
         answers: Answers,
         unnamed: dict[str, TidegateError],
     ) -> None:
@@ -242,7 +243,9 @@ class Settler:
             failed[at] = error = self._reason(session_id, error, unnamed)
             if self._passes(error, share.attempts):
                 pauses[at] = self._pause(error, share.attempts)
-                del failed[at]
+            elif isinstance(error, ENDED) and session_id not in unnamed and share.opens(at):
+                pauses[at] = 0.0
+        failed = {at: error for at, error in failed.items() if at not in pauses}
         again = [
             Share(share.owner, share.start + first, share.start + end, share.attempts + 1)
             for first, end in _runs(pauses)

@@ -113,10 +113,11 @@ class SyncClient:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for something that the client's event loop does."""
-        if self._thread is None:
+        thread = self._thread  # which another thread's `close` may take away meanwhile
+        if thread is None:
             work.close()
             raise RuntimeError("the client is not connected: use `with SyncClient(...)`")
-        return self._thread.run(work)
+        return thread.run(work)
 
     def session(
         self, model: str, session_id: str, *, version: int = 0, keep: bool = False

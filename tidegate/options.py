@@ -15,6 +15,8 @@ SERVICE = "tidegate.v1.Tidegate"
 RETRIED = ("Step", "Open", "Close", "Get", "List", "ListModels", "Export", "Forecast", "Peek")
 # These only where the server says that it did nothing, which RESOURCE_EXHAUSTED does.
 CHANGES = ("Import", "Fork", "Reset")
+# gRPC never ends a pause that, varied by 20 %, comes to less than a millisecond.
+LEAST_PAUSE = 0.002
 # gRPC lowers anything above to this by itself; saying so is kinder than silently doing less.
 MOST_ATTEMPTS = 5
 
@@ -143,8 +145,8 @@ def _service_config(retry: RetryPolicy) -> dict[str, object]:
                 "name": [{"service": SERVICE, "method": method} for method in methods],
                 "retryPolicy": {
                     "maxAttempts": retry.attempts,
-                    "initialBackoff": f"{retry.initial_backoff:.3f}s",
-                    "maxBackoff": f"{retry.max_backoff:.3f}s",
+                    "initialBackoff": f"{max(retry.initial_backoff, LEAST_PAUSE):.3f}s",
+                    "maxBackoff": f"{max(retry.max_backoff, LEAST_PAUSE):.3f}s",
                     "backoffMultiplier": retry.multiplier,
                     "retryableStatusCodes": codes,
                 },

@@ -132,6 +132,15 @@ def test_too_many_calls_are_told_after_the_retries() -> None:
     run(play, QUICK)
 
 
+def test_the_shortest_pauses_between_attempts_end_too() -> None:
+    async def play(server: FakeServer, client: Client) -> None:
+        for _ in range(20):
+            server.refusals = [(grpc.StatusCode.UNAVAILABLE, None)] * 2
+            await client.get_session(NAME, "a")
+
+    run(play, ClientOptions(timeout=3, retry=RetryPolicy(3, 0.001, 0.001)))
+
+
 def test_a_lost_session_has_certainly_ended() -> None:
     """Also after its row was sent twice: nothing of it is asked for again."""
 

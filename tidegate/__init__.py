@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tidegate import errors
-    from tidegate.block import ManySteps
     from tidegate.client import Client
-    from tidegate.model import Feature, Model, Output, SessionInfo
+    from tidegate.model import Feature, ManySteps, Model, Output, SessionInfo
     from tidegate.options import ClientOptions, Coalescing, RetryPolicy
     from tidegate.session import Session
     from tidegate.sync import SyncClient, SyncSession
@@ -41,7 +40,7 @@ _HOMES = {
     "SyncClient": "sync",
     "SyncSession": "sync",
     "Coalescing": "options",
-    "ManySteps": "block",
+    "ManySteps": "model",
     "ClientOptions": "options",
     "RetryPolicy": "options",
     "Feature": "model",

@@ -11,13 +11,14 @@ import numpy as np
 from grpc import aio
 from numpy.typing import ArrayLike
 
-from tidegate import packing
-from tidegate.block import Block, ManySteps
-from tidegate.calls import Calls
-from tidegate.model import Model
+from tidegate import errors
+from tidegate._stream import packing
+from tidegate._stream.calls import Calls
+from tidegate._stream.message import Block
+from tidegate._stream.stream import Stream
+from tidegate.model import ManySteps, Model
 from tidegate.options import ClientOptions
 from tidegate.session import Session
-from tidegate.stream import Stream
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
 
@@ -57,14 +58,15 @@ class Client(Calls):
             self._channel = aio.insecure_channel(self.address, settings)
         else:
             self._channel = aio.secure_channel(self.address, self._credentials, settings)
-        self._stub = pb_grpc.TidegateStub(self._channel)
+        self._stub, self._closed = pb_grpc.TidegateStub(self._channel), False
 
     async def close(self) -> None:
         """Close the channel. Sessions stay live on the server until they are closed or expire."""
         streams, self._streams = self._streams, {}
+        channel, self._channel, self._stub = self._channel, None, None
+        self._closed |= channel is not None  # nothing begins any more
         for stream in streams.values():
             await stream.close()
-        channel, self._channel, self._stub = self._channel, None, None
         if channel is not None:
             await channel.close()
 
@@ -78,6 +80,9 @@ class Client(Calls):
             session_id: the caller's name for the session, 1 to 256 bytes of UTF-8.
             version: the model version; 0 is the live session's, else the newest.
             keep: leave the session live at the end.
+
+        Raises:
+            BadInput: what is no model's name, session's id or version.
         """
         return Session(self, model, session_id, version, keep)
 
@@ -98,25 +103,30 @@ class Client(Calls):
             first_steps: [N], the number of each session's first step here, from 0. The same
                 numbers with the same features again are a retry, which moves nothing.
             features: [N, I], a step for each session, or [N, T, I], a chunk for each.
-            version: the model version; 0 is the newest at this client's first call.
+            version: the model version; 0 is the newest at this client's first call that asked
+                for the newest.
             create: open the sessions that are not live.
 
         Raises:
             BadInput: the arrays do not fit each other or the model.
-            TidegateError: the server could not be reached. What is wrong with single rows stands
-                in `ManySteps.errors`, and harms no other row.
+            TidegateError: the server could not be reached. What is wrong with single rows, their
+                ids included, stands in `ManySteps.errors`, and harms no other row.
         """
-        stream = await self.stream(model, version or self._newest.get(model, 0), timeout=timeout)
-        self._newest.setdefault(model, stream.model.version)
-        steps = packing.rows(features, len(session_ids), stream.model)
+        ids = _listed(session_ids)
+        usual = self.options.timeout
+        expiry = asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
+        packing.model_name(model), packing.whole(version, "version")
+        stream = await self.stream_of(model, version or self._newest.get(model, 0), timeout)
+        if not version:
+            self._newest.setdefault(model, stream.model.version)
+        steps = packing.rows(features, len(ids), stream.model)
         done: asyncio.Future[ManySteps] = self.loop.create_future()
-        expiry = self.loop.time() + self.seconds(timeout)
-        block = Block(session_ids, first_steps, steps, stream.model.width, create, done, expiry)
+        block = Block(ids, first_steps, steps, stream.model.width, create, done, expiry)
         block.flat = np.ndim(features) == 2
         return await stream.carry(block)
 
-    async def stream(self, model: str, version: int, *, timeout: float | None = None) -> Stream:
-        """The stream that carries a model version's steps; sessions and `step_many` use it."""
+    async def stream_of(self, model: str, version: int, timeout: float | None = None) -> Stream:
+        """The stream that carries a model version's steps; for sessions and `step_many` alone."""
         if version and (known := self._streams.get((model, version))):
             return known
         found = await self.model(model, version, timeout=timeout)
@@ -126,3 +136,14 @@ class Client(Calls):
         stream = Stream(self._rpc.StepStream, model, self.options)
         self._streams[model.name, model.version] = stream
         return stream
+
+
+def _listed(session_ids: Sequence[str]) -> list[str]:
+    """Ids that may be counted; a string is one, and not as many as it has letters."""
+    try:
+        if not isinstance(session_ids, str):
+            return list(session_ids)
+    except TypeError:
+        pass
+    told = f"session_ids must be a sequence of strings, not {session_ids!r:.80}"
+    raise errors.bad_input(told, "session_ids")

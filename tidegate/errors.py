@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from tidegate.v1 import tidegate_pb2 as pb
-
-DETAIL_KEY = "tidegate-error-bin"
+from tidegate.wire import DETAIL_KEY
 
 
 class TidegateError(Exception):
@@ -41,6 +41,14 @@ class TidegateError(Exception):
             return f"reason_{self.detail.reason}"
         return pb.Reason.Name(self.detail.reason).removeprefix("REASON_").lower()
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which to try again, where the server names them: `RetryLater`,
+        `Starting`."""
+        if self.detail is None or not self.detail.HasField("retry_after_ms"):
+            return None
+        return self.detail.retry_after_ms / 1000
+
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.code, self.detail), self.__dict__
 
@@ -64,7 +72,7 @@ class BadModel(TidegateError):
 
 
 class SessionGone(TidegateError):
-    """The server holds no such session: never opened, expired or closed."""
+    """The server holds no such session: never opened, expired, closed or lost."""
 
     default_code = grpc.StatusCode.NOT_FOUND
 
@@ -86,6 +94,12 @@ class SessionExpired(SessionGone):
 
 class SessionClosed(SessionGone):
     """The session was closed."""
+
+
+class SessionLost(SessionGone):
+    """The session's state was lost: a run failed after it had begun to move it. It has ended."""
+
+    default_code = grpc.StatusCode.DATA_LOSS
 
 
 class SessionExists(TidegateError):
@@ -154,16 +168,9 @@ class NotFinite(BadInput):
 
 
 class RetryLater(TidegateError):
-    """A limit of the server is reached."""
+    """A limit of the server is reached; nothing was done."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds after which to try again."""
-        if self.detail is None or not self.detail.HasField("retry_after_ms"):
-            return None
-        return self.detail.retry_after_ms / 1000
 
 
 class QueueFull(RetryLater):
@@ -172,6 +179,10 @@ class QueueFull(RetryLater):
 
 class SessionsFull(RetryLater):
     """The model holds as many sessions as it may."""
+
+
+class TooManyCalls(RetryLater):
+    """More calls are under way than the server takes at once."""
 
 
 class MessageTooLarge(TidegateError):
@@ -207,13 +218,14 @@ class Cancelled(TidegateError):
 
 
 class Internal(TidegateError):
-    """An unexpected failure in the server; its log has it."""
+    """An unexpected failure: in the server, whose log has it, or in this library, and then
+    `__cause__` is what went wrong."""
 
     default_code = grpc.StatusCode.INTERNAL
 
 
 class RunFailed(Internal):
-    """The engine's run that held the step failed; the session is as before."""
+    """The engine's run that was to hold the step failed before it began; nothing changed."""
 
 
 _BY_REASON: dict[int, type[TidegateError]] = {
@@ -238,6 +250,8 @@ _BY_REASON: dict[int, type[TidegateError]] = {
     pb.REASON_BAD_MODEL: BadModel,
     pb.REASON_SESSION_EXISTS: SessionExists,
     pb.REASON_BAD_SNAPSHOT: BadSnapshot,
+    pb.REASON_LOST: SessionLost,
+    pb.REASON_TOO_MANY_CALLS: TooManyCalls,
 }
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -266,13 +280,23 @@ def from_detail(detail: pb.ErrorDetail) -> TidegateError:
 
 
 def bad_input(message: str, field: str = "features") -> BadInput:
-    """The exception for an array this library cannot turn into steps."""
+    """The exception for what this library cannot send."""
     detail = pb.ErrorDetail(reason=pb.REASON_BAD_INPUT, message=message, field=field)
     return BadInput(message, detail=detail)
+
+
+def internal(cause: BaseException) -> Internal:
+    """The exception for a failure of this library itself."""
+    error = Internal(f"the client failed: {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
 
 
 def _detail(metadata: Iterable[Any] | None) -> pb.ErrorDetail | None:
     for key, value in metadata or ():
         if key == DETAIL_KEY and isinstance(value, bytes):
-            return pb.ErrorDetail.FromString(value)
+            try:
+                return pb.ErrorDetail.FromString(value)
+            except DecodeError:  # somebody on the way has spoiled it: the status still tells
+                return None
     return None

@@ -1,10 +1,15 @@
-"""What the server says about its models and sessions, as plain values for callers."""
+"""What the server says about its models, sessions and steps, as plain values for callers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tidegate.errors import UnknownModel, UnknownVersion
+import numpy as np
+from numpy.typing import NDArray
+
+from tidegate.errors import TidegateError, UnknownModel, UnknownVersion
 from tidegate.v1 import tidegate_pb2 as pb
+
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,23 @@ class SessionInfo:
             last_used_at=session.last_used_at.ToDatetime(tzinfo=UTC),
             expires_at=session.expires_at.ToDatetime(tzinfo=UTC),
         )
+
+
+@dataclass(frozen=True)
+class ManySteps:
+    """What became of the steps of many sessions; row i is the i-th session's."""
+
+    outputs: FloatArray
+    """f32 [N, O], or [N, T, O] for chunks; NaN in the rows that failed."""
+    remembered: NDArray[np.bool_]
+    """Which rows had been applied before and were answered from the server's memory."""
+    errors: dict[int, TidegateError] = field(default_factory=dict)
+    """Why rows failed, by row."""
+
+    def raise_first(self) -> None:
+        """Raise the first row's error, if any row failed."""
+        if self.errors:
+            raise self.errors[min(self.errors)]
 
 
 class Catalogue:

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field, fields
 
 SERVICE = "tidegate.v1.Tidegate"
 # StepStream is left out, since gRPC cannot repeat a stream once a reply has come: `stream` does.
-# Import, Fork and Reset too: a repetition of one that was done finds another state of things.
+# What a lost connection leaves open is not repeated where a call that was done has changed things.
 RETRIED = ("Step", "Open", "Close", "Get", "List", "ListModels", "Export", "Forecast", "Peek")
+# These only where the server says that it did nothing, which RESOURCE_EXHAUSTED does.
+CHANGES = ("Import", "Fork", "Reset")
+# gRPC never ends a pause that, varied by 20 %, comes to less than a millisecond.
+LEAST_PAUSE = 0.002
 # gRPC lowers anything above to this by itself; saying so is kinder than silently doing less.
 MOST_ATTEMPTS = 5
 
@@ -32,7 +36,10 @@ class RetryPolicy:
 
     def pause(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row, varied by 20 % as gRPC does."""
-        pause = min(self.max_backoff, self.initial_backoff * self.multiplier ** (failures - 1))
+        try:
+            pause = min(self.max_backoff, self.initial_backoff * self.multiplier ** (failures - 1))
+        except OverflowError:
+            pause = self.max_backoff
         return pause * random.uniform(0.8, 1.2)
 
     def __post_init__(self) -> None:
@@ -85,6 +92,11 @@ class ClientOptions:
     """Seconds before the first attempt to reconnect; doubles up to `max_reconnect_backoff`."""
     max_reconnect_backoff: float = 5.0
     """The longest pause between attempts to reconnect, in seconds."""
+    keepalive: float = 20.0
+    """Seconds between pings, with which a peer that has vanished is found out; a Tidegate server
+    takes no more than one in 10 seconds, and ends the connection of who sends more."""
+    keepalive_timeout: float = 5.0
+    """Seconds for a ping's answer, after which the connection counts as broken."""
 
     def __post_init__(self) -> None:
         _check_positive("ClientOptions.timeout", self.timeout, least=0.001)
@@ -103,6 +115,8 @@ class ClientOptions:
         _check_positive(
             "ClientOptions.max_reconnect_backoff", self.max_reconnect_backoff, least=0.1
         )
+        _check_positive("ClientOptions.keepalive", self.keepalive, least=0.1)
+        _check_positive("ClientOptions.keepalive_timeout", self.keepalive_timeout, least=0.1)
 
     def channel_options(self) -> list[tuple[str, int | str]]:
         """These settings in gRPC's own words."""
@@ -111,6 +125,12 @@ class ClientOptions:
             ("grpc.initial_reconnect_backoff_ms", round(self.reconnect_backoff * 1000)),
             ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", round(self.max_reconnect_backoff * 1000)),
+            ("grpc.keepalive_time_ms", _milliseconds(self.keepalive)),
+            ("grpc.keepalive_timeout_ms", _milliseconds(self.keepalive_timeout)),
+            # gRPC's own pings, which measure the way, hold up those that keep it alive.
+            ("grpc.http2.ping_timeout_ms", _milliseconds(self.keepalive_timeout)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),  # as many as the setting says
         ]
         if self.retry.attempts == 1:
             return [*options, ("grpc.enable_retries", 0)]
@@ -118,20 +138,26 @@ class ClientOptions:
 
 
 def _service_config(retry: RetryPolicy) -> dict[str, object]:
+    repeated = {RETRIED: ["UNAVAILABLE", "RESOURCE_EXHAUSTED"], CHANGES: ["RESOURCE_EXHAUSTED"]}
     return {
         "methodConfig": [
             {
-                "name": [{"service": SERVICE, "method": method} for method in RETRIED],
+                "name": [{"service": SERVICE, "method": method} for method in methods],
                 "retryPolicy": {
                     "maxAttempts": retry.attempts,
-                    "initialBackoff": f"{retry.initial_backoff:.3f}s",
-                    "maxBackoff": f"{retry.max_backoff:.3f}s",
+                    "initialBackoff": f"{max(retry.initial_backoff, LEAST_PAUSE):.3f}s",
+                    "maxBackoff": f"{max(retry.max_backoff, LEAST_PAUSE):.3f}s",
                     "backoffMultiplier": retry.multiplier,
-                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                    "retryableStatusCodes": codes,
                 },
             }
+            for methods, codes in repeated.items()
         ]
     }
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(round(seconds * 1000), 2**31 - 1)  # more than gRPC counts is for ever
 
 
 def _check_count(name: str, value: int) -> None:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tidegate import errors, packing
-from tidegate.model import Model, SessionInfo
-from tidegate.packing import FloatArray
-from tidegate.row import Row, Stage
-from tidegate.stream import Stream
-from tidegate.track import Track
+from tidegate import errors
+from tidegate._stream import packing
+from tidegate._stream.course import Course, Row, Stage
+from tidegate._stream.stream import NO_ROOM, Stream
+from tidegate.model import FloatArray, Model, SessionInfo
 
 if TYPE_CHECKING:
     from tidegate.client import Client
@@ -32,16 +31,17 @@ class Session:
         self, client: Client, model: str, session_id: str, version: int, keep: bool
     ) -> None:
         self._client = client
-        self.name, self.session_id, self.version = model, session_id, version
+        self.name, self.session_id = packing.model_name(model), packing.session_id(session_id)
+        self.version = packing.whole(version, "version")
         self.keep = keep
         """Whether leaving the `async with` block leaves the session live."""
         self.created = False
         """Whether opening made the session; False where it was live already."""
-        self._track: Track | None = None
+        self._course: Course | None = None
         self._stream: Stream
 
     async def __aenter__(self) -> Self:
-        if self._track is None:  # a fork is open already
+        if self._course is None:  # a fork is open already
             await self.open()
         return self
 
@@ -57,26 +57,28 @@ class Session:
             await self.close()
         except errors.SessionGone:
             pass  # it has ended, which is what was wanted
-        except errors.TidegateError:
+        except Exception:
             if error is None:  # the block's own failure tells more
                 raise
 
     async def open(self, *, timeout: float | None = None) -> None:
         """Open the session, or attach to the live one and go on at its count."""
+        usual = self._client.options.timeout
+        expiry = asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
         reply = await self._client.open_session(
             self.name, self.session_id, version=self.version, timeout=timeout
         )
         self.created, self.version = reply.created, reply.session.version
-        self._stream = await self._client.stream(self.name, self.version, timeout=timeout)
+        self._stream = await self._client.stream_of(self.name, self.version, _left(expiry))
         self._stream.lanes.release(self.session_id)
-        self._track = Track(self.session_id, reply.session.steps, self._stream)
+        self._course = Course(self.session_id, reply.session.steps, self._stream)
 
     async def close(self, *, timeout: float | None = None) -> int:
         """End the session; returns the steps the server had applied."""
         steps = await self._client.close_session(
             self.name, self.session_id, version=self.version, timeout=timeout
         )
-        if self._track is not None:
+        if self._course is not None:
             self._stream.lanes.release(self.session_id)
         return steps
 
@@ -104,23 +106,26 @@ class Session:
             BadInput: not the model's features, or not finite.
             TidegateError: as the server or the connection has it.
         """
-        track, stream = self._track or self._opened(), self._stream
+        course, stream = self._course or self._opened(), self._stream
         packed = packing.one(features, stream.model)
-        if track.unread and track.repeats(packed):
-            known: FloatArray = (await self._recall(track, packed, timeout))[0]
-            return known
-        row = self._row(track, packed, 1, timeout)
+        if course.unread and course.repeats(packed):
+            expiry = self._expiry(timeout)
+            known: FloatArray = await self._recall(course, packed, timeout)
+            if len(known):
+                return known[0]  # type: ignore[no-any-return]
+            timeout = _left(expiry)
+        row = self._row(course, packed, 1, timeout)
         backlog = stream.backlog
         if backlog.crowded:
             await self._room(1, row.expiry)
         else:
             backlog.steps += 1
-        timer = None if timeout is None else self._timer(track, timeout)
+        timer = None if timeout is None else self._timer(course, timeout)
         try:
-            track.put(row)
+            course.put(row)
             return await row.done
         except BaseException:
-            track.give_up(row)
+            course.give_up(row)
             raise
         finally:
             backlog.free(1)
@@ -133,14 +138,15 @@ class Session:
         `timeout` is for all of them together. Raises as `step`; `BadInput.index` counts in
         `features`.
         """
-        track, model = self._opened(), self._stream.model
+        course, model, expiry = self._opened(), self._stream.model, self._expiry(timeout)
         steps = packing.many(features, model)
         known = np.empty((0, model.width), np.float32)
-        if track.unread and len(steps) and track.repeats(steps.tobytes()):
-            known = await self._recall(track, steps.tobytes(), timeout)
+        if course.unread and len(steps) and course.repeats(steps.tobytes()):
+            known = await self._recall(course, steps.tobytes(), timeout)
+            timeout = _left(expiry)
         if len(known) == len(steps):
             return known
-        outputs = await self._pieces(track, steps[len(known) :], len(known), timeout)
+        outputs = await self._pieces(course, steps[len(known) :], len(known), timeout)
         return np.concatenate([known, *outputs])
 
     async def forecast(
@@ -154,24 +160,25 @@ class Session:
 
     async def fork(self, session_id: str, *, timeout: float | None = None) -> Session:
         """Copy the session under another id; the copy is open and goes on from here."""
+        expiry = self._expiry(timeout)
         await self._client.fork_session(
             self.name, self.session_id, session_id, version=self.version, timeout=timeout
         )
         copy = Session(self._client, self.name, session_id, self.version, self.keep)
-        await copy.open(timeout=timeout)
+        await copy.open(timeout=_left(expiry))
         copy.created = True
         return copy
 
     async def reset(self, *, timeout: float | None = None) -> None:
         """Put the session back to step 0 and its initial state, after what is under way."""
-        track = self._opened()
+        course, expiry = self._opened(), self._expiry(timeout)
         async with self._patience(timeout):
-            while track.rows:
-                await asyncio.wait([track.settled(track.rows[-1])])
+            while course.rows:
+                await asyncio.wait([course.settled(course.rows[-1])])
         await self._client.reset_session(
-            self.name, self.session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, version=self.version, timeout=_left(expiry)
         )
-        track.restart()
+        course.restart()
 
     async def export(self, *, timeout: float | None = None) -> bytes:
         """The session's snapshot, for `Client.import_session`."""
@@ -186,82 +193,94 @@ class Session:
         )
 
     async def _pieces(
-        self, track: Track, steps: FloatArray, before: int, timeout: float | None
+        self, course: Course, steps: FloatArray, before: int, timeout: float | None
     ) -> list[FloatArray]:
         most = self._stream.model.max_chunk
         pieces = [steps[at : at + most] for at in range(0, len(steps), most)]
-        rows = [self._row(track, piece.tobytes(), len(piece), timeout) for piece in pieces]
+        rows = [self._row(course, piece.tobytes(), len(piece), timeout) for piece in pieces]
         for row in rows:
             row.call = rows
-        await self._room(len(steps), rows[0].expiry)
-        timer = None if timeout is None else self._timer(track, timeout)
+        taken = await self._room(len(steps), rows[0].expiry)
+        timer = None if timeout is None else self._timer(course, timeout)
         outputs: list[FloatArray] = []
         try:
             for row in rows:
-                track.put(row)
+                course.put(row)
             for row in rows:
                 outputs.append((await row.done).reshape(row.steps, -1))
             return outputs
         except BaseException as error:
-            _give_up(track, rows)
+            _give_up(course, rows)
             if isinstance(error, errors.BadInput):
                 error.offset = before + sum(map(len, outputs))
             raise
         finally:
-            self._stream.backlog.free(len(steps))
+            self._stream.backlog.free(taken)
             if timer is not None:
                 timer.cancel()
 
-    async def _recall(self, track: Track, packed: bytes, timeout: float | None) -> FloatArray:
-        """The outputs of steps that were given up and are asked for again, from the first on."""
-        async with self._patience(timeout):
-            for row in list(track.unread):
-                row.expiry = self._expiry(timeout)
-                if row.stage is Stage.CUT_OFF:
-                    track.send_again(row)
-                if row.stage is Stage.SENT:
-                    await track.settled(row)
-        return track.read(packed)
+    async def _recall(self, course: Course, packed: bytes, timeout: float | None) -> FloatArray:
+        """The outputs of steps that were given up and are asked for again, from the first on; none
+        where the first turns out not to have been applied."""
+        claimed = course.claim()
+        try:
+            async with self._patience(timeout):
+                for row in claimed:
+                    row.expiry = self._expiry(timeout)
+                    if row.stage is Stage.CUT_OFF:
+                        course.send_again(row)
+                    if row.stage is Stage.SENT:
+                        await course.settled(row)
+        except BaseException:
+            course.unclaim(claimed)
+            raise
+        return course.read(claimed, packed, self._stream.model.width)
 
-    async def _room(self, steps: int, expiry: float) -> None:
-        left = expiry - self._client.loop.time()
-        async with self._patience(left, "no room for more steps within the timeout"):
-            await self._stream.backlog.room(min(steps, self._stream.backlog.limit))
+    async def _room(self, steps: int, expiry: float) -> int:
+        async with self._patience(_left(expiry), NO_ROOM):
+            return await self._stream.backlog.room(steps)
 
     @asynccontextmanager
     async def _patience(
         self, timeout: float | None, told: str = "no reply within the timeout"
     ) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._client.seconds(timeout)):
+            async with asyncio.timeout(packing.seconds(timeout, self._client.options.timeout)):
                 yield
         except TimeoutError:
             raise errors.DeadlineExceeded(told) from None
 
-    def _row(self, track: Track, packed: bytes, steps: int, timeout: float | None) -> Row:
+    def _row(self, course: Course, packed: bytes, steps: int, timeout: float | None) -> Row:
         done = self._client.loop.create_future()
-        return Row(track, packed, steps, done, self._expiry(timeout))
+        return Row(course, packed, steps, done, self._expiry(timeout))
 
     def _expiry(self, timeout: float | None) -> float:
-        return self._client.loop.time() + self._client.seconds(timeout)
+        client = self._client
+        if timeout is None:
+            return client.loop.time() + client.options.timeout
+        return client.loop.time() + packing.seconds(timeout, 0.0)
 
-    def _timer(self, track: Track, timeout: float) -> asyncio.TimerHandle:
+    def _timer(self, course: Course, timeout: float) -> asyncio.TimerHandle:
         """The usual timeout is watched over now and then; one of the caller's own, to the point."""
         error = errors.DeadlineExceeded(f"no reply within {timeout:g} s")
         loop = self._client.loop
-        return loop.call_later(timeout, lambda: track.expire(loop.time(), error))
+        return loop.call_later(timeout, lambda: course.expire(loop.time(), error))
 
-    def _opened(self) -> Track:
-        if self._track is None:
+    def _opened(self) -> Course:
+        if self._course is None:
             raise RuntimeError("the session is not open: use `async with client.session(...)`")
-        return self._track
+        return self._course
 
 
-def _give_up(track: Track, rows: list[Row]) -> None:
+def _left(expiry: float) -> float:
+    return expiry - asyncio.get_running_loop().time()
+
+
+def _give_up(course: Course, rows: list[Row]) -> None:
     """Those not sent first, from the last, so that none of them goes instead of another."""
     for row in reversed(rows):
         if row.stage is Stage.WAITING:
             row.done.cancel()
-            track.give_up(row)
+            course.give_up(row)
     for row in rows:
-        track.give_up(row)
+        course.give_up(row)

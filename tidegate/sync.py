@@ -7,6 +7,7 @@ threads wait for travel together.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from types import TracebackType
@@ -15,12 +16,12 @@ from typing import Any, Self, TypeVar
 import grpc
 from numpy.typing import ArrayLike, NDArray
 
-from tidegate.block import ManySteps
+from tidegate import errors
 from tidegate.client import Client
-from tidegate.model import Model, SessionInfo
+from tidegate.model import FloatArray, ManySteps, Model, SessionInfo
 from tidegate.options import ClientOptions
-from tidegate.packing import FloatArray
 from tidegate.session import Session
+from tidegate.v1 import tidegate_pb2 as pb
 
 T = TypeVar("T")
 
@@ -30,21 +31,36 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="tidegate-client", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Have `work` done there and wait for it; an interrupted wait cancels it."""
-        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Have `work` done there and wait for it; an interrupted wait cancels it.
+
+        Raises:
+            Cancelled: the thread was ended meanwhile.
+        """
+        with self._lock:  # what is handed in before the thread is told to end is seen to
+            if self._stopped:
+                work.close()
+                raise errors.Cancelled("the client was closed")
+            done = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return done.result()
+        except concurrent.futures.CancelledError:
+            raise errors.Cancelled("the client was closed") from None
         except BaseException:
             done.cancel()
             raise
 
     def stop(self) -> None:
-        """End the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """End the thread, and whatever still waits for it."""
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
@@ -52,8 +68,15 @@ class LoopThread:
         try:
             self._loop.run_forever()
         finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._end())
             self._loop.close()
+
+    async def _end(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
 
 class SyncClient:
@@ -83,17 +106,18 @@ class SyncClient:
 
     def close(self) -> None:
         """Close the channel. Sessions stay live on the server until they are closed or expire."""
-        if self._thread is not None:
-            self.run(self._client.close())
-            self._thread.stop()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.run(self._client.close())
+            thread.stop()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for something that the client's event loop does."""
-        if self._thread is None:
+        thread = self._thread  # which another thread's `close` may take away meanwhile
+        if thread is None:
             work.close()
             raise RuntimeError("the client is not connected: use `with SyncClient(...)`")
-        return self._thread.run(work)
+        return thread.run(work)
 
     def session(
         self, model: str, session_id: str, *, version: int = 0, keep: bool = False
@@ -138,6 +162,14 @@ class SyncClient:
         while (session := self.run(_next(pages))) is not None:
             yield session
 
+    def open_session(
+        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
+    ) -> pb.OpenReply:
+        """Open a session, or find the live one. `SyncClient.session` is the usual way."""
+        return self.run(
+            self._client.open_session(model, session_id, version=version, timeout=timeout)
+        )
+
     def get_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> SessionInfo:
@@ -177,6 +209,53 @@ class SyncClient:
             )
         )
 
+    def fork_session(
+        self,
+        model: str,
+        session_id: str,
+        new_session_id: str,
+        *,
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> SessionInfo:
+        """Copy a live session under another id; see `Client.fork_session`."""
+        return self.run(
+            self._client.fork_session(
+                model, session_id, new_session_id, version=version, timeout=timeout
+            )
+        )
+
+    def reset_session(
+        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
+    ) -> SessionInfo:
+        """Put a live session back to step 0. With it open here, use `SyncSession.reset`."""
+        return self.run(
+            self._client.reset_session(model, session_id, version=version, timeout=timeout)
+        )
+
+    def forecast(
+        self,
+        model: str,
+        session_id: str,
+        steps: int,
+        features: ArrayLike | None = None,
+        *,
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> FloatArray:
+        """What a session would answer to its next `steps` steps; see `Client.forecast`."""
+        return self.run(
+            self._client.forecast(
+                model, session_id, steps, features, version=version, timeout=timeout
+            )
+        )
+
+    def peek(
+        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """A session's state: each state's name and its values."""
+        return self.run(self._client.peek(model, session_id, version=version, timeout=timeout))
+
 
 class SyncSession:
     """One session. Steps may be asked for from several threads; they go in that order."""
@@ -186,7 +265,7 @@ class SyncSession:
         self.name, self.session_id, self.keep = session.name, session.session_id, session.keep
 
     def __enter__(self) -> Self:
-        self.open()
+        self._client.run(self._session.__aenter__())
         return self
 
     def __exit__(

@@ -1,23 +1,20 @@
-"""What both sides of the wire agree on beside the messages themselves. Standard library only."""
+"""What both ends agree on besides the messages: statuses, types, limits (`docs/protocol.md`).
 
-from __future__ import annotations
+Imports nothing but the standard library, so that either end may import it for next to nothing.
+"""
 
-APPLIED, REMEMBERED, FAILED = 0, 1, 2
-"""A row's status in `StepBatchReply.status`."""
+from typing import Final
 
-MAX_STEP = 2**62
-"""The largest step number."""
+APPLIED: Final = 0
+"""A row's status: its steps were applied."""
+REMEMBERED: Final = 1
+"""A row's status: it had been applied before, and was answered from memory."""
+FAILED: Final = 2
+"""A row's status: refused or failed, for a reason that stands among the reply's errors."""
 
-MAX_LANES = 1 << 20
-"""Lanes of a stream are numbered below this."""
-
-MAX_ID_BYTES = 256
-"""A session id has 1 to this many bytes of UTF-8."""
-
-DETAIL_KEY = "tidegate-error-bin"
-"""The trailing metadata entry that holds a failed call's `ErrorDetail`."""
-
-DTYPES = {
+FLOAT: Final = "<f4"
+"""Features and outputs in packed columns, in NumPy's words."""
+DTYPES: Final = {
     "float32": "<f4",
     "float16": "<f2",
     "float64": "<f8",
@@ -25,4 +22,14 @@ DTYPES = {
     "int32": "<i4",
     "bool": "?",
 }
-"""How a `StateTensor`'s values lie in its bytes, by its dtype's name: NumPy's notation."""
+"""A state tensor's `dtype`, and its values as they travel, in NumPy's words."""
+
+MAX_STEP: Final = 2**62
+"""The largest number a step may have."""
+MAX_LANES: Final = 1 << 20
+"""Lanes of a stream, numbered from 0."""
+MAX_ID_BYTES: Final = 256
+"""The longest session id, in bytes of UTF-8."""
+
+DETAIL_KEY: Final = "tidegate-error-bin"
+"""The trailing metadata entry that holds a failed call's `ErrorDetail`."""

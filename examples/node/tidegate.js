@@ -114,7 +114,7 @@ export class StepStream {
     const { rows, waiting, unnamed } = this.#inFlight;
     this.#inFlight = null;
     this.#failures = 0;
-    const refused = new Map(reply.errors.map(({ row, error }) => [row, error]));
+    const refused = new Map(reply.errors.flatMap((entry) => alike(entry).map((row) => [row, entry.error])));
     reply.opened.forEach(({ error, steps }, k) => {
       if (error) this.#refuseAll(unnamed[k], error);
       else unnamed[k].number ??= steps;
@@ -166,6 +166,11 @@ export class StepStream {
     this.#ready.unshift(...again);
     this.#send();
   }
+}
+
+/** The rows that one entry of `errors` is about: the first, and those that failed in the same way. */
+function alike({ row, also }) {
+  return [row, ...Array.from({ length: also.length / 4 }, (_, k) => also.readUInt32LE(4 * k))];
 }
 
 const failure = ({ reason, message }) => Object.assign(new Error(message), { reason });

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.client.bundles import EXERCISE
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray
 from training.reference import NumpyNetwork
 
 TOLERANCE = 1e-5

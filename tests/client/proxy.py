@@ -20,6 +20,7 @@ class Proxy:
         self.holding = threading.Event()
         """While set, what the server says is thrown away."""
         self._open: list[socket.socket] = []
+        self._silent: set[socket.socket] = set()
         self._closed = False
         self._threads: list[threading.Thread] = []
 
@@ -47,6 +48,11 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
+    def silence(self) -> None:
+        """Nothing comes through the connections that are open now, and neither end is told, as
+        where a cable is cut; new ones work."""
+        self._silent.update(self._open)
+
     def _start(self, run: object, *arguments: object) -> None:
         assert callable(run)
         thread = threading.Thread(target=run, args=arguments)
@@ -70,7 +76,8 @@ class Proxy:
                 if replies and self.cut_at_next_reply:
                     self.cut_at_next_reply = False
                     break
-                if not (replies and self.holding.is_set()):
+                held = replies and self.holding.is_set()
+                if not held and source not in self._silent:
                     sink.sendall(data)
         for each in (source, sink):
             with contextlib.suppress(OSError):

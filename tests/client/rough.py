@@ -10,7 +10,7 @@ import numpy as np
 from tests.client.bundles import EXERCISE, MODEL
 from tests.client.observations import TOLERANCE, observations
 from tidegate import Client, Session, errors
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray
 from training.reference import NumpyNetwork
 
 

@@ -15,7 +15,7 @@ from tests.client.observations import assert_close, expected, observations
 from tests.client.proxy import Proxy
 from tests.harness import RunningServer, running_server
 from tidegate import Client, ClientOptions, Coalescing, Session, SyncClient, errors
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray
 from training.bundle import random_bundle
 from training.network import random_network
 from training.reference import NumpyNetwork
@@ -130,7 +130,7 @@ def test_callers_wait_where_more_steps_are_awaited_than_may(serving: RunningServ
                     asyncio.ensure_future(play(s, x[1:])) for s, x in zip(opened, xs, strict=True)
                 ]
                 await asyncio.sleep(0.3)
-                stream = await client.stream(MODEL, 1)
+                stream = await client.stream_of(MODEL, 1)
                 assert stream.backlog.steps == 8  # and no more, with 40 callers
                 proxy.cut()
                 proxy.holding.clear()
@@ -260,6 +260,22 @@ def test_chunks_of_many_sessions_in_arrays_and_their_errors_by_row(serving: Runn
     asyncio.run(run())
 
 
+def test_steps_of_many_open_sessions_that_have_ended_since(serving: RunningServer) -> None:
+    async def run() -> None:
+        async with Client(serving.address) as client:
+            ids, xs = [name() for _ in range(3)], observations(3)
+            first = await client.step_many(MODEL, ids, [0, 0, 0], xs)
+            for session_id in ids[1:]:
+                await client.close_session(MODEL, session_id)
+            again = await client.step_many(MODEL, ids, [0, 0, 1], xs)
+            assert again.remembered.tolist() == [True, False, False]
+            assert_close(again.outputs[:2], first.outputs[:2])
+            assert sorted(again.errors) == [2]
+            assert isinstance(again.errors[2], errors.SessionClosed)  # its step 0 is gone
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("numbers", [[0], [0, 1, 2], [0.0, 1.0], [0, -1], "no"])
 def test_numbers_that_are_none_are_refused_before_they_travel(
     serving: RunningServer, numbers: object
@@ -341,7 +357,7 @@ def test_sessions_that_come_and_go_use_the_same_lanes_again(serving: RunningServ
             for _ in range(60):
                 async with client.session(MODEL, name()) as session:
                     assert_close(await play(session, xs), expected(xs))
-            assert len((await client.stream(MODEL, 1)).lanes.names) == 1
+            assert len((await client.stream_of(MODEL, 1)).lanes.names) == 1
 
     asyncio.run(run())
 

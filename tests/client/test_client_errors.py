@@ -9,6 +9,7 @@ from grpc import aio
 
 from tidegate import errors
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import DETAIL_KEY
 
 
 def failure(
@@ -16,7 +17,7 @@ def failure(
 ) -> errors.TidegateError:
     trailing = aio.Metadata()
     if detail is not None:
-        trailing.add(errors.DETAIL_KEY, detail.SerializeToString())
+        trailing.add(DETAIL_KEY, detail.SerializeToString())
     return errors.from_rpc(aio.AioRpcError(code, aio.Metadata(), trailing, text))
 
 

@@ -10,7 +10,8 @@ from tests.client.proxy import Proxy
 from tests.harness import RunningServer, running_server
 from tests.server.gaps import SIDES, WEIGHTS, gappy_model
 from tidegate import Client, SyncClient, errors
-from tidegate.packing import FloatArray, same
+from tidegate._stream.packing import same
+from tidegate.model import FloatArray
 from training.reference import NumpyNetwork
 
 OTHER_NAN = np.array([0xFFC0BEEF], np.uint32).view(np.float32)[0]

@@ -13,7 +13,7 @@ from tests.client.proxy import Proxy
 from tests.client.rough import play_roughly
 from tests.harness import RunningServer
 from tidegate import Client, Session, SyncClient, errors
-from tidegate.packing import FloatArray
+from tidegate.model import FloatArray
 
 
 @pytest.fixture

@@ -7,20 +7,19 @@ import asyncio
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from server.scheduler.submission import Submission
-from tidegate.wire import APPLIED, FAILED, REMEMBERED
+from server.api import columns
+from server.api.lanes import Lanes
 from server.bundle.manifest import Feature, Manifest, Output, State
 from server.errors import BadInput, StepGap
-from server.api import columns
 from tidegate import errors
-from tidegate.block import Block
-from tidegate.lanes import Lanes
-from tidegate.message import Answers, Message, plain
-from tidegate.packing import FloatArray
-from tidegate.row import Row
-from tidegate.track import Track
+from tidegate._stream.course import Course, Row
+from tidegate._stream.message import Block, LaneNames, Message
+from tidegate._stream.replies import Answers, plain
+from tidegate.model import FloatArray
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import APPLIED, FAILED, REMEMBERED
 
 INPUTS, OUTPUTS = 3, 2
 MANIFEST = Manifest(
@@ -47,22 +46,35 @@ class Nowhere:
 def message_of(lengths: list[int], block: int, first: int) -> tuple[Message, FloatArray]:
     """A message of rows and of a block of single steps, and all of its features."""
     draw = np.random.default_rng(first)
-    message, features, lanes = Message(), [], Lanes()
+    message, features, lanes = Message(), [], LaneNames()
     for k, length in enumerate(lengths):
-        track = Track(f"s{k}", first + k, Nowhere())
-        track.lane = lanes.lane(track.session_id)
+        course = Course(f"s{k}", first + k, Nowhere())
+        course.lane = lanes.lane(course.session_id)
         steps = draw.normal(size=(length, INPUTS)).astype(np.float32)
-        row = Row(track, steps.tobytes(), length, LOOP.create_future(), 0.0)
-        row.number = track.number
+        row = Row(course, steps.tobytes(), length, LOOP.create_future(), 0.0)
+        row.number = course.number
         message.add(row)
         features.append(steps)
     if block:
         steps = draw.normal(size=(block, 1, INPUTS)).astype(np.float32)
         names = [f"b{k}" for k in range(block)]
         held = Block(names, np.full(block, first), steps, OUTPUTS, True, LOOP.create_future(), 0.0)
-        message.add_part(held.part(0, block))
+        message.add_share(*held.shares())
         features.append(steps[:, 0])
     return message, np.concatenate(features) if features else np.empty((0, INPUTS), np.float32)
+
+
+class EveryLane(Lanes):
+    """The server's side of a stream on which every lane names a session."""
+
+    def __init__(self) -> None:
+        pass
+
+    def handles(self, lanes: NDArray[np.uint32]) -> NDArray[np.int64]:
+        return lanes.astype(np.int64) + 1
+
+
+EVERY_LANE = EveryLane()
 
 
 @given(LENGTHS, st.integers(0, 12), st.integers(0, 2**60))
@@ -70,20 +82,20 @@ def test_any_rows_and_blocks_arrive_as_they_were_sent(
     lengths: list[int], block: int, first: int
 ) -> None:
     message, features = message_of(lengths, block, first)
-    lanes = Lanes()
+    lanes = LaneNames()
     packed = message.encode(7, _same(lanes, message)).SerializeToString()
-    read = columns.read(pb.StepBatch.FromString(packed), MANIFEST)
+    read = columns.read(pb.StepBatch.FromString(packed), EVERY_LANE, MANIFEST, print)
     numbers = [first + k for k in range(len(lengths))] + [first] * block
     assert read.first_steps.tolist() == numbers
     assert read.lengths.tolist() == [*lengths, *[1] * block]
     np.testing.assert_array_equal(read.features, features)
-    assert len(set(read.lanes.tolist())) == len(lengths) + block
-    assert message.opens == list(range(len(lengths) + block))
+    assert len(set(read.handles.tolist())) == len(lengths) + block
+    assert list(message.opens) == list(range(len(lengths) + block))
 
 
-def _same(lanes: Lanes, message: Message) -> Lanes:
+def _same(lanes: LaneNames, message: Message) -> LaneNames:
     for row in message.rows:
-        assert lanes.lane(row.track.session_id) == row.track.lane
+        assert lanes.lane(row.course.session_id) == row.course.lane
     return lanes
 
 
@@ -93,17 +105,13 @@ def test_any_outcome_is_read_back_row_by_row(
     lengths: list[int], block: int, data: st.DataObject
 ) -> None:
     message, features = message_of(lengths, block, 5)
-    packed = message.encode(7, _same(Lanes(), message))
-    read = columns.read(packed, MANIFEST)
-    done = Submission(
-        np.arange(len(read.lanes)), np.zeros(len(read.lanes), np.int64), read.first_steps,
-        read.lengths, read.features, str, lambda _: None,
-    )  # fmt: skip
+    packed = message.encode(7, _same(LaneNames(), message))
+    done = columns.read(packed, EVERY_LANE, MANIFEST, print)
     outputs = np.random.default_rng(1).normal(size=(len(features), OUTPUTS)).astype(np.float32)
     status = data.draw(
         st.lists(
             st.sampled_from([APPLIED, REMEMBERED, FAILED]),
-            min_size=len(read.lanes), max_size=len(read.lanes),
+            min_size=len(done), max_size=len(done),
         )
     )  # fmt: skip
     for row, outcome in enumerate(status):
@@ -114,7 +122,7 @@ def test_any_outcome_is_read_back_row_by_row(
             )
         else:
             done.answer(row, outputs[done.span(row)], outcome)
-    reply = pb.StepBatchReply.FromString(columns.reply(7, done, MANIFEST).SerializeToString())
+    reply = pb.StepBatchReply.FromString(columns.reply(7, done, [], MANIFEST).SerializeToString())
     answers = Answers(message, reply, OUTPUTS)
     for row, answer in enumerate(answers):
         if status[row] == FAILED:
@@ -135,7 +143,7 @@ def test_any_outcome_is_read_back_row_by_row(
 
 @given(st.integers(1, 40), st.lists(st.integers(0, 60), min_size=1, max_size=200))
 def test_a_lane_names_one_session_at_a_time(limit: int, asked: list[int]) -> None:
-    lanes = Lanes(limit)
+    lanes = LaneNames(limit)
     told: dict[int, str] = {}
     for number in asked:
         lane = lanes.lane(f"s{number}")

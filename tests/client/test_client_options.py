@@ -39,6 +39,9 @@ def test_a_bad_retry_setting_is_refused_by_name(field: str, value: Any) -> None:
         ("max_message_bytes", 1.5),
         ("reconnect_backoff", 0),
         ("max_reconnect_backoff", float("nan")),
+        ("keepalive", 0),
+        ("keepalive", None),
+        ("keepalive_timeout", float("inf")),
     ],
 )
 def test_a_bad_client_setting_is_refused_by_name(field: str, value: Any) -> None:
@@ -48,8 +51,10 @@ def test_a_bad_client_setting_is_refused_by_name(field: str, value: Any) -> None
 
 def test_the_retry_policy_becomes_grpcs_service_config() -> None:
     options = dict(ClientOptions(retry=RetryPolicy(3, 0.25, 4.0, 2.0)).channel_options())
-    (method,) = json.loads(str(options["grpc.service_config"]))["methodConfig"]
+    method, changes = json.loads(str(options["grpc.service_config"]))["methodConfig"]
     assert {"service": "tidegate.v1.Tidegate", "method": "Step"} in method["name"]
+    assert {"service": "tidegate.v1.Tidegate", "method": "Fork"} in changes["name"]
+    assert changes["retryPolicy"]["retryableStatusCodes"] == ["RESOURCE_EXHAUSTED"]
     assert method["retryPolicy"] == {
         "maxAttempts": 3,
         "initialBackoff": "0.250s",

@@ -30,6 +30,7 @@ def test_the_version_is_the_projects() -> None:
     [
         ("tidegate", {"grpc", "numpy", "rich", "tidegate.client"}),
         ("tidegate.v1.tidegate_pb2", {"grpc", "numpy", "rich", "tidegate.client"}),
+        ("tidegate.wire", {"grpc", "google", "numpy", "rich", "tidegate.client"}),
         ("tidegate.client", {"rich", "server", "onnxruntime", "torch"}),
         ("tidegate.cli.run", {"rich", "server", "onnxruntime", "torch"}),
     ],

@@ -108,11 +108,11 @@ def test_a_request_over_the_servers_limit_is_too_large(repository: Path) -> None
     with (
         running_server(repository, max_message_bytes=1024) as server,
         SyncClient(server.address, ONCE) as client,
+        client.session(MODEL, "y") as session,
     ):
         with pytest.raises(errors.MessageTooLarge, match="larger than max"):
-            client.session(MODEL, "x" * 2000).open()
-        with client.session(MODEL, "y") as session:
-            session.step(np.zeros(6))
+            session.forecast(100, np.zeros((100, 6)))
+        session.step(np.zeros(6))
 
 
 def test_an_idle_session_expires_and_the_error_says_when(repository: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -14,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.client.fake import FakeServer, applied, detail, refused
 from tests.client.proxy import Proxy
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, running_server
 from tests.server.wire.wire import WIDTH, Floats, observations
+from tidegate.v1 import tidegate_pb2 as pb
 from training.reference import NumpyNetwork
 
 FOLDER = ROOT / "examples/node"
@@ -124,3 +127,32 @@ def test_refusals_are_told_by_name(small: SmallModel, tmp_path: Path) -> None:
         )  # fmt: skip
         assert process.communicate(timeout=30)[1] == "no model other; served: small\n"
         assert process.returncode == 1
+
+
+ALIKE = """
+const { StepStream, connect, disconnect } = await import(process.argv[2]);
+const stub = connect(process.argv[1]);
+const model = { name: 'fake', version: 1, features: [{}, {}], outputs: [{ size: 1 }] };
+const stream = new StepStream(stub, model);
+const steps = ['a', 'b', 'c', 'd'].map((id) => stream.session(id).step([1, 2]));
+const told = await Promise.allSettled(steps);
+console.log(JSON.stringify(told.map(({ reason }) => reason.reason)));
+stream.close();
+disconnect(stub);
+"""
+
+
+def test_rows_that_failed_alike_are_each_told() -> None:
+    async def answer(batch: pb.StepBatch) -> pb.StepBatchReply:
+        return refused(batch, detail(pb.REASON_RUN_FAILED)) if batch.lanes else applied(batch)
+
+    async def play() -> bytes:
+        async with FakeServer() as server:
+            server.answer = answer
+            words = tool("node", "--input-type=module", "-e", ALIKE, server.address)
+            process = await asyncio.create_subprocess_exec(
+                *words, (FOLDER / "tidegate.js").as_uri(), stdout=subprocess.PIPE
+            )
+            return (await asyncio.wait_for(process.communicate(), 30))[0]
+
+    assert json.loads(asyncio.run(play())) == ["REASON_RUN_FAILED"] * 4

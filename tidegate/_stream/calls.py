@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from grpc import aio
 from numpy.typing import ArrayLike, NDArray
 
-from tidegate import errors, packing
-from tidegate.model import Catalogue, Model, SessionInfo
+from tidegate import errors, wire
+from tidegate._stream import packing
+from tidegate.errors import TidegateError
+from tidegate.model import Catalogue, FloatArray, Model, SessionInfo
 from tidegate.options import ClientOptions
-from tidegate.packing import FloatArray
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
@@ -21,27 +23,20 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Method = Callable[..., Awaitable[Reply]]
 
-LITTLE = {
-    "float32": "<f4",
-    "float16": "<f2",
-    "float64": "<f8",
-    "int64": "<i8",
-    "int32": "<i4",
-    "bool": "?",
-}
-
 
 class Calls:
     """What a client asks of a server about models and whole sessions.
 
     Everywhere, `version` 0 is the version that holds the session, or the newest; `timeout` is in
-    seconds, retries included, `ClientOptions.timeout` where it is left out.
+    seconds, retries included, `ClientOptions.timeout` where it is left out. What is no model's
+    name, version or session's id raises `BadInput`, naming the field.
     """
 
     def __init__(self, options: ClientOptions) -> None:
         self.options = options
         self._catalogue = Catalogue()
         self._stub: pb_grpc.TidegateAsyncStub | None = None
+        self._closed = False
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every model version served."""
@@ -50,6 +45,7 @@ class Calls:
 
     async def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
         """One model; version 0 is the newest. Asks the server only for what was not seen yet."""
+        packing.model_name(name), packing.whole(version, "version")
         known = self._catalogue.find(name, version)
         if known is None:
             await self.models(timeout=timeout)
@@ -59,8 +55,8 @@ class Calls:
     async def sessions(
         self, model: str, version: int = 0, *, timeout: float | None = None
     ) -> AsyncIterator[SessionInfo]:
-        """Every live session of a model, page after page."""
-        request = pb.ListRequest(model=model, version=version, page_size=1000)
+        """Every live session of a model, page after page, for each of which `timeout` holds."""
+        request = pb.ListRequest(**_model(model, version), page_size=1000)
         while True:
             reply = await self._call(self._rpc.List, request, timeout)
             for session in reply.sessions:
@@ -73,28 +69,28 @@ class Calls:
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> pb.OpenReply:
         """Open a session, or find the live one. `Client.session` is the usual way."""
-        request = pb.OpenRequest(model=model, version=version, session_id=session_id)
+        request = pb.OpenRequest(**_session(model, version, session_id))
         return await self._call(self._rpc.Open, request, timeout)
 
     async def get_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> SessionInfo:
         """A live session, without having it open here."""
-        request = pb.GetRequest(model=model, version=version, session_id=session_id)
+        request = pb.GetRequest(**_session(model, version, session_id))
         return SessionInfo.from_proto(await self._call(self._rpc.Get, request, timeout))
 
     async def close_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> int:
         """End a session without having it open here; returns the steps it had applied."""
-        request = pb.CloseRequest(model=model, version=version, session_id=session_id)
+        request = pb.CloseRequest(**_session(model, version, session_id))
         return (await self._call(self._rpc.Close, request, timeout)).steps
 
     async def export_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> bytes:
         """A session's snapshot, as bytes to keep or to send. The session goes on."""
-        request = pb.ExportRequest(model=model, version=version, session_id=session_id)
+        request = pb.ExportRequest(**_session(model, version, session_id))
         return (await self._call(self._rpc.Export, request, timeout)).SerializeToString()
 
     async def import_session(
@@ -111,11 +107,14 @@ class Calls:
             BadSnapshot: the bytes are no snapshot, or of another model, version or bundle.
             SessionExists: the id is live, and `replace` was not asked for.
         """
-        request = pb.ImportRequest(session_id=session_id, replace=replace)
+        request = pb.ImportRequest(replace=bool(replace))
+        if session_id != "":
+            request.session_id = packing.session_id(session_id)
         try:
             request.snapshot.ParseFromString(snapshot)
-        except Exception as error:  # protobuf's DecodeError, whose place varies by version
-            raise errors.BadSnapshot(f"these {len(snapshot)} bytes are no snapshot") from error
+        except (DecodeError, TypeError) as error:
+            told = f"these {len(snapshot)} bytes are" if isinstance(snapshot, bytes) else "this is"
+            raise errors.BadSnapshot(f"{told} no snapshot") from error
         reply = await self._call(self._rpc.Import, request, timeout)
         return SessionInfo.from_proto(reply.session)
 
@@ -134,7 +133,8 @@ class Calls:
             SessionExists: the other id is live.
         """
         request = pb.ForkRequest(
-            model=model, version=version, session_id=session_id, new_session_id=new_session_id
+            **_session(model, version, session_id),
+            new_session_id=packing.session_id(new_session_id, "new_session_id"),
         )
         return SessionInfo.from_proto(await self._call(self._rpc.Fork, request, timeout))
 
@@ -142,7 +142,7 @@ class Calls:
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> SessionInfo:
         """Put a live session back to step 0. With it open here, use `Session.reset`."""
-        request = pb.ResetRequest(model=model, version=version, session_id=session_id)
+        request = pb.ResetRequest(**_session(model, version, session_id))
         return SessionInfo.from_proto(await self._call(self._rpc.Reset, request, timeout))
 
     async def forecast(
@@ -166,9 +166,10 @@ class Calls:
         """
         given = np.empty(0, np.float32) if features is None else packing.floats(features).ravel()
         request = pb.ForecastRequest(
-            model=model, version=version, session_id=session_id, steps=steps,
+            **_session(model, version, session_id),
+            steps=packing.whole(steps, "steps", below=2**32),
             features=given.tolist(),
-        )  # fmt: skip
+        )
         reply = await self._call(self._rpc.Forecast, request, timeout)
         return np.array(reply.outputs, np.float32).reshape(steps, -1)
 
@@ -176,31 +177,55 @@ class Calls:
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> dict[str, NDArray[Any]]:
         """A session's state: each state's name and its values."""
-        request = pb.PeekRequest(model=model, version=version, session_id=session_id)
+        request = pb.PeekRequest(**_session(model, version, session_id))
         reply = await self._call(self._rpc.Peek, request, timeout)
         return {
-            each.name: np.frombuffer(each.data, LITTLE[each.dtype]).reshape(tuple(each.shape))
+            each.name: np.frombuffer(each.data, wire.DTYPES[each.dtype]).reshape(tuple(each.shape))
             for each in reply.states
         }
 
     @property
     def _rpc(self) -> pb_grpc.TidegateAsyncStub:
+        if self._closed:
+            raise errors.Cancelled("the client was closed")
         if self._stub is None:
             raise RuntimeError("the client is not connected: use `async with Client(...)`")
         return self._stub
 
-    def seconds(self, timeout: float | None) -> float:
-        """The timeout of a call that asks for `timeout`."""
-        return self.options.timeout if timeout is None else timeout
-
     async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
-        try:
-            return await method(request, timeout=self.seconds(timeout))
-        except aio.AioRpcError as error:
-            raise errors.from_rpc(error) from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # gRPC says so of a call whose channel was closed, though nobody cancelled this task.
-            raise errors.Cancelled("the client was closed") from None
+        loop = asyncio.get_running_loop()
+        expiry = loop.time() + packing.seconds(timeout, self.options.timeout)
+        starting: list[TidegateError] = []
+        while True:
+            try:
+                return await method(request, timeout=expiry - loop.time())
+            except aio.AioRpcError as error:
+                failure = errors.from_rpc(error)
+            except (asyncio.CancelledError, aio.UsageError):
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # gRPC says so where the channel was closed, though nobody cancelled this task.
+                raise errors.Cancelled("the client was closed") from None
+            if starting and isinstance(failure, errors.DeadlineExceeded):
+                raise starting[-1]  # which tells why
+            starting.append(failure)
+            pause = self._pause(failure, len(starting))
+            if pause is None or loop.time() + pause >= expiry:
+                raise failure
+            await asyncio.sleep(pause)
+
+    def _pause(self, error: TidegateError, attempts: int) -> float | None:
+        """Seconds until a call that gRPC has given up is made again. Only a server that starts is
+        waited for longer than gRPC would; it has done nothing yet."""
+        if isinstance(error, errors.Starting) and self.options.retry.attempts > 1:
+            return error.retry_after or self.options.retry.pause(attempts)
+        return None
+
+
+def _model(model: str, version: int) -> dict[str, Any]:
+    return {"model": packing.model_name(model), "version": packing.whole(version, "version")}
+
+
+def _session(model: str, version: int, session_id: str) -> dict[str, Any]:
+    return {**_model(model, version), "session_id": packing.session_id(session_id)}

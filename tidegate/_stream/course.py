@@ -1,4 +1,4 @@
-"""A track: one session's rows in their order, its count, and what became of rows given up.
+"""A course: one session's rows in their order, its count, and what became of rows given up.
 
 Only one row of a session is on its way at a time, so that a refused one never leaves a gap behind
 it. Pure bookkeeping between `Session`, which callers hold, and `Stream`, which carries the rows.
@@ -8,28 +8,85 @@ from __future__ import annotations
 
 import asyncio
 import math
+from asyncio import Future
 from collections import deque
+from enum import IntEnum
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
 
 from tidegate import errors
+from tidegate._stream.packing import same
 from tidegate.errors import TidegateError
-from tidegate.packing import FloatArray, same
-from tidegate.row import Row, Stage
+from tidegate.model import FloatArray
 
 # With these the server says that the row was not applied, by an earlier attempt neither.
 CERTAIN = (errors.BadInput, errors.MessageTooLarge, errors.SessionGone, errors.WrongStep)
 
 
+class Stage(IntEnum):
+    """How far a row has come."""
+
+    WAITING = 0
+    """Never sent: the server cannot have applied it."""
+    SENT = 1
+    """On its way, or to be sent again: applied, or not, or about to be."""
+    CUT_OFF = 2
+    """Sent over a connection that broke, and not to be sent again: nobody knows."""
+    APPLIED = 3
+    """Answered."""
+    REFUSED = 4
+    """Answered with an error: certainly not applied."""
+
+
+class Row:
+    """`steps` steps of one session, whose features are `packed` (f32, little-endian).
+
+    `number` is the number of the first one, given when the row is sent. `done` is what its caller
+    awaits; it is over before the row is when the caller gives up.
+    """
+
+    __slots__ = (
+        "attempts",
+        "call",
+        "counted",
+        "course",
+        "done",
+        "expiry",
+        "number",
+        "outputs",
+        "packed",
+        "resent",
+        "stage",
+        "steps",
+    )
+
+    def __init__(
+        self, course: Course, packed: bytes, steps: int, done: Future[FloatArray], expiry: float
+    ) -> None:
+        self.course, self.packed, self.steps = course, packed, steps
+        self.done, self.expiry = done, expiry
+        self.number = 0
+        self.attempts = 1
+        self.stage = Stage.WAITING
+        self.resent = False
+        """Whether it went out before over a connection that broke, and may be applied already."""
+        self.counted = False
+        """Whether the server's count told that it was applied, while its outputs are not known."""
+        self.outputs: FloatArray | None = None
+        self.call: list[Row] | None = None
+        """The rows of the same chunk, itself included, where it has several."""
+
+
 class Carrier(Protocol):
-    """Takes the rows that may go: each track's first."""
+    """Takes the rows that may go: each course's first."""
 
     def offer(self, row: Row) -> None:
         """Send `row` as soon as there is room on the wire, unless its `done` is over by then."""
 
 
-class Track:
+class Course:
     """Where one session stands, as far as this client knows.
 
     `number` is the next step's. `rows` have no answer yet, the first of them being with the
@@ -56,7 +113,9 @@ class Track:
     def applied(self, row: Row, outputs: FloatArray) -> None:
         """The server has applied the row, now or before."""
         row.stage, row.outputs = Stage.APPLIED, outputs
-        self.number = row.number + row.steps
+        end = row.number + row.steps
+        if end > self.number:  # not past where a row that is only read again once was
+            self.number = end
         self._next()
         if not row.done.done():
             row.done.set_result(outputs)
@@ -110,8 +169,14 @@ class Track:
         """The server's count tells whether the uncertain row was applied. A count that it does not
         explain is somebody else's doing; the next row's number will meet it."""
         row, self.uncertain = self.uncertain, None
-        if row is not None and count == row.number + row.steps:
-            self.number = count
+        if row is None or row.counted:
+            return
+        if count == row.number + row.steps:
+            self.number, row.counted = count, True
+        else:
+            row.stage = Stage.REFUSED
+            if row in self.unread:
+                self.unread.remove(row)
 
     def give_up(self, row: Row) -> None:
         """The row's caller waits no more: it is withdrawn, or unread where it was sent."""
@@ -139,6 +204,15 @@ class Track:
         self.unread.clear()
         return False
 
+    def claim(self) -> list[Row]:
+        """What is unread, for one caller alone, who either reads or returns it."""
+        claimed, self.unread = self.unread, []
+        return claimed
+
+    def unclaim(self, claimed: list[Row]) -> None:
+        """The caller gave up as well: what was not refused is unread again."""
+        self.unread[:0] = [row for row in claimed if row.stage is not Stage.REFUSED]
+
     def send_again(self, row: Row) -> None:
         """Ask the server once more about the row that was cut off."""
         row.stage, row.resent, self.uncertain = Stage.SENT, True, None
@@ -152,18 +226,18 @@ class Track:
             row.done.add_done_callback(_heard)
         return asyncio.shield(row.done)
 
-    def read(self, packed: bytes) -> FloatArray:
-        """Outputs [steps, O] of as much of `packed` as is unread, all of it answered by now."""
-        unread, self.unread = self.unread, []
-        outputs = np.concatenate([_table(row) for row in unread])
-        features = b"".join(row.packed for row in unread)
+    def read(self, claimed: list[Row], packed: bytes, width: int) -> FloatArray:
+        """Outputs [steps, O] of as much of `packed` as was claimed and has been applied."""
+        claimed = list(takewhile(lambda row: row.outputs is not None, claimed))
+        outputs = np.concatenate([np.empty((0, width), np.float32), *map(_table, claimed)])
+        features = b"".join(row.packed for row in claimed)
         if len(packed) < len(features):
-            rest = Row(self, features[len(packed) :], 0, unread[-1].done, 0.0)
+            rest = Row(self, features[len(packed) :], 0, claimed[-1].done, 0.0)
             rest.stage = Stage.APPLIED
             taken = len(outputs) * len(packed) // len(features)
             outputs, rest.outputs = outputs[:taken], outputs[taken:]
             rest.steps = len(rest.outputs)
-            self.unread = [rest]
+            self.unread.insert(0, rest)
         return outputs
 
     def _stranded(self) -> bool:

@@ -69,7 +69,7 @@ def test_transports_reach_the_core_through_the_api_alone() -> None:
 
 def test_training_s_graphs_need_no_torch() -> None:
     training = ROOT / "training"
-    files = [training / f"{name}.py" for name in ("bundle", "reference", "network", "store")]
+    files = [training / f"{name}.py" for name in ("bundle", "reference", "network")]
     for file in (*files, *(training / "graphs").glob("*.py")):
         roots = {name.split(".")[0] for name in imported(file)}
         assert "torch" not in roots

@@ -42,14 +42,14 @@ def test_steps_of_every_width_are_answered_while_one_session_s_rows_go_through(
     """Once they waited for all of them: 65,000 rows, sent in two kilobytes, half a minute."""
     xs, chain = observations(31, 400), observations(32, ROWS)
     with connected(server) as stub, connected(server) as other:
-        begin(other, "beside", xs[:0])
+        begin(other, "aside", xs[:0])
         message = batch(1, [0] * ROWS, chain, range(ROWS), opens=[naming(0, "chain")])
         replies = stub.StepStream(iter([message]), compression=grpc.Compression.Gzip)
         answered, over = 0, threading.Event()
         replies.add_callback(over.set)
         while not over.is_set() and answered < 200:
             chunk = xs[2 * answered : 2 * answered + 2]
-            reply = other.Step(step_request("beside", 2 * answered, chunk), timeout=60)
+            reply = other.Step(step_request("aside", 2 * answered, chunk), timeout=60)
             assert_close(np.array(reply.outputs, np.float32).reshape(2, 3),
                          expected(small, xs[: 2 * answered + 2])[-2:])  # fmt: skip
             answered += 1

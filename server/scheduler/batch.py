@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import DeadlinePassed, ServingError, StepCancelled
-from server.scheduler.queue import Part, Picked
+from server.scheduler.parts import Part, Picked
 from server.scheduler.submission import Rows, Submission
 from tidegate.wire import APPLIED
 

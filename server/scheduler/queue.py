@@ -1,9 +1,8 @@
 """The bounded queue. What it hands out may run at once: no session twice, one width.
 
-A submission enters as one *entry*. It is cut into *rounds*, in each of which every session occurs
-once, and a round into *parts* of rows of one width, which are what a run is made of. An entry that
-names a session which waits or runs already is held back behind the entry that does; so a session's
-steps stay in order, and taking a run's rows never searches the queue.
+An entry that names a session which waits or runs already is held back behind the entry that does;
+so a session's steps stay in order, and taking a run's rows never searches the queue (see `parts`
+for what entries fall into).
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
@@ -21,61 +18,10 @@ from numpy.typing import NDArray
 
 from server.errors import BadInput, QueueFull, ServingError
 from server.scheduler.control import MAX_CALLS, ControlCall
+from server.scheduler.parts import Entry, Part, Picked, rounds
 from server.scheduler.submission import INDEX, Handles, Rows, Submission
 
 FREE = {0}
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A submission in the queue, and how far it has come."""
-
-    submission: Submission
-    number: int
-    """By arrival: within a width the lowest goes first."""
-    rounds: Iterator[list[tuple[Rows | None, int]]]
-    """For each round its parts' rows (None: all) and their width."""
-    unfinished: int = 0
-    """Rows of the present round that have not left their run."""
-    blockers: int = 0
-    blocked: list[Entry] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """Rows `rows` of an entry (None: all), of one width; those from `taken` on have not run yet."""
-
-    entry: Entry
-    rows: Rows | None
-    handles: Handles
-    width: int
-    turn: int = 0
-    """By when it was let in: among widths the lowest goes first."""
-    taken: int = 0
-
-    @property
-    def submission(self) -> Submission:
-        """Whose rows they are."""
-        return self.entry.submission
-
-    @property
-    def left(self) -> int:
-        """Rows not taken into a run yet."""
-        return len(self.handles) - self.taken
-
-    def at(self, start: int, stop: int) -> slice | Rows:
-        """Where rows `start` to before `stop` of the part stand in their submission."""
-        return slice(start, stop) if self.rows is None else self.rows[start:stop]
-
-    def steps(self, start: int, stop: int) -> int:
-        """Steps in the rows from `start` to before `stop`."""
-        if self.submission.offsets is None:
-            return stop - start
-        return int(self.submission.lengths[self.at(start, stop)].sum())
-
-
-Picked = tuple[Part, int, int]
-"""Rows from one number to before another of a part."""
 
 
 class StepQueue:
@@ -271,69 +217,6 @@ class StepQueue:
         if not parts:
             del self._ready[width]
         return picked
-
-
-def width_of(length: int) -> int:
-    """The width of a run for a row of `length` steps: the next power of two, to pad by < half."""
-    return 1 << (length - 1).bit_length()
-
-
-def sole_part(submission: Submission) -> Part | None:
-    """All of the submission's rows as one part, if they may enter a run together."""
-    entry = Entry(submission, 0, iter(()))
-    if len(submission) == 1:
-        return Part(entry, None, submission.handles, width_of(int(submission.lengths[0])))
-    queued = submission.queued_rows
-    parts = [part for parts in rounds(submission, queued) for part in parts]
-    if len(parts) != 1:
-        return None
-    rows, width = parts[0]
-    return Part(entry, rows, submission.handles[queued], width)
-
-
-def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:
-    """The submission's rounds, in an order that keeps each session's rows in order. What is costly
-    is done before this returns; what a round takes, not before it is asked for."""
-    whole = len(queued) == len(submission)
-    if len(queued) == 1 and whole:
-        return iter([[(None, width_of(int(submission.lengths[0])))]])
-    handles = submission.handles[queued]
-    ordered = np.argsort(handles, kind="stable")
-    same = handles[ordered[1:]] == handles[ordered[:-1]]
-    if not same.any() and submission.offsets is None:
-        return iter([[(None if whole else queued, 1)]])
-    times = np.empty(len(queued), dtype=np.int64)  # how often the session occurred before
-    times[ordered] = _run_lengths(same)
-    return _cut(queued, times, submission.lengths[queued])
-
-
-def _run_lengths(same: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each element the number of equal ones before it; `same[i]` tells that i + 1 equals i."""
-    at = np.arange(len(same) + 1)
-    starts = np.concatenate(([0], np.where(same, 0, at[1:])))
-    counts: NDArray[np.int64] = at - np.maximum.accumulate(starts)
-    return counts
-
-
-def _cut(
-    queued: Rows, times: NDArray[np.int64], lengths: NDArray[np.int32]
-) -> Iterator[list[tuple[Rows | None, int]]]:
-    powers = np.ceil(np.log2(lengths)).astype(np.int64)
-    keys = times << 6 | powers
-    order = np.argsort(keys, kind="stable")
-    keys, rows = keys[order], queued[order]
-    edges = np.concatenate(([0], np.flatnonzero(np.diff(keys)) + 1, [len(keys)]))
-
-    def each() -> Iterator[list[tuple[Rows | None, int]]]:
-        parts: list[tuple[Rows | None, int]] = []
-        for k in range(len(edges) - 1):
-            key = int(keys[edges[k]])
-            parts.append((rows[edges[k] : edges[k + 1]], 1 << (key & 63)))
-            if k + 2 == len(edges) or int(keys[edges[k + 1]]) >> 6 != key >> 6:
-                yield parts
-                parts = []
-
-    return each()
 
 
 def _steps(submission: Submission, queued: Rows) -> int:

@@ -23,7 +23,8 @@ from server.errors import Internal, RunFailed
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch, fail_all
 from server.scheduler.control import ControlCall
-from server.scheduler.queue import Part, Picked, StepQueue, sole_part
+from server.scheduler.parts import Part, Picked, sole_part
+from server.scheduler.queue import StepQueue
 from server.scheduler.submission import Handles, Rows, Submission
 
 log = logging.getLogger(__name__)

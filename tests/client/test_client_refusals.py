@@ -1,7 +1,6 @@
 """What the server, or the way to it, refuses: typed, naming the culprit, nothing changed."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -122,7 +121,8 @@ def test_an_idle_session_expires_and_the_error_says_when(repository: Path) -> No
         client.session(MODEL, "idle") as session,
     ):
         session.step(np.zeros(6))
-        time.sleep(1.0)
+        while server.metric("tidegate_sessions_live"):
+            pass
         with pytest.raises(errors.SessionExpired) as caught:
             session.step(np.zeros(6))
         assert caught.value.ended_at is not None
@@ -142,24 +142,21 @@ def test_another_writers_steps_are_a_conflict_or_a_gap_not_a_surprise(client: Sy
 
 
 def test_a_server_that_is_not_there_is_unavailable_after_bounded_tries() -> None:
-    options = ClientOptions(retry=RetryPolicy(3, 0.01, 0.05))
-    began = time.monotonic()
+    """Long before the call's own time is over."""
+    options = ClientOptions(timeout=3600, retry=RetryPolicy(3, 0.01, 0.05))
     with SyncClient("127.0.0.1:1", options) as client, pytest.raises(errors.Unavailable):
         client.models()
-    assert time.monotonic() - began < 2
 
 
 def test_a_stopping_server_is_given_up_after_bounded_tries(repository: Path) -> None:
-    options = ClientOptions(retry=RetryPolicy(3, 0.01, 0.05))
+    options = ClientOptions(timeout=3600, retry=RetryPolicy(3, 0.01, 0.05))
     with running_server(repository) as server, SyncClient(server.address, options) as client:
         session = client.session(MODEL, "a", keep=True)
         session.open()
         session.step(np.zeros(6))
         assert server.terminate() == 0
-        began = time.monotonic()
         with pytest.raises(errors.Unavailable):
             session.step(np.zeros(6))
-        assert time.monotonic() - began < 2
 
 
 def test_a_chunk_larger_than_the_queue_is_refused_whole(repository: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from server.errors import BadInput, QueueFull, UnknownLane
 from server.scheduler.batch import Batch
-from server.scheduler.queue import Picked, StepQueue, width_of
+from server.scheduler.parts import Picked, width_of
+from server.scheduler.queue import StepQueue
 from server.scheduler.submission import MOST_CAUSES, Submission
 
 CAPACITY = 6

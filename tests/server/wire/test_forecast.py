@@ -90,23 +90,20 @@ def test_long_forecasts_hold_up_nobodys_steps(server: RunningServer, small: Smal
                 assert_close(forecast(stub, f"far-{k}", 1000, xs[1 + k :]), wanted)
                 done.append(k)
 
-    xs, done, took = observations(10, 200), list[int](), list[float]()
+    xs, done, meanwhile = observations(10, 400), list[int](), 0
     wanted = expected(small, xs)
     with ThreadPoolExecutor(4) as callers, connected(server) as stub:
         looking = [callers.submit(look_ahead, k) for k in range(4)]
         begin(stub, "bystander", xs[:0])
-        while len(took) < 100 or (len(set(done)) < 4 and len(took) < len(xs)):
-            k = len(took)
-            started = time.perf_counter()
-            reply = stub.Step(step_request("bystander", k, xs[k]))
-            took.append(time.perf_counter() - started)
+        for k, x in enumerate(xs):
+            reply = stub.Step(step_request("bystander", k, x))
             assert_close(outputs(reply)[0], wanted[k])
-            time.sleep(0.005)
+            meanwhile += len(set(done)) < 4
         over.set()
         for each in looking:
             each.result(20)
     assert set(done) == {0, 1, 2, 3}
-    assert np.percentile(took, 99) < 0.5, np.percentile(took, [50, 90, 99])
+    assert meanwhile > 20  # a forecast of a thousand steps takes 32 turns at least
 
 
 def test_a_forecast_given_up_leaves_everything_as_it_is(

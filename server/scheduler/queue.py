@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import BadInput, QueueFull, ServingError
+from server.errors import BadInput, Draining, Internal, QueueFull, ServingError
 from server.scheduler.control import MAX_CALLS, ControlCall
 from server.scheduler.parts import Entry, Part, Picked, rounds
 from server.scheduler.submission import INDEX, Handles, Rows, Submission
@@ -39,6 +39,7 @@ class StepQueue:
         self._calls: deque[ControlCall[Any]] = deque()
         self._arrivals = self._turns = 0
         self._stopped = False
+        self._closed: type[ServingError] | None = None  # why nothing is let in any more
         self.steps = 0
 
     def is_free_for(self, steps: int) -> bool:
@@ -59,12 +60,15 @@ class StepQueue:
         Raises:
             QueueFull: there is no room; `rate` (steps a second) tells when to try again.
             BadInput: the submission is larger than the whole queue.
+            Draining, Internal: the queue has been stopped and is empty, or is abandoned.
         """
         queued = submission.queued_rows
         steps = _steps(submission, queued)
         entry = Entry(submission, 0, rounds(submission, queued))
         index = submission.handles[queued] & INDEX
         with self._condition:
+            if self._closed is not None:
+                raise self._closed()
             if self.steps + steps > self._limit:
                 raise self._full(steps, rate)
             submission.expect(len(queued))
@@ -80,19 +84,34 @@ class StepQueue:
                 self._condition.wait()
             if self._ready:
                 return self._pick(max_rows)
-            return [] if self._calls or self._absent else None
+            if self._calls or self._absent:
+                return []
+            self._closed = Draining
+            return None
 
     def call(self, call: ControlCall[Any]) -> None:
         """Queue work to be done between two runs.
 
         Raises:
-            QueueFull: too much of it waits already.
+            QueueFull: too much of it waits already. Or as `put`.
         """
         with self._condition:
+            if self._closed is not None:
+                raise self._closed()
             if len(self._calls) >= MAX_CALLS:
                 raise QueueFull(f"{MAX_CALLS} calls wait for the engine already", 0.1)
             self._calls.append(call)
             self._condition.notify()
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether control calls wait."""
+        return bool(self._calls)
+
+    @property
+    def has_absent(self) -> bool:
+        """Whether deferred rows wait."""
+        return bool(self._absent)
 
     def next_call(self) -> ControlCall[Any] | None:
         """The oldest control call: one between two runs, so that steps hardly wait for them."""
@@ -144,7 +163,7 @@ class StepQueue:
             self._absent.clear()
             self._ready.clear()
             self._last[:] = 0
-            self.steps, self._limit, self._stopped = 0, -1, True
+            self.steps, self._stopped, self._closed = 0, True, Internal
         return submissions, calls
 
     def wait_idle(self, deadline: float) -> bool:
@@ -156,7 +175,7 @@ class StepQueue:
         return True
 
     def _full(self, steps: int, rate: float) -> ServingError:
-        if steps > self._limit >= 0:  # waiting would not help
+        if steps > self._limit:  # waiting would not help
             text = f"{steps} steps are more than the queue's {self._limit}; send fewer at once"
             return BadInput(text, field="steps")
         text = f"{self.steps} steps wait already and the queue holds {self._limit}"

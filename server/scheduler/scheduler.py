@@ -58,6 +58,13 @@ class StepProtocol(Protocol):
     def bring_in(self, engine: Engine, handles: Handles) -> None:
         """Make sessions resident until each has been in a run."""
 
+    def release(self, handles: Handles | None = None) -> None:
+        """Rows of these sessions leave the queue. None: of all that were brought in."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether sessions that were brought in have not had their run yet."""
+
     @property
     def room(self) -> int:
         """How many more sessions `bring_in` may be asked for now."""
@@ -87,6 +94,7 @@ class Scheduler:
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
+        self._leaving: list[Picked] = []  # rows that left their run and are not complete yet
         name = f"scheduler-{engine.manifest.name}-{engine.manifest.version}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
 
@@ -101,8 +109,11 @@ class Scheduler:
         Raises:
             QueueFull: no room; nothing was queued.
             BadInput: it has more steps than the queue ever holds.
+            Draining: the scheduler has stopped.
         """
-        if not self._at_once(submission):
+        if not len(submission.queued_rows):  # every row has failed already
+            submission.on_done(submission)
+        elif not self._at_once(submission):
             self.queue.put(submission, self._rate)
 
     def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
@@ -131,17 +142,29 @@ class Scheduler:
     def _loop(self) -> None:
         while (picked := self.queue.take(self._max_batch)) is not None:
             with self._engine_free:
-                if call := self.queue.next_call():
-                    call.run(self._engine)
                 if picked:
                     self._turn(picked)
-                if absent := self.queue.absent(self._steps.room):
-                    self._bring_in(absent)
+                elif not self._steps.roomy:
+                    self._steps.release()  # nothing is ready, so nothing waits for its run
+                self._between_runs()
 
     def _turn(self, picked: list[Picked]) -> None:
-        ran = self._run_batch(picked)
-        self.queue.finish(ran)
-        self._complete(ran)
+        if not self._steps.roomy:
+            for part, start, stop in picked:
+                self._steps.release(part.handles[start:stop])
+        self._leaving = self._run_batch(picked)
+        self.queue.finish(self._leaving)
+        self._complete(self._leaving)
+        self._leaving = []
+
+    def _between_runs(self) -> None:
+        """A control call, then the sessions that rows wait for. Neither may cost the other its
+        slots: a call waits until sessions brought in have had their run, and while it does, no
+        others are brought in."""
+        if not self._steps.awaited and (call := self.queue.next_call()):
+            call.run(self._engine)
+        if self.queue.has_absent and not (self._steps.awaited and self.queue.has_calls):
+            self._bring_in(self.queue.absent(self._steps.room))
 
     def _at_once(self, submission: Submission) -> bool:
         """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
@@ -228,6 +251,8 @@ class Scheduler:
         return [(part, 0, part.left) for part in left]
 
     def _bring_in(self, parts: list[Part]) -> None:
+        if not parts:
+            return
         handles = np.concatenate([part.handles for part in parts])
         try:
             self._steps.bring_in(self._engine, handles)
@@ -239,10 +264,10 @@ class Scheduler:
         for part, start, stop in picked:
             try:
                 part.submission.complete(stop - start)
+                whole = now - part.submission.enqueued_at
+                self._metrics.step_seconds.observe(whole, part.steps(start, stop))
             except Exception:  # one caller's completion must not cost the others theirs
                 log.exception("a completion failed")
-            whole = now - part.submission.enqueued_at
-            self._metrics.step_seconds.observe(whole, part.steps(start, stop))
 
     def _observe(self, picked: list[Picked], started: float) -> None:
         took, total = time.monotonic() - started, 0
@@ -257,7 +282,10 @@ class Scheduler:
         submissions, calls = self.queue.abandon()
         for call in calls:
             call.fail(Internal())
-        for submission in submissions:
+        leaving = [part.submission for part, _, _ in self._leaving]
+        for submission in dict.fromkeys([*submissions, *leaving]):
+            if submission.done:
+                continue
             submission.fail(submission.queued_rows, Internal())
             try:
                 submission.on_done(submission)

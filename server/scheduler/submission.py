@@ -154,6 +154,11 @@ class Submission:
             self.outputs = np.zeros((self.steps, width), dtype=np.float32)
         return self.outputs
 
+    @property
+    def done(self) -> bool:
+        """Whether every queued row is complete."""
+        return self._left == 0
+
     def expect(self, rows: int) -> None:
         """So many rows are queued: after their `complete`, the submission is done."""
         self._left = rows

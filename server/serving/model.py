@@ -125,8 +125,8 @@ class ServedModel:
         self._scheduler.submit(submission)
 
     def expire(self) -> int:
-        """End some of the sessions idle for longer than the time to live, none with a step queued;
-        returns how many."""
+        """End the sessions idle for longer than the time to live, none with a step queued; returns
+        how many."""
         gone = self.directory.expire(self._scheduler.queue.busy)
         self.metrics.idle.inc(gone)
         return gone

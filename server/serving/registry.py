@@ -76,10 +76,9 @@ class Registry:
         return [self._served[name][v] for v in sorted(self._served[name], reverse=True)]
 
     def expire(self) -> None:
-        """End idle sessions of every model, some at a time, so that nobody waits for the lock."""
+        """End idle sessions of every model."""
         for model in self:
-            while model.expire():
-                pass
+            model.expire()
 
     def refuse(self) -> None:
         """Take no new sessions and steps."""

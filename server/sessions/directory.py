@@ -177,6 +177,14 @@ class Directory:
             handle = self._find(session_id)
             return handle, int(self._counts[handle & INDEX])
 
+    def reset(self, session_id: str) -> SessionInfo:
+        """Put a live session back to step 0. Raises as `find`."""
+        with self._lock:
+            handle = self._find(session_id)
+            index = handle & INDEX
+            self._counts[index], self._last_used[index] = 0, self._clock()
+            return self._info(session_id, handle)
+
     def look(self, session_id: str) -> tuple[int, SessionInfo]:
         """A live session's handle, and what it is. Raises as `find`."""
         with self._lock:
@@ -205,20 +213,31 @@ class Directory:
                 self._end(handle, SessionLost)
 
     def expire(self, busy: Callable[[Handles], NDArray[np.bool_]]) -> int:
-        """End the sessions idle for longer than the time to live, none that is `busy`; at most a
-        thousand. Returns how many ended."""
+        """End the sessions idle for longer than the time to live, none that is `busy`, a thousand
+        while the lock is held. Returns how many ended."""
         with self._lock:
             handles = self._handles()
-            idle = handles[self._last_used[handles & INDEX] < self._clock() - self.ttl]
-            gone = idle[~busy(idle)][:AT_ONCE].tolist() if len(idle) else []
-            for handle in gone:
-                self._end(handle, SessionExpired)
-        return len(gone)
+            idle = self._idle(handles)
+        ended = 0
+        for at in range(0, len(idle), AT_ONCE):
+            with self._lock:
+                still = self._idle(idle[at : at + AT_ONCE])
+                gone = still[~busy(still)].tolist()
+                for handle in gone:
+                    self._end(handle, SessionExpired)
+            ended += len(gone)
+        return ended
 
     def live(self, handles: Handles) -> NDArray[np.bool_]:
         """Which of the sessions are live."""
         with self._lock:
             return self._live(handles)
+
+    def counts(self, handles: Handles) -> NDArray[np.int64]:
+        """The sessions' counts; of one that is not live, whatever."""
+        with self._lock:
+            counts: NDArray[np.int64] = self._counts[handles & INDEX]
+            return counts
 
     def use(self, handles: Handles) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64]]:
         """Steps have come to sessions: which of these are live (None: all), and their counts (of
@@ -262,6 +281,11 @@ class Directory:
     def _live(self, handles: Handles) -> NDArray[np.bool_]:
         live: NDArray[np.bool_] = self._generations[handles & INDEX] == handles >> SHIFT
         return live
+
+    def _idle(self, handles: Handles) -> Handles:
+        live: Handles = handles[self._live(handles)]
+        idle: Handles = live[self._last_used[live & INDEX] < self._clock() - self.ttl]
+        return idle
 
     def _handles(self) -> Handles:
         """Of all live sessions."""

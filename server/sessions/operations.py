@@ -103,11 +103,7 @@ class Operations:
     def reset(self, session_id: str) -> Future[SessionInfo]:
         """Put a session back to step 0 and its initial state."""
 
-        def reset(_: Engine) -> SessionInfo:
-            self._directory.find(session_id)
-            return self._directory.create(session_id, 0, replace=True)[1]
-
-        return self._scheduler.between_runs(reset)
+        return self._scheduler.between_runs(lambda _: self._directory.reset(session_id))
 
     def begin(self, forecast: Forecast, session_id: str) -> Future[int]:
         """Give a forecast the session's state, and take its first steps; tells the count."""
@@ -242,7 +238,7 @@ class Operations:
         return set()
 
     def _put(self, engine: Engine, handles: Handles, taken: Sequence[Snapshot]) -> None:
-        slots = self._residence.visit(engine, handles)
+        slots = self._residence.visit(engine, handles, anew=True)
         here = np.flatnonzero(slots)  # the others were closed meanwhile
         kept = [taken[k] for k in here.tolist()]
         if not kept:

@@ -2,12 +2,14 @@
 
 A session gets a slot when a run first needs it and loses it when it has ended, or when another
 needs the slot more: then its state goes to the *shelf* and comes back with its next step, many at a
-time. Only whoever holds the engine touches this, so it needs no lock; the shelf alone is told by
-any thread that a session has ended.
+time. Only whoever holds the engine touches this, so it needs no lock. Sessions end at any moment in
+any thread, though: a slot found is nobody else's until the engine is let go, and nothing is taken
+for a session's state but what is known to be.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ from server.sessions.replay_cache import Floats, Prints, ReplayCache
 
 Slots = NDArray[np.int64]
 
+SPARE = 1 / 64  # of the slots are freed beside those that are needed, so that it is done less often
+
 
 @dataclass(frozen=True)
 class Record:
@@ -33,7 +37,7 @@ class Record:
 
 
 class Shelf:
-    """Records in the host's memory."""
+    """Records in the host's memory. Any thread may tell it that a session has ended."""
 
     def __init__(self) -> None:
         self._records: dict[int, Record] = {}
@@ -53,7 +57,7 @@ class Shelf:
         return self._records.pop(handle, None)
 
     def forget(self, handle: int) -> None:
-        """The session has ended."""
+        """The session has ended, or begins anew."""
         self._records.pop(handle, None)
 
 
@@ -73,62 +77,81 @@ class Residence:
         self._directory, self._cache = directory, cache
         self._holders = np.zeros(capacity + 1, dtype=np.int64)  # by slot; 0: nobody
         self._slots = np.zeros(1024, dtype=np.int64)  # by index
+        self._awaited = np.zeros(capacity + 1, dtype=np.bool_)  # brought in, and not in a run yet
         self._free = list(range(capacity, 0, -1))
-        self._pinned: set[int] = set()
-        directory.on_end = self.shelf.forget
+        self._ended: deque[int] = deque()  # sessions that may hold a slot yet
+        self._too_many_ended = False
+        directory.on_end = self._on_end
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._directory.live(self._holders)))
-
-    @property
-    def room(self) -> int:
-        """How many sessions may be brought in: those before that have not been in a run yet keep
-        their slots."""
-        return self.capacity - len(self._pinned)
 
     @property
     def roomy(self) -> bool:
         """Whether there is a slot for every session there may be, so that none is ever absent."""
         return self.capacity >= self._directory.limit
 
+    @property
+    def room(self) -> int:
+        """How many sessions may be brought in: those before that have not been in a run yet keep
+        their slots."""
+        return self.capacity - int(np.count_nonzero(self._awaited))
+
+    def release(self, handles: Handles | None = None) -> None:
+        """Sessions that were brought in need not be kept any longer; None: none of them."""
+        self._awaited[slice(None) if handles is None else self._search(handles)] = False
+
     def here(self, handles: Handles) -> Slots | None:
-        """The slots of live sessions, if all of them are resident."""
-        slots = self._find(handles)
-        if slots is not None and self._pinned:
-            self._pinned.difference_update(handles.tolist())
-        return slots
+        """The slots of sessions, if all of them are resident."""
+        return self._find(handles)
 
-    def resolve(self, handles: Handles) -> Slots:
-        """The slots of live sessions, 0 for those that must be brought in. One that has no state
-        yet takes a free slot."""
+    def resolve(self, handles: Handles, fresh: NDArray[np.bool_]) -> Slots:
+        """The slots of sessions that were live a moment ago, 0 for those that must be brought in.
+        One that starts afresh takes a free slot."""
         slots = self._search(handles)
-        self._pinned.difference_update(handles[slots > 0].tolist())
-        missing = np.flatnonzero(slots == 0).tolist()
+        missing = np.flatnonzero((slots == 0) & fresh)
         if len(missing) > len(self._free):
-            self._bury()
-        for row in missing:
-            if self._free and int(handles[row]) not in self.shelf:
-                slots[row] = self._take(int(handles[row]), self._free.pop())
+            self._bury(handles)
+        for row in missing[: len(self._free)].tolist():
+            self.shelf.forget(int(handles[row]))
+            slots[row] = self._take(int(handles[row]), self._free.pop())
         return slots
 
-    def bring_in(self, engine: Engine, handles: Handles) -> None:
+    def bring_in(self, engine: Engine, handles: Handles, anew: bool = False) -> None:
         """Give sessions slots, at the cost of others that were used longest ago; none to those that
-        have ended meanwhile. They keep theirs until a run asks for them."""
+        have ended. At most `room` of them, or after `release`, `capacity`.
+
+        Args:
+            anew: whatever state they had is to be overwritten.
+
+        Raises:
+            Exception: as the engine does; the sessions are as before, and none has a slot.
+        """
         handles = np.unique(handles)
         handles = handles[self._directory.live(handles)]
-        absent = handles[self._search(handles) == 0]
-        self._make_room(engine, len(absent), handles)
-        records = [self.shelf.take(handle) for handle in absent.tolist()]
-        slots = np.array([self._take(handle, self._free.pop()) for handle in absent.tolist()])
-        self._load(engine, slots, records)
-        self._pinned.update(handles.tolist())
+        absent = handles[self._search(handles) == 0].tolist()
+        records = {handle: self.shelf.take(handle) for handle in absent}
+        if anew:
+            records = dict.fromkeys(absent)
+        else:
+            absent = self._known(absent, records)
+        try:
+            self._make_room(engine, len(absent), handles)
+            slots = [self._take(handle, self._free.pop()) for handle in absent]
+            self._load(engine, slots, [records[handle] for handle in absent])
+        except BaseException:
+            self._undo(absent, records)
+            raise
+        self._awaited[self._search(handles)] = True
+        self._awaited[0] = False
 
-    def visit(self, engine: Engine, handles: Handles) -> Slots:
-        """Slots for work between two runs, at most `capacity`; 0 for sessions that have ended."""
+    def visit(self, engine: Engine, handles: Handles, anew: bool = False) -> Slots:
+        """Slots for work between two runs, at most `capacity`; 0 for sessions that have ended.
+        Raises as `bring_in`."""
         if (slots := self._find(handles)) is None:
-            self.bring_in(engine, handles)
+            self.bring_in(engine, handles, anew)
             slots = self._search(handles)
-            self._pinned.difference_update(handles.tolist())
+            self._awaited[slots] = False
         return slots
 
     def slot(self, handle: int) -> int:
@@ -156,50 +179,92 @@ class Residence:
         self._slots[handle & INDEX], self._holders[slot] = slot, handle
         return slot
 
+    def _give_up(self, slots: Sequence[int]) -> None:
+        self._holders[slots] = 0
+        self._awaited[slots] = False
+        self._free.extend(slots)
+
+    def _known(self, absent: Sequence[int], records: dict[int, Record | None]) -> list[int]:
+        """Those whose state is known: a record, or none yet. No other session can be live; were one
+        so, it would be lost, and must not go on from whatever lies in its slot."""
+        handles = np.array(absent, dtype=np.int64)
+        stateless = self._directory.counts(handles) == 0
+        known = [
+            handle
+            for handle, first in zip(absent, stateless.tolist(), strict=True)
+            if first or records[handle] is not None
+        ]
+        self._directory.lose(np.setdiff1d(handles, known))
+        return known
+
+    def _on_end(self, handle: int) -> None:
+        """A session has ended, in any thread."""
+        self.shelf.forget(handle)
+        if len(self._ended) < 2 * self.capacity:
+            self._ended.append(handle)
+        else:
+            self._too_many_ended = True
+
+    def _bury(self, staying: Handles) -> None:
+        """Free the slots of sessions that have ended, but for those under way just now."""
+        stay = set(staying.tolist())
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        if self._too_many_ended:
+            self._too_many_ended = False
+            held = self._holders[self._holders > 0]
+            ended = [*ended, *held[~self._directory.live(held)].tolist()]
+        self._ended.extend(handle for handle in ended if handle in stay)
+        gone = np.unique(np.array([each for each in ended if each not in stay], dtype=np.int64))
+        if len(gone):
+            slots = self._search(gone)
+            self._give_up(slots[slots > 0].tolist())
+
     def _make_room(self, engine: Engine, wanted: int, staying: Handles) -> None:
         if wanted > len(self._free):
-            self._bury()
+            self._bury(staying)
         if (lacking := wanted - len(self._free)) > 0:
             self._evict(engine, lacking, staying)
 
-    def _bury(self) -> None:
-        """Free the slots of sessions that have ended."""
-        held = np.flatnonzero(self._holders)
-        dead = held[~self._directory.live(self._holders[held])]
-        self._pinned.difference_update(self._holders[dead].tolist())
-        self._holders[dead] = 0
-        self._free.extend(dead.tolist())
-
     def _evict(self, engine: Engine, count: int, staying: Handles) -> None:
         """Shelve the sessions used longest ago, those with nothing waiting first."""
-        held = np.flatnonzero(self._holders)
-        handles = self._holders[held]
-        may_go = ~np.isin(handles, staying)
-        if self._pinned and may_go.sum() - len(self._pinned) >= count:
-            may_go &= ~np.isin(handles, np.fromiter(self._pinned, np.int64, len(self._pinned)))
-        held, handles = held[may_go], handles[may_go]
-        order = np.lexsort((self._directory.last_used(handles), self.busy(handles)))[:count]
-        self._save(engine, held[order], handles[order])
-        self._pinned.difference_update(handles[order].tolist())
-        self._holders[held[order]] = 0
-        self._free.extend(held[order].tolist())
+        may_go = (self._holders > 0) & ~self._awaited & ~np.isin(self._holders, staying)
+        slots = np.flatnonzero(may_go)
+        handles = self._holders[slots]
+        order = np.lexsort((self._directory.last_used(handles), self.busy(handles)))
+        chosen = order[: max(count, int(SPARE * self.capacity))]
+        self._save(engine, slots[chosen], handles[chosen])
+        self._give_up(slots[chosen].tolist())
 
     def _save(self, engine: Engine, slots: Slots, handles: Handles) -> None:
         states, (outputs, prints) = engine.read(slots), self._cache.rings(slots)
         for row, handle in enumerate(handles.tolist()):
             rows = [state[row].copy() for state in states]
             self.shelf.put(handle, Record(rows, outputs[row].copy(), prints[row].copy()))
-        for handle in handles[~self._directory.live(handles)].tolist():
-            self.shelf.forget(handle)  # it ended meanwhile, and nobody would take it
+        self._forget_dead(handles)
 
-    def _load(self, engine: Engine, slots: Slots, records: Sequence[Record | None]) -> None:
-        found = [(k, record) for k, record in enumerate(records) if record is not None]
+    def _forget_dead(self, handles: Handles) -> None:
+        """Sessions that ended before their record was put there: nobody would take it."""
+        for handle in handles[~self._directory.live(handles)].tolist():
+            self.shelf.forget(handle)
+
+    def _load(self, engine: Engine, slots: Sequence[int], records: Sequence[Record | None]) -> None:
+        found = [(slot, each) for slot, each in zip(slots, records, strict=True) if each]
         if not found:
             return
-        at = slots[[k for k, _ in found]]
+        at = np.array([slot for slot, _ in found])
         kept = [record for _, record in found]
         states = [np.stack(rows) for rows in zip(*(record.states for record in kept), strict=True)]
         engine.write(at, states)
         self._cache.put_rings(
             at, np.stack([each.outputs for each in kept]), np.stack([each.prints for each in kept])
         )
+
+    def _undo(self, absent: Sequence[int], records: dict[int, Record | None]) -> None:
+        """Sessions could not be brought in: each has its record again, and no slot."""
+        handles = np.array(absent, dtype=np.int64)
+        slots = self._search(handles)
+        self._give_up(slots[slots > 0].tolist())
+        for handle in absent:
+            if (record := records[handle]) is not None:
+                self.shelf.put(handle, record)
+        self._forget_dead(handles)

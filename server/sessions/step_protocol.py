@@ -57,9 +57,19 @@ class SessionSteps:
         return self._residence.room
 
     @property
+    def awaited(self) -> bool:
+        """Whether sessions that were brought in have not had their run yet."""
+        return not self._residence.roomy and self._residence.room < self._residence.capacity
+
+    @property
     def roomy(self) -> bool:
         """Whether no session is ever absent."""
         return self._residence.roomy
+
+    def release(self, handles: Handles | None = None) -> None:
+        """Rows of these sessions leave the queue, or None: no row waits for any that was brought
+        in; they need not be kept for that."""
+        self._residence.release(handles)
 
     def bring_in(self, engine: Engine, handles: Handles) -> None:
         """Make sessions resident. Those that cannot be are lost, so that nobody waits for them."""
@@ -67,6 +77,7 @@ class SessionSteps:
             self._residence.bring_in(engine, handles)
         except Exception:
             log.exception("%d sessions could not be brought in", len(handles))
+            self._metrics.lost.inc(len(handles))
             self._directory.lose(handles)
 
     def settle(self, batch: Batch) -> Bools:
@@ -112,8 +123,9 @@ class SessionSteps:
         """Fail the rows whose sessions have ended; find the slots of the others."""
         if live is not None:
             self._fail_ended(batch, np.flatnonzero(batch.open_rows & ~live))
-        batch.slots = np.zeros(len(batch), dtype=np.int64)
-        batch.slots[batch.open_rows] = self._residence.resolve(batch.handles[batch.open_rows])
+        rows, slots = batch.open_rows, np.zeros(len(batch), dtype=np.int64)
+        slots[rows] = self._residence.resolve(batch.handles[rows], batch.counts[rows] == 0)
+        batch.slots = slots
 
     def _fail_ended(self, batch: Batch, rows: Rows) -> None:
         for row in rows.tolist():

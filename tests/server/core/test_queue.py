@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.errors import BadInput, QueueFull, UnknownLane
+from server.errors import BadInput, Draining, Internal, QueueFull, UnknownLane
 from server.scheduler.batch import Batch
+from server.scheduler.control import ControlCall
 from server.scheduler.parts import Picked, width_of
 from server.scheduler.queue import StepQueue
 from server.scheduler.submission import MOST_CAUSES, Submission
@@ -177,6 +178,20 @@ def test_an_abandoned_queue_lets_nothing_in_and_ends_whoever_waits() -> None:
     queue.put(waiting, rate=1.0)
     submissions, calls = queue.abandon()
     assert (submissions, calls, queue.steps) == ([waiting], [], 0)
-    with pytest.raises(QueueFull):
+    with pytest.raises(Internal):
         queue.put(submission([(1, 1)]), rate=1.0)
     assert queue.take(10) is None
+
+
+def test_a_queue_that_was_stopped_and_is_empty_lets_nothing_in() -> None:
+    queue = StepQueue(100)
+    queue.stop()
+    queue.put(submission([(1, 1)]), rate=1.0)  # somebody is there to take it
+    picked = queue.take(10)
+    assert picked
+    queue.finish(picked)
+    assert queue.take(10) is None
+    with pytest.raises(Draining):
+        queue.put(submission([(1, 1)]), rate=1.0)
+    with pytest.raises(Draining):
+        queue.call(ControlCall(print))

@@ -12,9 +12,10 @@ import pytest
 from server.bundle.repository import Bundle
 from server.config import Config
 from server.engine.engine import Engine
-from server.errors import Internal, QueueFull
+from server.errors import Internal, QueueFull, SessionClosed
 from server.metrics import Metrics
 from server.scheduler.queue import StepQueue
+from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Slots
@@ -67,9 +68,43 @@ def test_a_loop_that_dies_leaves_nobody_waiting_and_tells(
     for each in exported:
         with pytest.raises(Internal):
             each.result(20)
-    with pytest.raises(QueueFull):  # and nobody else will begin to wait
+    with pytest.raises(Internal):  # and nobody else will begin to wait
         caller.send([("c", 0, X[:1])])
+    with pytest.raises(Internal):
+        model.operations.export("c").result(20)
     assert "the scheduler's loop died" in caplog.text
+
+
+def test_a_loop_that_dies_with_rows_between_their_run_and_their_answer_forgets_none(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller(model)
+    for name in "ab":
+        model.open(name)
+    monkeypatch.setattr(StepQueue, "finish", lambda *_: 1 / 0)
+    many = X[:40]  # more than run at once in the caller's thread
+    sent = [caller.send([(name, None, x[None]) for x in many]) for name in "ab"]
+    assert all(done.wait(20) for _, done in sent)
+    for submission, _ in sent:
+        assert all(isinstance(error, Internal) for error in submission.errors.values())
+
+
+def test_rows_that_all_failed_before_are_done_and_never_run(model: ServedModel) -> None:
+    model.open("a")
+    handle, done = model.directory.find("a")[0], list[Submission]()
+    for lengths in ([1], [1, 1], [2, 3], []):
+        each = Submission(
+            handles=np.full(len(lengths), handle),
+            first_steps=np.zeros(len(lengths), np.int64),
+            lengths=np.array(lengths, np.int32),
+            features=X[: sum(lengths)],
+            on_done=done.append,
+        )
+        for row in range(len(lengths)):
+            each.fail(row, QueueFull("no", 1.0))
+        model.submit(each)
+        assert done.pop() is each
+    assert model.get("a").steps == 0
 
 
 def test_steps_may_be_submitted_from_any_thread(model: ServedModel) -> None:
@@ -139,3 +174,11 @@ def test_many_exports_share_a_run_of_a_graph(
         np.testing.assert_allclose(taken.outputs, expected(X[: 1 + k]), atol=1e-5)
     assert len(reads) <= 3 and sum(reads) == 60
     model.stop()
+
+
+def test_a_reset_never_brings_a_session_back_to_life(model: ServedModel) -> None:
+    model.open("a")
+    model.close("a")
+    with pytest.raises(SessionClosed):
+        model.operations.reset("a").result(20)
+    assert "a" not in model.directory

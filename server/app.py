@@ -17,7 +17,7 @@ from server.engine.device import choose
 from server.metrics import Metrics
 from server.serving.loader import Loader
 from server.serving.registry import Registry
-from server.transport.aio.server import GrpcServer
+from server.transport.aio.server import GrpcServer, PortTaken
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ class App:
         everything queued was answered in time, and nothing died."""
         self._catch_signals()
         transport = GrpcServer(self._config, self._registry)
+        metrics_port = self._serve_metrics()
         port = await transport.start()
         log.info("listening on %s:%d; loading", self._config.host, port)
-        metrics_port = self._serve_metrics()
         self._loading, loaded = _in_thread(self._loader.load)
         if not await self._unless_stopped(loaded):
             self._loader.given_up = True
@@ -97,9 +97,11 @@ class App:
         return True
 
     def _serve_metrics(self) -> int:
-        server, _ = start_http_server(
-            self._config.metrics_port, self._config.host, self._metrics.registry
-        )
+        host, port = self._config.host, self._config.metrics_port
+        try:
+            server, _ = start_http_server(port, host, self._metrics.registry)
+        except OSError as error:
+            raise PortTaken(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
         return int(server.server_port)
 
     async def _announce(self, transport: GrpcServer, port: int, metrics_port: int) -> None:
@@ -126,7 +128,7 @@ class App:
         finished = await asyncio.to_thread(self._registry.drain, deadline)
         # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
         await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))
-        await transport.stop(max(0.1, deadline - time.monotonic()))
+        finished &= await transport.stop(max(0.1, deadline - time.monotonic()))
         if finished:
             await asyncio.to_thread(self._registry.stop)
         log.info("stopped; everything queued was %s", "answered" if finished else "NOT answered")

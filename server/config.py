@@ -48,7 +48,9 @@ class Config(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA when there is one"
     )
-    threads: PositiveInt = Field(1, description="onnxruntime's threads within a run")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="onnxruntime's threads within a run"
+    )
     max_sessions: PositiveInt = Field(10_000, description="live sessions a model")
     max_resident: int = Field(
         0,
@@ -57,17 +59,19 @@ class Config(BaseSettings):
         "the host's memory until their next step; 0: all",
     )
     session_ttl: Duration = Field(3600.0, description="idle seconds after which a session expires")
-    remembered_steps: PositiveInt = Field(
+    remembered_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         64, description="steps a session whose outputs are kept for retries"
     )
     max_forecast_steps: PositiveInt = Field(1000, description="steps one Forecast may look ahead")
     max_queued_steps: PositiveInt = Field(65_536, description="steps waiting, a model")
     max_batch: PositiveInt = Field(1024, description="rows in one run, at most")
-    max_calls: PositiveInt = Field(10_000, description="unary calls under way at once")
+    max_calls: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+        10_000, description="unary calls under way at once"
+    )
     drift_window: Window = Field(
         3600.0, description="seconds of steps whose features are compared with training; 0: none"
     )
-    max_message_bytes: Annotated[int, Field(ge=1024)] = Field(
+    max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = Field(
         16 << 20, description="largest gRPC message accepted"
     )
     max_inflight_messages: PositiveInt = Field(

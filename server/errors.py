@@ -22,6 +22,8 @@ class ServingError(Exception):
     field: str = ""
     feature: str = ""
     index: int | None = None
+    counted = False
+    """Whether the metrics have it already."""
 
 
 class Internal(ServingError):

@@ -80,17 +80,18 @@ def count(message: pb.StepBatch) -> int:
 
 
 def refused(
-    message_id: int, rows: int, opened: Sequence[pb.LaneOpened], error: ServingError
+    message: pb.StepBatch, rows: int, opened: Sequence[pb.LaneOpened], error: ServingError
 ) -> pb.StepBatchReply:
     """The reply to a message whose rows all failed the same way, or that has no rows to blame."""
+    numbers = message.first_steps
     failure = pb.RowError(
         row=0, error=detail(error), also=np.arange(1, max(rows, 1), dtype="<u4").tobytes()
     )
     return pb.StepBatchReply(
-        id=message_id,
+        id=message.id,
         opened=opened,
         status=bytes([FAILED]) * rows,
-        first_steps=bytes(8 * rows),
+        first_steps=numbers if len(numbers) == 8 * rows else bytes(8 * rows),
         errors=[failure],
     )
 

@@ -12,6 +12,8 @@ from server.scheduler.submission import Rows
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import DETAIL_KEY
 
+LONGEST_TEXT = 480
+
 CODES = {
     "CANCELLED": 1,
     "INVALID_ARGUMENT": 3,
@@ -32,7 +34,7 @@ def detail(error: ServingError) -> pb.ErrorDetail:
     """The failure in typed form."""
     message = pb.ErrorDetail(
         reason=pb.Reason.Value(f"REASON_{error.reason}"),
-        message=str(error),
+        message=words(error),
         expected_step=error.expected_step,
         field=error.field,
         feature=error.feature,
@@ -44,6 +46,13 @@ def detail(error: ServingError) -> pb.ErrorDetail:
     if error.retry_after is not None:
         message.retry_after_ms = _milliseconds(error.retry_after)
     return message
+
+
+def words(error: ServingError) -> str:
+    """The failure in words, not too many: they travel in headers, of which clients take some
+    kilobytes and no more, and may repeat what a caller sent."""
+    text = str(error)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
 
 
 def trailing(error: ServingError) -> tuple[tuple[str, str | bytes], ...]:

@@ -15,8 +15,8 @@ from server.serving.model import ServedModel
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import MAX_LANES
 
-MAX_OPENS = 1 << 16  # in one message
-AT_ONCE = 64  # lanes to name between two yields
+MAX_OPENS = 1 << 14  # in one message
+AT_ONCE = 16  # lanes to name between two yields
 IN_FULL = 64  # errors of a kind in a message that are told in full
 LIKEWISE = "likewise"
 
@@ -97,11 +97,11 @@ class Lanes:
             self._far.pop(lane, None)
 
     def _grow(self, lane: int) -> None:
-        """The column may be four times as long as there are lanes."""
-        size = 4 * (self._named + len(self._far) + 1)
-        if lane >= size:
+        """The column may be some eight times as long as there are lanes."""
+        if lane >= 4 * (self._named + len(self._far) + 1):
             return
-        self._near = np.pad(self._near, (0, max(size, lane + 1) - len(self._near)))
+        more = max(len(self._near), lane + 1 - len(self._near))  # it doubles at least
+        self._near = np.pad(self._near, (0, more))
         for each in [far for far in self._far if far < len(self._near)]:
             self._near[each] = self._far.pop(each)
             self._named += 1

@@ -19,8 +19,9 @@ from tidegate.v1 import tidegate_pb2 as pb
 M = TypeVar("M", bound=Message)
 
 SMALL = 1 << 16  # bytes that cannot unfold to much
-MANY = 1 << 16  # fields that no honest request passes
+MANY = 1 << 14  # fields that no honest request passes
 OTHERS = 1024  # beside the lanes to name
+INFER_BYTES = 1 << 20  # of a request that is one step of one session
 VARINT, FIXED64, PACKED, FIXED32 = 0, 1, 2, 5
 
 
@@ -34,7 +35,9 @@ def step_batch(packed: bytes) -> pb.StepBatch:
 
 
 def infer_request(packed: bytes) -> oip.ModelInferRequest:
-    """A request of the Open Inference Protocol; raises as `step_batch`."""
+    """A request of the Open Inference Protocol, of 1 MiB at most; raises as `step_batch`."""
+    if len(packed) > INFER_BYTES:
+        raise DecodeError(f"{len(packed)} bytes are too many for one step: at most {INFER_BYTES}")
     return _parse(oip.ModelInferRequest.FromString, packed, MANY)
 
 
@@ -50,7 +53,7 @@ def _parse(parse: Callable[[bytes], M], packed: bytes, most: int, inside: int = 
 
 
 def _count(packed: bytes, left: int, inside: int) -> int:
-    """Count the fields that have a length, those within field `inside` too.
+    """Count the fields, those within field `inside` too; returns what is left of `left`.
 
     Raises:
         DecodeError: there are more than `left`, or something does not end where it should.
@@ -60,14 +63,14 @@ def _count(packed: bytes, left: int, inside: int) -> int:
     while at < end:
         tag, at = (packed[at], at + 1) if packed[at] < 0x80 else _varint(packed, at)
         kind = tag & 7
+        left -= 1
+        if left < 0:
+            raise DecodeError("far more fields than any request of this kind has")
         if kind == VARINT:
             _, at = _varint(packed, at)
         elif kind == PACKED:
             short = at < end and packed[at] < 0x80
             size, at = (packed[at], at + 1) if short else _varint(packed, at)
-            left -= 1
-            if left < 0:
-                raise DecodeError("far more fields than any request of this kind has")
             if tag >> 3 == inside:
                 left = _count(packed[at : at + size], left, 0)
             at += size

@@ -96,11 +96,14 @@ class Registry:
         for model in self:
             model.stop()
 
-    def count_error(self, error: ServingError, name: str, version: int) -> None:
+    def count_error(self, error: ServingError, name: str = "", version: int = 0) -> None:
         """Count a failed call under the model version it named; under none if that is unknown.
 
         What callers name and is not served must not become a label: there is no end of names.
         """
+        if error.counted:
+            return
+        error.counted = True
         served = self._served.get(name, {})
         if served:
             served[version if version in served else max(served)].metrics.error(

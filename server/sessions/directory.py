@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import nsmallest
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ from tidegate.wire import MAX_ID_BYTES
 LONGEST_WAIT = 1.0
 OLDEST_FOR = 0.1  # seconds for which the longest idle session is not looked for again
 AT_ONCE = 1000  # sessions that expire while the lock is held
+SLICE, PAUSE = 4000, 0.001  # ids looked at in one go, and seconds between two of these
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,12 @@ class Directory:
     def page(self, after: str, size: int) -> list[SessionInfo]:
         """Up to `size` live sessions whose ids follow `after`, by id."""
         ids = list(self._by_id)  # at once, so no lock is held while they are put in order
-        following = nsmallest(size, (name for name in ids if name > after))
+        following: list[str] = []
+        for at in range(0, len(ids), SLICE):
+            some = (name for name in ids[at : at + SLICE] if name > after)
+            following = nsmallest(size, chain(following, some))
+            if len(ids) > SLICE:  # whoever has less to do goes first
+                time.sleep(PAUSE)
         with self._lock:
             live = [(name, self._by_id.get(name)) for name in following]
             return [self._info(name, handle) for name, handle in live if handle is not None]

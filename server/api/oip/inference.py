@@ -48,6 +48,7 @@ class Pending:
     def fail(self, error: ServingError) -> None:
         """The step was not applied."""
         self.turn.model.metrics.error(error.code, error.reason)
+        error.counted = True
         self._on_reply(error)
 
 

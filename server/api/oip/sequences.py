@@ -35,6 +35,7 @@ class Turn:
         self.key: Key = (model.name, model.version, sequence.session_id)
         self.handle = 0  # the session's
         self.opened = False  # whether the session is there for this START's sake
+        self.over_before = False  # whether this START's sequence ended before: it renews it
         self.behind: list[GoOn] = []  # what waits for this START's outcome
 
 
@@ -68,13 +69,20 @@ class Sequences:
         return turn
 
     def finish(self, turn: Turn, failed: bool) -> None:
-        """The request has its outcome. An END ends the sequence, unless its step failed or it was
-        started anew; a START that failed leaves none behind where there was none."""
+        """The request has its outcome. An END ends the sequence, unless its step failed or it is to
+        be started anew; a START that failed leaves none behind where there was none, or where the
+        one before has ended."""
         assert threading.get_ident() == self._thread
         last = _remove(self._last, turn)
         newest = _remove(self._starts, turn)
         handle, steps = _session(turn)
-        over = newest and turn.opened and not steps if failed else last and turn.sequence.end
+        if failed:
+            over = newest and (turn.over_before or (turn.opened and not steps))
+        else:
+            over = last and turn.sequence.end
+        if (later := self._starts.get(turn.key)) is not None:
+            ended = turn.sequence.end and not failed
+            later.over_before = ended or (failed and (turn.over_before or later.over_before))
         if over and handle == turn.handle:  # and no later one of that id
             with suppress(SessionEnded, UnknownSession):  # it may expire at this very moment
                 turn.model.close(turn.sequence.session_id)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from server.api.errors import trailing
+from server.api.errors import trailing, words
 from server.errors import BadInput, Internal, ServingError, TooManyCalls
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ LEAST_DELAY, LONGEST_DELAY = 0.02, 1.0
 
 async def abort(context: Context, error: ServingError) -> None:
     """End the call with the error's status and details."""
-    await context.abort(grpc.StatusCode[error.code], str(error), trailing(error))
+    await context.abort(grpc.StatusCode[error.code], words(error), trailing(error))
 
 
 async def read(context: Context) -> Any:
@@ -42,15 +42,18 @@ async def read(context: Context) -> Any:
 
 
 def parsed(
-    call: Callable[[Any, Context], Awaitable[Any]], parse: Callable[[bytes], Any]
+    call: Callable[[Any, Context], Awaitable[Any]],
+    parse: Callable[[bytes], Any],
+    count: Callable[[ServingError], None],
 ) -> Callable[[bytes, Context], Awaitable[Any]]:
     """A unary call that gets its request's bytes: what they are no message of is told in our own
-    words."""
+    words, and counted."""
 
     async def answer(packed: bytes, context: Context) -> Any:
         try:
             request = parse(packed)
         except DecodeError as error:
+            count(_no_message(error))
             await abort(context, _no_message(error))
         return await call(request, context)
 
@@ -62,16 +65,21 @@ def _no_message(error: DecodeError) -> BadInput:
 
 
 @asynccontextmanager
-async def translated(context: Context) -> AsyncIterator[None]:
-    """Turn a typed error raised inside into the call's status, the unexpected into INTERNAL."""
+async def translated(
+    context: Context, count: Callable[[ServingError], None]
+) -> AsyncIterator[None]:
+    """Turn a typed error raised inside into the call's status, the unexpected into INTERNAL; either
+    is counted."""
     try:
         yield
     except ServingError as error:
+        count(error)
         await abort(context, error)
     except grpc.aio.AbortError:
         raise
     except Exception:
         log.exception("a call failed unexpectedly")
+        count(Internal())
         await abort(context, Internal())
 
 
@@ -96,7 +104,7 @@ class Gate:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._under_way = 0
+        self.under_way = 0
         self._seconds = 0.0  # that a call takes, of late
 
     @contextmanager
@@ -106,14 +114,14 @@ class Gate:
         Raises:
             TooManyCalls: as many as may be are already.
         """
-        if self._under_way >= self._limit:
+        if self.under_way >= self._limit:
             # About as long as it takes until those under way are through.
             delay = min(LONGEST_DELAY, max(LEAST_DELAY, self._seconds))
             raise TooManyCalls(self._limit, delay)
-        self._under_way += 1
+        self.under_way += 1
         started = time.monotonic()
         try:
             yield
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
             self._seconds += 0.05 * (time.monotonic() - started - self._seconds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from inference import grpc_service_pb2 as pb
 from inference import grpc_service_pb2_grpc
@@ -14,6 +15,7 @@ from server.serving.registry import Registry
 from server.transport.aio.calls import Context, Gate, translated
 from server.transport.aio.infer_stream import Call, InferStream
 from server.transport.aio.mailbox import Mailbox
+from server.transport.aio.stream import Streams
 
 
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -22,18 +24,13 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, registry: Registry, mailbox: Mailbox, gate: Gate, inflight: int) -> None:
         self._registry, self._gate, self._inflight = registry, gate, inflight
         self._inference = Inference(registry, mailbox.address)
-        self._streams: set[InferStream] = set()
-
-    def drain(self) -> None:
-        """End every stream once what it has read is answered."""
-        for stream in self._streams:
-            stream.drain()
+        self.streams = Streams()
 
     async def ModelInfer(  # noqa: N802
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """One step of one sequence."""
-        async with translated(context):
+        async with translated(context, self._counting(request.model_name)):
             with self._gate.passed():
                 call = Call(self._inference, request, context.time_remaining())
                 try:
@@ -46,13 +43,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> None:
         """Steps of many sequences; reads and writes through `context`."""
-        async with translated(context):
-            stream = InferStream(self._inference, context, self._inflight)
-            self._streams.add(stream)
-            try:
-                await stream.run()
-            finally:
-                self._streams.discard(stream)
+        async with translated(context, self._counting()):
+            await self.streams.serve(InferStream(self._inference, context, self._inflight))
 
     async def ServerLive(  # noqa: N802
         self, request: pb.ServerLiveRequest, context: Context
@@ -86,7 +78,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         """A model's tensors."""
-        async with translated(context):
+        async with translated(context, self._counting(request.name)):
             model = requests.model(self._registry, request.name, request.version)
             return description.metadata(model, self._registry.versions(model.name))
 
@@ -94,14 +86,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """A model's configuration."""
-        async with translated(context):
+        async with translated(context, self._counting(request.name)):
             return description.config(requests.model(self._registry, request.name, request.version))
 
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         """What models have done."""
-        async with translated(context):
+        async with translated(context, self._counting(request.name)):
             found = requests.models_of(self._registry, request.name, request.version)
             return pb.ModelStatisticsResponse(model_stats=map(description.statistics, found))
 
@@ -109,5 +101,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """All models."""
-        async with translated(context):
+        async with translated(context, self._counting()):
             return description.index(self._registry, request.ready)
+
+    def _counting(self, model: str = "") -> Callable[[ServingError], None]:
+        return partial(self._registry.count_error, name=model)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
@@ -22,7 +26,19 @@ from tidegate.v1 import tidegate_pb2, tidegate_pb2_grpc
 
 SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
 INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+LAST_WORDS = 0.1  # seconds for statuses on their way
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+PARSERS: dict[str, Callable[[bytes], Any]] = {
+    "StepStream": parsing.step_batch,
+    "Import": parsing.import_request,
+    "ModelInfer": parsing.infer_request,
+    "ModelStreamInfer": parsing.infer_request,
+}
+"""Of the messages that could unfold to many times their bytes."""
 
 
 class PortTaken(RuntimeError):
@@ -52,6 +68,7 @@ class GrpcServer:
         )
         mailbox = Mailbox(asyncio.get_running_loop())
         gate, inflight = Gate(config.max_calls), config.max_inflight_messages
+        self._registry, self._gate = registry, gate
         self._servicer = Servicer(registry, mailbox, gate, inflight)
         self._inference = InferenceServicer(registry, mailbox, gate, inflight)
         self._health = health.HealthServicer()
@@ -59,11 +76,13 @@ class GrpcServer:
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
-        self._parse_within_bounds()
+        self._parse(tidegate_pb2.DESCRIPTOR, "Tidegate", self._servicer)
+        self._parse(grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self._address = f"{config.host}:{config.port}"
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self._address = f"{host}:{config.port}"
 
     async def start(self) -> int:
         """Listen, not serving yet; returns the port.
@@ -91,40 +110,38 @@ class GrpcServer:
         """Tell health checks that the server is going."""
         await self._health.enter_graceful_shutdown()
 
-    async def stop(self, grace: float) -> None:
-        """End the streams, let calls finish for `grace` seconds, then close."""
-        self._servicer.drain()
-        self._inference.drain()
-        await self._server.stop(grace)
+    async def stop(self, grace: float) -> bool:
+        """End the streams, let our calls finish for `grace` seconds, then close whatever else is
+        open, such as a watch of the health; returns whether every call of ours has finished."""
+        self._servicer.streams.drain()
+        self._inference.streams.drain()
+        deadline = time.monotonic() + grace
+        while not self._idle and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        finished = self._idle
+        await self._server.stop(LAST_WORDS if finished else 0)
+        return finished
 
-    def _parse_within_bounds(self) -> None:
-        """In place of the generated handlers of calls whose messages may unfold to a multiple."""
-        ours: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "StepStream": grpc.stream_stream_rpc_method_handler(
-                self._servicer.StepStream,
-                parsing.step_batch,
-                tidegate_pb2.StepBatchReply.SerializeToString,
-            ),
-            "Import": grpc.unary_unary_rpc_method_handler(
-                parsed(self._servicer.Import, parsing.import_request),
-                None,
-                tidegate_pb2.ImportReply.SerializeToString,
-            ),
-        }
-        theirs: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "ModelInfer": grpc.unary_unary_rpc_method_handler(
-                parsed(self._inference.ModelInfer, parsing.infer_request),
-                None,
-                grpc_service_pb2.ModelInferResponse.SerializeToString,
-            ),
-            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
-                self._inference.ModelStreamInfer,
-                parsing.infer_request,
-                grpc_service_pb2.ModelStreamInferResponse.SerializeToString,
-            ),
-        }
-        self._server.add_registered_method_handlers(SERVICE, ours)
-        self._server.add_registered_method_handlers(INFERENCE, theirs)
+    @property
+    def _idle(self) -> bool:
+        return not (self._gate.under_way or self._servicer.streams or self._inference.streams)
+
+    def _parse(self, file: FileDescriptor, name: str, servicer: object) -> None:
+        """In place of the generated handlers: bytes become messages within bounds, and what becomes
+        none is told in our own words."""
+        service = file.services_by_name[name]
+        handlers: dict[str, Handler] = {}
+        for method in service.methods:
+            call = getattr(servicer, method.name)
+            parse = PARSERS.get(method.name) or GetMessageClass(method.input_type).FromString
+            reply = GetMessageClass(method.output_type).SerializeToString
+            if method.client_streaming:  # the stream itself tells what it cannot parse
+                handler = grpc.stream_stream_rpc_method_handler(call, parse, reply)
+            else:
+                call = parsed(call, parse, self._registry.count_error)
+                handler = grpc.unary_unary_rpc_method_handler(call, None, reply)
+            handlers[method.name] = handler
+        self._server.add_registered_method_handlers(service.full_name, handlers)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE, INFERENCE):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 from server.api import description, snapshot, step
-from server.errors import Draining, ServingError
+from server.errors import Draining
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.aio.calls import Context, Gate, translated
 from server.transport.aio.mailbox import Deliver, Mailbox
 from server.transport.aio.step_stream import StepStream
+from server.transport.aio.stream import Streams
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 
@@ -33,12 +36,8 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
     def __init__(self, registry: Registry, mailbox: Mailbox, gate: Gate, inflight: int) -> None:
         self._registry, self._mailbox = registry, mailbox
         self._gate, self._inflight = gate, inflight
-        self._streams: set[StepStream] = set()
-
-    def drain(self) -> None:
-        """End every stream once what it has read is answered."""
-        for stream in self._streams:
-            stream.drain()
+        self.streams = Streams()
+        self._lister = ThreadPoolExecutor(1, "list")
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepReply:  # noqa: N802
         """Apply one or more consecutive steps."""
@@ -58,13 +57,9 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         self, request_iterator: AsyncIterator[pb.StepBatch], context: Context
     ) -> None:
         """Step many sessions in columns; reads and writes through `context`."""
-        stream = StepStream(self._registry, self._mailbox, context, self._inflight)
-        self._streams.add(stream)
-        try:
-            async with translated(context):
-                await stream.run()
-        finally:
-            self._streams.discard(stream)
+        async with translated(context, self._registry.count_error):
+            stream = StepStream(self._registry, self._mailbox, context, self._inflight)
+            await self.streams.serve(stream)
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenReply:  # noqa: N802
         """Open a session or attach to it."""
@@ -136,8 +131,9 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListReply:  # noqa: N802
         """List live sessions, a version after the other."""
         async with self._call(context, request.model, request.version):
-            # To put very many ids in order takes long, and others must have their turn meanwhile.
-            return await asyncio.to_thread(description.sessions, self._registry, request)
+            # To put very many ids in order takes long, so it is done elsewhere, one after another.
+            work = asyncio.get_running_loop().run_in_executor
+            return await work(self._lister, description.sessions, self._registry, request)
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: Context
@@ -156,13 +152,10 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
     async def _call(self, context: Context, model: str, version: int) -> AsyncIterator[None]:
         """Bounds the calls under way; translates what fails inside, and counts it under its model
         where there is one."""
-        async with translated(context):
-            try:
-                with self._gate.passed():
-                    yield
-            except ServingError as error:
-                self._registry.count_error(error, model, version)
-                raise
+        count = partial(self._registry.count_error, name=model, version=version)
+        async with translated(context, count):
+            with self._gate.passed():
+                yield
 
 
 def _resolve(done: asyncio.Future[Submission]) -> Deliver:

@@ -48,7 +48,7 @@ class StepStream(Stream[pb.StepBatchReply]):
             self._submit(message, model, lanes, opened)
         except ServingError as error:
             model.metrics.error(error.code, error.reason, max(rows, 1))
-            self.outbox.put_nowait(columns.refused(message.id, rows, opened, error))
+            self.outbox.put_nowait(columns.refused(message, rows, opened, error))
 
     async def reply(self, waiting: pb.StepBatchReply) -> pb.StepBatchReply:
         """As it is."""
@@ -83,15 +83,14 @@ class StepStream(Stream[pb.StepBatchReply]):
         lanes: Lanes,
         opened: Sequence[pb.LaneOpened],
     ) -> None:
-        number = message.id
         submission = columns.read(
             message,
             lanes,
             model.manifest,
-            self._mailbox.address(lambda done: self._done(number, done, opened)),
+            self._mailbox.address(lambda done: self._done(message, done, opened)),
         )
         if not len(submission.queued_rows):
-            self._answer(number, submission, opened)
+            self._answer(message, submission, opened)
             return
         self._waiting.add(submission)  # before: it may be done by the time submit returns
         try:
@@ -100,21 +99,25 @@ class StepStream(Stream[pb.StepBatchReply]):
             self._waiting.discard(submission)
             raise
 
-    def _done(self, number: int, submission: Submission, opened: Sequence[pb.LaneOpened]) -> None:
+    def _done(
+        self, message: pb.StepBatch, submission: Submission, opened: Sequence[pb.LaneOpened]
+    ) -> None:
         self._waiting.discard(submission)
         try:
-            self._answer(number, submission, opened)
+            self._answer(message, submission, opened)
         except Exception:  # the caller waits for this message, whatever became of it
             log.exception("a reply could not be made")
-            refused = columns.refused(number, len(submission), opened, Internal())
+            refused = columns.refused(message, len(submission), opened, Internal())
             self.outbox.put_nowait(refused)
         self._end_if_done()
 
-    def _answer(self, number: int, submission: Submission, opened: Sequence[pb.LaneOpened]) -> None:
+    def _answer(
+        self, message: pb.StepBatch, submission: Submission, opened: Sequence[pb.LaneOpened]
+    ) -> None:
         assert self._model is not None
         for rows, error in submission.failures:
             self._model.metrics.error(error.code, error.reason, len(rows))
-        self.outbox.put_nowait(columns.reply(number, submission, opened, self._model.manifest))
+        self.outbox.put_nowait(columns.reply(message.id, submission, opened, self._model.manifest))
 
     def _end_if_done(self) -> None:
         if self._read_all and not self._waiting:

@@ -17,6 +17,33 @@ from server.transport.aio.calls import Context, read
 Waiting = TypeVar("Waiting")
 
 
+class Streams:
+    """The streams of a service, all of which end when it drains."""
+
+    def __init__(self) -> None:
+        self._open: set[Stream[Any]] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def serve(self, stream: Stream[Any]) -> None:
+        """Serve a stream to its end. Raises as `Stream.run`."""
+        self._open.add(stream)
+        if self._draining:
+            stream.drain()
+        try:
+            await stream.run()
+        finally:
+            self._open.discard(stream)
+
+    def drain(self) -> None:
+        """End every stream once what it has read is answered."""
+        self._draining = True
+        for stream in list(self._open):
+            stream.drain()
+
+
 class Stream(ABC, Generic[Waiting]):
     """One stream, from its first message to its last reply.
 
@@ -38,6 +65,8 @@ class Stream(ABC, Generic[Waiting]):
             ServingError: a message that the stream cannot go on from, or the server drains.
         """
         self._reader = asyncio.create_task(self._read())
+        # Not in the task itself: one that is cancelled before it has begun never gets there.
+        self._reader.add_done_callback(lambda _: self.read_all())
         try:
             while (waiting := await self.outbox.get()) is not None:
                 await self.context.write(await self.reply(waiting))
@@ -72,12 +101,9 @@ class Stream(ABC, Generic[Waiting]):
         """The stream is over: what is not answered yet must not run."""
 
     async def _read(self) -> None:
-        try:
-            while not self._draining:
-                await self._room.acquire()
-                message = await read(self.context)
-                if message is grpc.aio.EOF:
-                    break
-                await self.handle(message)
-        finally:
-            self.read_all()
+        while not self._draining:
+            await self._room.acquire()
+            message = await read(self.context)
+            if message is grpc.aio.EOF:
+                break
+            await self.handle(message)

@@ -29,13 +29,21 @@ def nested(states: int) -> bytes:
     ("parse", "packed"),
     [
         (parsing.step_batch, EMPTY["opens"] * 7_000_000),
-        (parsing.infer_request, EMPTY["inputs"] * 7_000_000),
+        (parsing.step_batch, b"\x08\x01" * 7_000_000),
+        (parsing.step_batch, bytes(15_000_000)),
+        (parsing.infer_request, EMPTY["inputs"] * 200_000),
         (parsing.import_request, nested(7_000_000)),
     ],
 )
 def test_fields_beyond_reason_are_refused_unparsed(parse: object, packed: bytes) -> None:
     with pytest.raises(DecodeError, match="far more fields than any request of this kind has"):
         parse(packed)  # type: ignore[operator]
+
+
+def test_a_request_of_one_step_is_never_of_many_megabytes() -> None:
+    """What lies deep inside it is not counted, so that its size is what bounds it."""
+    with pytest.raises(DecodeError, match="are too many for one step"):
+        parsing.infer_request(bytes(1 << 21))
 
 
 @pytest.mark.parametrize("packed", [b"\x0b" * 70_000, b"\xff" * 70_000, b"\x22" * 70_000 + b"\xff"])

@@ -100,7 +100,7 @@ def long_name_and_odd_bytes(snapshot: pb.Snapshot) -> None:
 
 
 def many_states(snapshot: pb.Snapshot) -> None:
-    for _ in range(20_000):
+    for _ in range(5_000):
         snapshot.states.add().CopyFrom(snapshot.states[0])
 
 

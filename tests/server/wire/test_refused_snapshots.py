@@ -48,7 +48,7 @@ from tidegate.v1 import tidegate_pb2 as pb
         (spoiled.long_type, "state 'h0' has the unknown type 'sss"),
         (spoiled.long_name_and_type, "state 'sss.* has the unknown type 'sss"),
         (spoiled.long_name_and_odd_bytes, "state 'sss.* has 3 bytes"),
-        (spoiled.many_states, "has 20004 states, the model has 4"),
+        (spoiled.many_states, "has 5004 states, the model has 4"),
     ],
 )
 def test_a_snapshot_that_does_not_fit_is_refused_by_name_and_changes_nothing(

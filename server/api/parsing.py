@@ -20,7 +20,6 @@ M = TypeVar("M", bound=Message)
 
 SMALL = 1 << 16  # bytes that cannot unfold to much
 MANY = 1 << 14  # fields that no honest request passes
-OTHERS = 1024  # beside the lanes to name
 INFER_BYTES = 1 << 20  # of a request that is one step of one session
 VARINT, FIXED64, PACKED, FIXED32 = 0, 1, 2, 5
 
@@ -31,7 +30,9 @@ def step_batch(packed: bytes) -> pb.StepBatch:
     Raises:
         DecodeError: it is none, or names far too many lanes.
     """
-    return _parse(pb.StepBatch.FromString, packed, MAX_OPENS + OTHERS)
+    return _parse(
+        pb.StepBatch.FromString, packed, 4 * MAX_OPENS
+    )  # more than may be named, to be told so
 
 
 def infer_request(packed: bytes) -> oip.ModelInferRequest:

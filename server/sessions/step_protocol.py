@@ -30,6 +30,8 @@ from tidegate.wire import REMEMBERED
 
 log = logging.getLogger(__name__)
 
+NAMED = 32  # rows of a run that are ahead and are each told their own names and numbers
+
 Bools = NDArray[np.bool_]
 
 
@@ -137,16 +139,25 @@ class SessionSteps:
         batch.absent = absent if absent.any() else None
         here = batch.open_rows & ~absent
         due = (batch.first_steps == batch.counts) | (batch.first_steps < 0)
-        for row in np.flatnonzero(here & ~due).tolist():
-            answer = self._replay(batch, row)
-            if isinstance(answer, ServingError):
-                batch.fail(np.array([row]), answer)
-                batch.number(np.array([row]))
-            else:
-                batch.answer(row, answer, REMEMBERED)
-                self._metrics.remembered.inc()
+        wrong = here & ~due
+        ahead = np.flatnonzero(wrong & (batch.first_steps > batch.counts))
+        if len(ahead) > NAMED:
+            self._refuse(batch, ahead, self._replay(batch, int(ahead[0])))
+            wrong[ahead] = False
+        for row in np.flatnonzero(wrong).tolist():
+            self._refuse(batch, np.array([row]), self._replay(batch, row))
         # Rows without a number take the step at which they start as theirs, for the reply.
         batch.number(np.flatnonzero(here & (batch.first_steps < 0)))
+
+    def _refuse(self, batch: Batch, rows: Rows, answer: Floats | ServingError) -> None:
+        """Rows are not their sessions' next: fail them, or answer the one that was applied before.
+        The number expected of each that fails stands among its submission's."""
+        if isinstance(answer, ServingError):
+            batch.fail(rows, answer)
+            batch.number(rows)
+        else:
+            batch.answer(int(rows[0]), answer, REMEMBERED)
+            self._metrics.remembered.inc()
 
     def _replay(self, batch: Batch, row: int) -> Floats | ServingError:
         """The answer from before to a row that is not its session's next; or why it has none."""

@@ -29,6 +29,7 @@ class App:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._host = f"[{config.host}]" if ":" in config.host else config.host  # as URLs say it
         self._device = choose(config.device)
         self._metrics = Metrics()
         self._registry = Registry(self._metrics)
@@ -45,7 +46,7 @@ class App:
         transport = GrpcServer(self._config, self._registry)
         metrics_port = self._serve_metrics()
         port = await transport.start()
-        log.info("listening on %s:%d; loading", self._config.host, port)
+        log.info("listening on %s:%d; loading", self._host, port)
         self._loading, loaded = _in_thread(self._loader.load)
         if not await self._unless_stopped(loaded):
             self._loader.given_up = True
@@ -110,7 +111,7 @@ class App:
             await transport.ready()
         log.info(
             "serving grpc=%s:%d metrics=%s:%d device=%s models=%s",
-            self._config.host, port, self._config.host, metrics_port, self._device.name, names,
+            self._host, port, self._host, metrics_port, self._device.name, names,
         )  # fmt: skip
 
     async def _expire(self) -> None:

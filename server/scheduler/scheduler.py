@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 FEW_STEPS = 16
 SHORT_RUN = 300e-6
+BREATH = 50e-6  # seconds for others after a turn of refusals alone, which may be one of thousands
 
 
 class StepProtocol(Protocol):
@@ -94,6 +95,7 @@ class Scheduler:
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
+        self._ran = False  # whether the last turn let go of the interpreter, as a run does
         self._leaving: list[Picked] = []  # rows that left their run and are not complete yet
         name = f"scheduler-{engine.manifest.name}-{engine.manifest.version}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
@@ -141,12 +143,15 @@ class Scheduler:
 
     def _loop(self) -> None:
         while (picked := self.queue.take(self._max_batch)) is not None:
+            self._ran = not picked
             with self._engine_free:
                 if picked:
                     self._turn(picked)
                 elif not self._steps.roomy:
                     self._steps.release()  # nothing is ready, so nothing waits for its run
                 self._between_runs()
+            if not self._ran:
+                time.sleep(BREATH)
 
     def _turn(self, picked: list[Picked]) -> None:
         if not self._steps.roomy:
@@ -220,6 +225,7 @@ class Scheduler:
             features=batch.features(rows),
         )
         started = time.monotonic()
+        self._ran = True
         try:  # from here on the sessions' state may have moved, in part or whole
             outputs = self._engine.run(ran)
             took = time.monotonic() - started

@@ -152,6 +152,40 @@ def test_an_end_that_failed_leaves_the_sequence_to_be_ended_again(
     assert_close(outputs, expected(small.weights, xs))
 
 
+def test_an_end_counts_even_where_the_start_behind_it_fails(
+    roomy: RunningServer, small: SmallModel
+) -> None:
+    """Once the sequence lived on: the END had left it to the START, and that to nobody."""
+    xs, sequence = observations(3), name()
+    with client(roomy) as connection, stream(connection) as replies:
+        with busy(roomy):
+            send(connection, xs[0], sequence, **START)
+            send(connection, xs[1], sequence, **END)
+            send(connection, xs[2], sequence, timeout=1, **START)
+            send(connection, xs[2], sequence, timeout=1, **START)
+            send(connection, xs[2], sequence)
+        *ended, late, later, refused = receive(replies, 5)
+        assert_close(ended, expected(small.weights, xs[:2]))
+        assert (late, later, refused) == (LATE, LATE, no_start(sequence))
+        send(connection, xs[2], sequence)
+        assert receive(replies, 1) == [no_start(sequence)]
+
+
+def test_a_start_that_fails_behind_another_that_did_not_ends_nothing(
+    roomy: RunningServer, small: SmallModel
+) -> None:
+    xs, sequence = observations(3), name()
+    with client(roomy) as connection, stream(connection) as replies:
+        with busy(roomy):
+            send(connection, xs[2], sequence, **START)
+            send(connection, xs[2], sequence, **END)
+            send(connection, xs[0], sequence, **START)
+            send(connection, xs[2], sequence, timeout=1, **START)
+        assert receive(replies, 4)[3] == LATE
+        send(connection, xs[1], sequence)
+        assert_close(receive(replies, 1), expected(small.weights, xs[:2])[1:])
+
+
 def test_a_call_is_given_up_at_its_own_deadline_and_steps_nothing(
     roomy: RunningServer, small: SmallModel
 ) -> None:

@@ -16,7 +16,7 @@ from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
 from tests.server.oip.busy import ROWS as ROWS_A_RUN
 from tests.server.oip.busy import busy
-from tests.server.wire.whole import assert_close, begin, expected
+from tests.server.wire.session_rpcs import assert_close, begin, expected
 from tests.server.wire.wire import WIDTH, batch, connected, observations, row_errors, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc

@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer
-from tests.server.wire.whole import assert_close, begin, expected, flat, state
+from tests.server.wire.session_rpcs import assert_close, begin, expected, flat, state
 from tests.server.wire.wire import (
     batch,
     connected,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import running_server
 from tests.server.growing import growing
-from tests.server.wire.whole import assert_close, begin, exported, forecast, state, taken
+from tests.server.wire.session_rpcs import assert_close, begin, exported, forecast, state, taken
 from tests.server.wire.wire import (
     Floats,
     connected,

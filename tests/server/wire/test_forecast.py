@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
-from tests.server.wire.whole import assert_close, begin, expected, forecast, state
+from tests.server.wire.session_rpcs import assert_close, begin, expected, forecast, state
 from tests.server.wire.wire import (
     OUTPUTS,
     connected,

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
-from tests.server.wire.whole import assert_close, begin, expected, exported, flat, taken
+from tests.server.wire.session_rpcs import assert_close, begin, expected, exported, flat, taken
 from tests.server.wire.wire import (
     batch,
     connected,

@@ -15,7 +15,10 @@ from tests.client.observations import assert_close, expected, observations
 from tests.client.proxy import Proxy
 from tests.harness import RunningServer, running_server
 from tidegate import Client, ClientOptions, Coalescing, Session, SyncClient, errors
+from tidegate._stream.message import Message
+from tidegate._stream.replies import Settler
 from tidegate.model import FloatArray
+from tidegate.v1 import tidegate_pb2 as pb
 from training.bundle import random_bundle
 from training.network import random_network
 from training.reference import NumpyNetwork
@@ -258,6 +261,48 @@ def test_chunks_of_many_sessions_in_arrays_and_their_errors_by_row(serving: Runn
             assert none.outputs.shape == (0, len(LABELS))
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("coalescing", "most"),
+    [
+        (Coalescing(message_steps=100), 100),  # as asked for
+        (Coalescing(message_bytes=24 * 50), 50),  # six features of four bytes
+        (Coalescing(message_steps=100_000), 16_384),  # no more lanes than the server names at once
+    ],
+)
+def test_a_block_travels_in_as_many_messages_as_it_takes(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    coalescing: Coalescing,
+    most: int,
+) -> None:
+    """Once a large one went whole, whatever the limits: one that the server refused for its size
+    was sent again and again, until its time was over."""
+    many = 20_000 if most > 10_000 else 1_000
+    names, answered = [f"block-{k}" for k in range(many)], list[int]()
+    settle = Settler.settle
+
+    def settling(self: Settler, message: Message, reply: pb.StepBatchReply) -> None:
+        settle(self, message, reply)
+        if not reply.errors:
+            answered.append(len(reply.status))
+
+    monkeypatch.setattr(Settler, "settle", settling)
+
+    async def run(server: RunningServer) -> None:
+        async with Client(server.address, ClientOptions(coalescing=coalescing)) as client:
+            xs = observations(many, 9)
+            done = await client.step_many(MODEL, names, np.zeros(many, int), xs, timeout=60)
+            done.raise_first()
+            for k in (0, many // 2, many - 1):
+                assert_close(done.outputs[k : k + 1], expected(xs[k : k + 1]))
+
+    with running_server(repository, max_sessions=many) as server:
+        asyncio.run(run(server))
+        assert server.metric("tidegate_steps_total") == many
+    assert sum(answered) == many
+    assert max(answered) <= most
 
 
 def test_steps_of_many_open_sessions_that_have_ended_since(serving: RunningServer) -> None:

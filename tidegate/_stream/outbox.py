@@ -113,8 +113,10 @@ class Outbox:
 
     def _take_rows(self, message: Message) -> None:
         queue, names, crowded = self.rows, self._lanes.names, self._lanes.crowded
-        while queue and self._fits(message, queue[0].steps, len(queue[0].packed)):
+        while queue:
             row = queue[0]
+            if message.steps and not self._fits(message, row.steps, len(row.packed)):
+                return
             if row.done.done():
                 _drop(row)
             else:
@@ -137,18 +139,22 @@ class Outbox:
             share = self.shares[0]
             if share.owner.done.done():
                 self.shares.popleft()
-            elif self._fits(message, share.steps, share.size):
+            elif self._fits(message, share.steps, share.size) or self._alone(message, share):
                 message.add_share(share)
                 self.shares.popleft()
-            elif message.steps or len(share) == 1:
+            elif message.steps:
                 return
             else:
+                halves = share.split()
                 self.shares.popleft()
-                self.shares.extendleft(reversed(share.split()))
+                self.shares.extendleft(reversed(halves))
+
+    def _alone(self, message: Message, share: Share) -> bool:
+        """One row that is too large for any message goes alone."""
+        return len(share) == 1 and not message.steps
 
     def _fits(self, message: Message, steps: int, size: int) -> bool:
-        """What is too large for any message goes alone."""
-        return message.steps == 0 or (
+        return (
             message.steps + steps <= self.message_steps
             and message.size + size <= self.message_bytes
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -41,21 +41,40 @@ async def read(context: Context) -> Any:
         raise _no_message(error) from error
 
 
-def parsed(
+def unary(
     call: Callable[[Any, Context], Awaitable[Any]],
     parse: Callable[[bytes], Any],
-    count: Callable[[ServingError], None],
+    gate: Gate | None,
+    count: Callable[[ServingError, Any], None],
 ) -> Callable[[bytes, Context], Awaitable[Any]]:
-    """A unary call that gets its request's bytes: what they are no message of is told in our own
-    words, and counted."""
+    """The handler of a unary call that gets its request's bytes and raises what it cannot do.
+
+    Args:
+        parse: bytes to the request; what is none is told in our own words.
+        gate: bounds the calls under way.
+        count: takes note of a failure, with the request, or None where it was none.
+    """
 
     async def answer(packed: bytes, context: Context) -> Any:
+        request = None
         try:
             request = parse(packed)
+            if gate is None:
+                return await call(request, context)
+            started = gate.enter()
+            try:
+                return await call(request, context)
+            finally:
+                gate.leave(started)
+        except ServingError as error:
+            failure = error
         except DecodeError as error:
-            count(_no_message(error))
-            await abort(context, _no_message(error))
-        return await call(request, context)
+            failure = _no_message(error)
+        except Exception:
+            log.exception("a call failed unexpectedly")
+            failure = Internal()
+        count(failure, request)
+        return await abort(context, failure)
 
     return answer
 
@@ -68,8 +87,8 @@ def _no_message(error: DecodeError) -> BadInput:
 async def translated(
     context: Context, count: Callable[[ServingError], None]
 ) -> AsyncIterator[None]:
-    """Turn a typed error raised inside into the call's status, the unexpected into INTERNAL; either
-    is counted."""
+    """Turn a typed error raised inside into a stream's end, the unexpected into INTERNAL; either is
+    counted."""
     try:
         yield
     except ServingError as error:
@@ -107,21 +126,20 @@ class Gate:
         self.under_way = 0
         self._seconds = 0.0  # that a call takes, of late
 
-    @contextmanager
-    def passed(self) -> Iterator[None]:
-        """A call is under way.
+    def enter(self) -> float:
+        """A call begins; returns what `leave` needs.
 
         Raises:
-            TooManyCalls: as many as may be are already.
+            TooManyCalls: as many as may be are under way already.
         """
         if self.under_way >= self._limit:
             # About as long as it takes until those under way are through.
             delay = min(LONGEST_DELAY, max(LEAST_DELAY, self._seconds))
             raise TooManyCalls(self._limit, delay)
         self.under_way += 1
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.under_way -= 1
-            self._seconds += 0.05 * (time.monotonic() - started - self._seconds)
+        return time.monotonic()
+
+    def leave(self, entered: float) -> None:
+        """The call is over."""
+        self.under_way -= 1
+        self._seconds += 0.05 * (time.monotonic() - entered - self._seconds)

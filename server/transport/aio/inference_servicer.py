@@ -1,10 +1,10 @@
-"""The rpcs of `inference.GRPCInferenceService`, each a few lines over the models."""
+"""The rpcs of `inference.GRPCInferenceService`, each a few lines over the api. Unary ones raise
+what they cannot do; `calls.unary` tells it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator
 
 from inference import grpc_service_pb2 as pb
 from inference import grpc_service_pb2_grpc
@@ -12,7 +12,7 @@ from server.api.oip import description, requests
 from server.api.oip.inference import Inference
 from server.errors import ServingError
 from server.serving.registry import Registry
-from server.transport.aio.calls import Context, Gate, translated
+from server.transport.aio.calls import Context, translated
 from server.transport.aio.infer_stream import Call, InferStream
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.stream import Streams
@@ -21,8 +21,8 @@ from server.transport.aio.stream import Streams
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves the Open Inference Protocol on the event loop."""
 
-    def __init__(self, registry: Registry, mailbox: Mailbox, gate: Gate, inflight: int) -> None:
-        self._registry, self._gate, self._inflight = registry, gate, inflight
+    def __init__(self, registry: Registry, mailbox: Mailbox, inflight: int) -> None:
+        self._registry, self._inflight = registry, inflight
         self._inference = Inference(registry, mailbox.address)
         self.streams = Streams()
 
@@ -30,20 +30,18 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """One step of one sequence."""
-        async with translated(context, self._counting(request.model_name)):
-            with self._gate.passed():
-                call = Call(self._inference, request, context.time_remaining())
-                try:
-                    return await call.reply
-                except asyncio.CancelledError:
-                    call.cancel()
-                    raise
+        call = Call(self._inference, request, context.time_remaining())
+        try:
+            return await call.reply
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
 
     async def ModelStreamInfer(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> None:
         """Steps of many sequences; reads and writes through `context`."""
-        async with translated(context, self._counting()):
+        async with translated(context, self._registry.count_error):
             await self.streams.serve(InferStream(self._inference, context, self._inflight))
 
     async def ServerLive(  # noqa: N802
@@ -78,31 +76,24 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         """A model's tensors."""
-        async with translated(context, self._counting(request.name)):
-            model = requests.model(self._registry, request.name, request.version)
-            return description.metadata(model, self._registry.versions(model.name))
+        model = requests.model(self._registry, request.name, request.version)
+        return description.metadata(model, self._registry.versions(model.name))
 
     async def ModelConfig(  # noqa: N802
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """A model's configuration."""
-        async with translated(context, self._counting(request.name)):
-            return description.config(requests.model(self._registry, request.name, request.version))
+        return description.config(requests.model(self._registry, request.name, request.version))
 
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         """What models have done."""
-        async with translated(context, self._counting(request.name)):
-            found = requests.models_of(self._registry, request.name, request.version)
-            return pb.ModelStatisticsResponse(model_stats=map(description.statistics, found))
+        found = requests.models_of(self._registry, request.name, request.version)
+        return pb.ModelStatisticsResponse(model_stats=map(description.statistics, found))
 
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """All models."""
-        async with translated(context, self._counting()):
-            return description.index(self._registry, request.ready)
-
-    def _counting(self, model: str = "") -> Callable[[ServingError], None]:
-        return partial(self._registry.count_error, name=model)
+        return description.index(self._registry, request.ready)

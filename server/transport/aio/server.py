@@ -17,8 +17,9 @@ from grpc_reflection.v1alpha import reflection
 from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from server.api import parsing
 from server.config import Config
+from server.errors import ServingError
 from server.serving.registry import Registry
-from server.transport.aio.calls import Gate, parsed
+from server.transport.aio.calls import Gate, unary
 from server.transport.aio.inference_servicer import InferenceServicer
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.servicer import Servicer
@@ -39,6 +40,9 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "ModelStreamInfer": parsing.infer_request,
 }
 """Of the messages that could unfold to many times their bytes."""
+
+PROBES = ("ServerLive", "ServerReady", "ModelReady")
+"""Asked by whoever decides whether the server lives: answered however busy it is."""
 
 
 class PortTaken(RuntimeError):
@@ -67,17 +71,16 @@ class GrpcServer:
             ]
         )
         mailbox = Mailbox(asyncio.get_running_loop())
-        gate, inflight = Gate(config.max_calls), config.max_inflight_messages
-        self._registry, self._gate = registry, gate
-        self._servicer = Servicer(registry, mailbox, gate, inflight)
-        self._inference = InferenceServicer(registry, mailbox, gate, inflight)
+        self._registry, self._gate = registry, Gate(config.max_calls)
+        self._servicer = Servicer(registry, mailbox, config.max_inflight_messages)
+        self._inference = InferenceServicer(registry, mailbox, config.max_inflight_messages)
         self._health = health.HealthServicer()
         tidegate_pb2_grpc.add_TidegateServicer_to_server(self._servicer, self._server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
-        self._parse(tidegate_pb2.DESCRIPTOR, "Tidegate", self._servicer)
-        self._parse(grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
+        self._handle(tidegate_pb2.DESCRIPTOR, "Tidegate", self._servicer)
+        self._handle(grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -126,9 +129,9 @@ class GrpcServer:
     def _idle(self) -> bool:
         return not (self._gate.under_way or self._servicer.streams or self._inference.streams)
 
-    def _parse(self, file: FileDescriptor, name: str, servicer: object) -> None:
-        """In place of the generated handlers: bytes become messages within bounds, and what becomes
-        none is told in our own words."""
+    def _handle(self, file: FileDescriptor, name: str, servicer: object) -> None:
+        """In place of the generated handlers: calls are bounded, bytes become messages within
+        bounds, and whatever fails is told in typed words and counted."""
         service = file.services_by_name[name]
         handlers: dict[str, Handler] = {}
         for method in service.methods:
@@ -138,10 +141,18 @@ class GrpcServer:
             if method.client_streaming:  # the stream itself tells what it cannot parse
                 handler = grpc.stream_stream_rpc_method_handler(call, parse, reply)
             else:
-                call = parsed(call, parse, self._registry.count_error)
+                gate = None if method.name in PROBES else self._gate
+                call = unary(call, parse, gate, self._count)
                 handler = grpc.unary_unary_rpc_method_handler(call, None, reply)
             handlers[method.name] = handler
         self._server.add_registered_method_handlers(service.full_name, handlers)
+
+    def _count(self, error: ServingError, request: Any) -> None:
+        """A unary call failed: count it under the model that its request names, if it does."""
+        about = getattr(request, "snapshot", request)
+        name = getattr(about, "model", "") or getattr(about, "model_name", "")
+        version = getattr(about, "version", 0)
+        self._registry.count_error(error, name, version if isinstance(version, int) else 0)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE, INFERENCE):

@@ -171,11 +171,11 @@ class Session(_message.Message):
 
     @_builtins.property
     def last_used_at(self) -> _timestamp_pb2.Timestamp:
-        """When a step was last applied (or the session opened)."""
+        """When it was last used: a step came to its turn, applied or not, or somebody opened it or attached to it."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the session expires if no step arrives before."""
+        """When the session expires if it is not used before."""
 
     def __init__(
         self,

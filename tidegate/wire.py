@@ -28,6 +28,8 @@ MAX_STEP: Final = 2**62
 """The largest number a step may have."""
 MAX_LANES: Final = 1 << 20
 """Lanes of a stream, numbered from 0."""
+MAX_OPENS: Final = 1 << 14
+"""Lanes that a message may name."""
 MAX_ID_BYTES: Final = 256
 """The longest session id, in bytes of UTF-8."""
 

@@ -13,9 +13,8 @@ from server.errors import BadInput, ServingError
 from server.scheduler.submission import Handles
 from server.serving.model import ServedModel
 from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.wire import MAX_LANES
+from tidegate.wire import MAX_LANES, MAX_OPENS
 
-MAX_OPENS = 1 << 14  # in one message
 AT_ONCE = 16  # lanes to name between two yields
 IN_FULL = 64  # errors of a kind in a message that are told in full
 LIKEWISE = "likewise"

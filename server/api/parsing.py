@@ -13,8 +13,8 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from inference import grpc_service_pb2 as oip
-from server.api.lanes import MAX_OPENS
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import MAX_OPENS
 
 M = TypeVar("M", bound=Message)
 
@@ -31,7 +31,7 @@ def step_batch(packed: bytes) -> pb.StepBatch:
         DecodeError: it is none, or names far too many lanes.
     """
     return _parse(
-        pb.StepBatch.FromString, packed, 4 * MAX_OPENS
+        pb.StepBatch.FromString, packed, 2 * MAX_OPENS
     )  # more than may be named, to be told so
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from tidegate import errors
+from tidegate import errors, wire
 from tidegate._stream.course import Row, Stage
 from tidegate._stream.message import Block, LaneNames, Message, Share
 from tidegate._stream.outbox import Backlog, Outbox, timeout_us
@@ -50,7 +50,8 @@ class Stream:
         self.model, self.lanes = model, LaneNames()
         self.backlog = Backlog(limits, len(model.features) * WIRE.itemsize)
         self._open_call, self._retry, self._most = open_call, options.retry, limits.in_flight
-        self._outbox = Outbox(self.lanes, limits.message_steps, limits.message_bytes)
+        steps = min(limits.message_steps, wire.MAX_OPENS)  # each may need its lane named
+        self._outbox = Outbox(self.lanes, steps, limits.message_bytes)
         self._settler = Settler(
             model, self.lanes, self._later, self._outbox.shrink_steps, options.retry
         )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from inference import grpc_service_pb2 as oip
 from server.api import parsing
-from server.api.lanes import MAX_OPENS
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import MAX_OPENS
 
 EMPTY = {"opens": b"\x22\x00", "inputs": b"\x2a\x00", "states": b"\x32\x00"}
 

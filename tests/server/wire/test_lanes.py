@@ -10,11 +10,11 @@ import grpc
 import pytest
 
 from server.api.columns import MAX_ROWS
-from server.api.lanes import MAX_OPENS
 from tests.harness import RunningServer
 from tests.server.wire.wire import batch, connected, failing, observations, reasons
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1.tidegate_pb2_grpc import TidegateStub
+from tidegate.wire import MAX_OPENS
 
 X = observations(21, 8)
 

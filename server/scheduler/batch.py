@@ -70,10 +70,7 @@ class Batch:
 
     def parts(self, rows: Rows) -> list[Part]:
         """Some of its rows as parts of their own."""
-        return [
-            Part(part.entry, at, self.handles[mine], part.width)
-            for part, mine, at in self.owners(rows)
-        ]
+        return [part.entry.part(at, part.width) for part, _, at in self.owners(rows)]
 
     def fail(self, rows: Rows, error: ServingError) -> None:
         """Give open rows an error that they share."""

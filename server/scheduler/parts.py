@@ -29,6 +29,11 @@ class Entry:
     blockers: int = 0
     blocked: list[Entry] = field(default_factory=list)
 
+    def part(self, rows: Rows | None, width: int) -> Part:
+        """Some of its rows (None: all) as a part."""
+        handles = self.submission.handles
+        return Part(self, rows, handles if rows is None else handles[rows], width)
+
 
 @dataclass(slots=True, eq=False)
 class Part:
@@ -72,17 +77,10 @@ def width_of(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
-def sole_part(submission: Submission) -> Part | None:
-    """All of the submission's rows as one part, if they may enter a run together."""
-    entry = Entry(submission, 0, iter(()))
-    if len(submission) == 1:
-        return Part(entry, None, submission.handles, width_of(int(submission.lengths[0])))
-    queued = submission.queued_rows
+def sole_part(submission: Submission, queued: Rows) -> Part | None:
+    """The `queued` of the submission's rows as one part, if they may enter a run together."""
     parts = [part for parts in rounds(submission, queued) for part in parts]
-    if len(parts) != 1:
-        return None
-    rows, width = parts[0]
-    return Part(entry, rows, submission.handles[queued], width)
+    return Entry(submission, 0, iter(())).part(*parts[0]) if len(parts) == 1 else None
 
 
 def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:

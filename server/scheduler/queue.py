@@ -200,9 +200,8 @@ class StepQueue:
         if parts is None:
             self._release(entry)
             return
-        handles = entry.submission.handles
         for rows, width in parts:
-            part = Part(entry, rows, handles if rows is None else handles[rows], width)
+            part = entry.part(rows, width)
             entry.unfinished += len(part.handles)
             self._let_in(part)
 

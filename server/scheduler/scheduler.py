@@ -113,9 +113,10 @@ class Scheduler:
             BadInput: it has more steps than the queue ever holds.
             Draining: the scheduler has stopped.
         """
-        if not len(submission.queued_rows):  # every row has failed already
+        queued = submission.queued_rows
+        if not len(queued):  # every row has failed already
             submission.on_done(submission)
-        elif not self._at_once(submission):
+        elif not self._at_once(submission, queued):
             self.queue.put(submission, self._rate)
 
     def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
@@ -171,7 +172,7 @@ class Scheduler:
         if self.queue.has_absent and not (self._steps.awaited and self.queue.has_calls):
             self._bring_in(self.queue.absent(self._steps.room))
 
-    def _at_once(self, submission: Submission) -> bool:
+    def _at_once(self, submission: Submission, queued: Rows) -> bool:
         """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
         it, takes longer than a short run does."""
         steps = submission.steps
@@ -181,7 +182,7 @@ class Scheduler:
             return False
         if not self.queue.is_free_for(steps):
             return False
-        part = sole_part(submission)
+        part = sole_part(submission, queued)
         if part is None or part.left > self._max_batch:
             return False
         if not self._engine_free.acquire(blocking=False):

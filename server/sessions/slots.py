@@ -92,6 +92,11 @@ class Residence:
         return self.capacity >= self._directory.limit
 
     @property
+    def awaited(self) -> bool:
+        """Whether sessions that were brought in have not been in a run yet."""
+        return not self.roomy and bool(self._awaited.any())
+
+    @property
     def room(self) -> int:
         """How many sessions may be brought in: those before that have not been in a run yet keep
         their slots."""

@@ -61,7 +61,7 @@ class SessionSteps:
     @property
     def awaited(self) -> bool:
         """Whether sessions that were brought in have not had their run yet."""
-        return not self._residence.roomy and self._residence.room < self._residence.capacity
+        return self._residence.awaited
 
     @property
     def roomy(self) -> bool:

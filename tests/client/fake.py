@@ -116,27 +116,6 @@ class FakeServer(pb_grpc.TidegateServicer):
                 await refuse(context, grpc.StatusCode.UNAVAILABLE)
             yield reply
 
-    async def Step(self, request: Any, context: Any) -> pb.StepReply:  # noqa: N802
-        raise NotImplementedError
-
-    async def List(self, request: Any, context: Any) -> pb.ListReply:  # noqa: N802
-        raise NotImplementedError
-
-    async def Export(self, request: Any, context: Any) -> pb.Snapshot:  # noqa: N802
-        raise NotImplementedError
-
-    async def Import(self, request: Any, context: Any) -> pb.ImportReply:  # noqa: N802
-        raise NotImplementedError
-
-    async def Fork(self, request: Any, context: Any) -> pb.Session:  # noqa: N802
-        raise NotImplementedError
-
-    async def Forecast(self, request: Any, context: Any) -> pb.ForecastReply:  # noqa: N802
-        raise NotImplementedError
-
-    async def Peek(self, request: Any, context: Any) -> pb.PeekReply:  # noqa: N802
-        raise NotImplementedError
-
     async def _refuse(self, call: str, context: Any) -> None:
         self.calls.append(call)
         if self.refusals:

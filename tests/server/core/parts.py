@@ -19,6 +19,7 @@ from server.scheduler.submission import UNNUMBERED, Submission
 from server.serving.model import ServedModel
 from training.bundle import random_bundle
 from training.network import Network, random_network
+from training.reference import NumpyNetwork
 
 Floats = NDArray[np.float32]
 CPU = Device("cpu")
@@ -30,6 +31,12 @@ def make_bundle(repository: Path, weights: Network = WEIGHTS) -> Bundle:
     random_bundle(repository / "small" / "1", weights)
     (entry,) = find(repository)
     return load(entry, repository)
+
+
+def expected(xs: Floats) -> Floats:
+    """What the equations answer to `xs` [T, I] with `WEIGHTS`, from the initial state: [T, O]."""
+    lstm = NumpyNetwork(WEIGHTS)
+    return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 
 class Clock:

@@ -14,8 +14,8 @@ from server.errors import ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.sessions.snapshot import Snapshot
-from tests.server.core.parts import Caller, Floats, make_bundle, make_model
-from tests.server.core.test_walks import assert_state, expected
+from tests.server.core.parts import Caller, Floats, expected, make_bundle, make_model
+from tests.server.core.test_walks import assert_state
 from tidegate.wire import FAILED
 
 # What each of them observes at each step. A session "a0" or "a1" observes what "a" does.

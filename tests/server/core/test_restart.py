@@ -16,7 +16,7 @@ from server.scheduler.submission import RESTART
 from server.serving.model import ServedModel
 from server.sessions.forecast import Forecast
 from server.sessions.snapshot import Snapshot
-from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
+from tests.server.core.parts import Caller, Floats, expected, make_bundle, make_model
 from tests.server.growing import growing
 from tidegate.wire import APPLIED, FAILED, REMEMBERED
 from training.reference import NumpyNetwork
@@ -32,11 +32,6 @@ def model(tmp_path: Path) -> Iterator[ServedModel]:
 
 def observations(steps: int) -> Floats:
     return np.random.default_rng(3).normal(size=(steps, 5)).astype(np.float32)
-
-
-def expected(xs: Floats) -> Floats:
-    lstm = NumpyNetwork(WEIGHTS)
-    return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 
 def assert_close(got: Floats | None, wanted: Floats) -> None:

@@ -19,21 +19,11 @@ from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Slots
-from tests.server.core.parts import CPU, WEIGHTS, Caller, Floats, make_bundle, make_model
+from tests.server.core.parts import CPU, WEIGHTS, Caller, expected, make_model
 from tidegate.wire import APPLIED
 from training.reference import NumpyNetwork
 
 X = np.random.default_rng(5).normal(0, 2, (64, 5)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
-    return make_bundle(folder)
 
 
 @pytest.fixture
@@ -42,11 +32,6 @@ def model(bundle: Bundle, folder: Path) -> Iterator[ServedModel]:
     served.start()
     yield served
     served.stop()
-
-
-def expected(xs: Floats) -> Floats:
-    lstm = NumpyNetwork(WEIGHTS)
-    return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 
 def test_a_loop_that_dies_leaves_nobody_waiting_and_tells(

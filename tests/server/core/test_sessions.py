@@ -25,21 +25,14 @@ from server.errors import (
     UnknownSession,
 )
 from server.serving.model import ServedModel
-from tests.server.core.parts import WEIGHTS, Caller, Clock, Floats, make_bundle, make_model
+from tests.server.core.parts import (
+    Caller,
+    Clock,
+    Floats,
+    expected,
+    make_model,
+)
 from tidegate.wire import APPLIED, FAILED, REMEMBERED
-from training.reference import NumpyNetwork
-
-REFERENCE = NumpyNetwork(WEIGHTS)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
-    return make_bundle(folder)
 
 
 @pytest.fixture
@@ -52,10 +45,6 @@ def model(bundle: Bundle, folder: Path) -> Iterator[ServedModel]:
 
 def observations(seed: int, steps: int) -> Floats:
     return np.random.default_rng(seed).normal(0, 2, (steps, 5)).astype(np.float32)
-
-
-def expected(x: Floats) -> Floats:
-    return np.asarray(REFERENCE.run(x, REFERENCE.initial())[0], np.float32)
 
 
 def test_a_run_that_fails_ends_its_sessions_and_no_others_and_the_loop_goes_on(

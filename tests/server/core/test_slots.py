@@ -17,7 +17,7 @@ from server.engine.engine import Engine, EngineRows
 from server.errors import Internal, ServingError, SessionLost
 from server.serving.model import ServedModel
 from server.sessions.slots import Slots
-from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
+from tests.server.core.parts import WEIGHTS, Caller, Floats, expected, make_bundle, make_model
 from tidegate.wire import APPLIED, REMEMBERED
 from training.reference import NumpyNetwork
 
@@ -34,11 +34,6 @@ def crowded(folder: Path, resident: int) -> ServedModel:
     for name in NAMES:
         model.open(name)
     return model
-
-
-def expected(xs: Floats) -> Floats:
-    lstm = NumpyNetwork(WEIGHTS)
-    return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 
 def resident(model: ServedModel) -> int:

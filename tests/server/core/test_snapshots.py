@@ -14,9 +14,15 @@ from server.engine.engine import Engine
 from server.errors import BadSnapshot, Internal, ServingError, SessionClosed, SessionLost
 from server.serving.model import ServedModel
 from server.sessions.snapshot import Snapshot
-from tests.server.core.parts import WEIGHTS, Caller, Clock, Floats, make_bundle, make_model
+from tests.server.core.parts import (
+    Caller,
+    Clock,
+    Floats,
+    expected,
+    make_bundle,
+    make_model,
+)
 from tidegate.wire import APPLIED, REMEMBERED
-from training.reference import NumpyNetwork
 
 WAIT = 20
 
@@ -31,11 +37,6 @@ def model(tmp_path: Path) -> Iterator[ServedModel]:
 
 def observations(seed: int, steps: int) -> Floats:
     return np.random.default_rng(seed).normal(0, 2, (steps, 5)).astype(np.float32)
-
-
-def expected(xs: Floats) -> Floats:
-    lstm = NumpyNetwork(WEIGHTS)
-    return lstm.run(xs, lstm.initial())[0].astype(np.float32)
 
 
 def assert_close(got: Floats | None, wanted: Floats) -> None:

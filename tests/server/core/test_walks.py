@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,25 +15,11 @@ from server.scheduler.submission import RESTART
 from server.serving.model import ServedModel
 from server.sessions.forecast import Forecast
 from server.sessions.snapshot import Snapshot
-from tests.server.core.parts import WEIGHTS, Caller, Floats, make_bundle, make_model
+from tests.server.core.parts import WEIGHTS, Caller, Floats, expected, make_model
 from training.reference import NumpyNetwork
 
 LSTM = NumpyNetwork(WEIGHTS)
 SLOTS, WAIT, NOTHING = 3, 20, np.zeros((0, 5), np.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
-    return make_bundle(folder)
-
-
-def expected(xs: Floats) -> Floats:
-    return LSTM.run(xs, LSTM.initial())[0].astype(np.float32)
 
 
 def assert_state(snapshot: Snapshot, xs: Floats) -> None:

@@ -147,7 +147,7 @@ def test_rows_that_failed_alike_are_each_told() -> None:
         return refused(batch, detail(pb.REASON_RUN_FAILED)) if batch.lanes else applied(batch)
 
     async def play() -> bytes:
-        async with FakeServer() as server:
+        async with FakeServer() as server:  # type: ignore[abstract]
             server.answer = answer
             words = tool("node", "--input-type=module", "-e", ALIKE, server.address)
             process = await asyncio.create_subprocess_exec(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, PositiveInt, ValidationError
+from pydantic import DirectoryPath, Field, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 TEN_YEARS = 10 * 365 * 86_400.0  # times stay within what clocks and timestamps can say
@@ -59,6 +59,38 @@ class Config(BaseSettings):
         "the host's memory until their next step; 0: all",
     )
     session_ttl: Duration = Field(3600.0, description="idle seconds after which a session expires")
+    store: Literal["sqlite", "redis", "none"] = Field(
+        "sqlite", description="where sessions survive the server; none: nowhere"
+    )
+    data_folder: Path = Field(Path("data"), description="folder of the sqlite store, made if need be")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="the redis store, with its password"
+    )
+    redis_durability: Literal["memory", "fsync", "replicated"] = Field(
+        "memory",
+        description="when a step on redis counts as durable: in its memory, on its disk, or on "
+        "redis_replicas replicas",
+    )
+    redis_replicas: PositiveInt = Field(1, description="replicas that confirm, if replicated")
+    durability: Literal["write-behind", "sync"] = Field(
+        "write-behind",
+        description="sync: steps are in the store before they are answered; write-behind: at most "
+        "checkpoint_interval later",
+    )
+    checkpoint_interval: Duration = Field(
+        1.0, description="seconds after which a step is in the store, with write-behind"
+    )
+    on_store_failure: Literal["auto", "degrade", "refuse"] = Field(
+        "auto",
+        description="whether steps go on while the store does not answer; auto: with sqlite they do",
+    )
+    store_timeout: Duration = Field(2.0, description="seconds after which redis does not answer")
+    lease_seconds: Duration = Field(
+        5.0, description="seconds after which redis takes a silent server for dead"
+    )
+    stored_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        1, description="steps a session whose outputs are stored for retries; the last row's always"
+    )
     remembered_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         64, description="steps a session whose outputs are kept for retries"
     )

@@ -90,6 +90,32 @@ class SessionLost(SessionEnded):
     how = "was lost in a run that failed"
 
 
+class SessionMoved(SessionEnded):
+    """Another server has taken the session over; asking for it again brings it back here."""
+
+    code, reason = "UNAVAILABLE", "MOVED"
+    how = "was taken over by another server"
+
+
+class BadRecord(ServingError):
+    """What the store holds of a session cannot be used."""
+
+    code, reason = "DATA_LOSS", "BAD_RECORD"
+
+    def __init__(self, session_id: str, why: str) -> None:
+        super().__init__(f"the stored record of session {session_id!r} cannot be used: {why}")
+
+
+class StoreDown(ServingError):
+    """The store does not answer."""
+
+    code, reason = "UNAVAILABLE", "STORE_DOWN"
+
+    def __init__(self, retry_after: float = 0.5) -> None:
+        super().__init__("the store of sessions does not answer, and the call needs it")
+        self.retry_after = retry_after
+
+
 class SessionExists(ServingError):
     code, reason = "ALREADY_EXISTS", "SESSION_EXISTS"
 

@@ -84,6 +84,16 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_TOO_MANY_CALLS: _Reason.ValueType  # 24
     """More calls are under way than the server takes at once; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
+    REASON_MOVED: _Reason.ValueType  # 25
+    """Another server has taken the session over, and this one applied nothing; ask again, over a new connection
+    where a proxy routes. UNAVAILABLE.
+    """
+    REASON_STORE_DOWN: _Reason.ValueType  # 26
+    """The store does not answer, and without it the call cannot be done; see `retry_after_ms`. UNAVAILABLE."""
+    REASON_BAD_RECORD: _Reason.ValueType  # 27
+    """What the store holds of the session cannot be used: it is corrupt, of a newer format or of another bundle;
+    `message` names which. Closing the session removes it. DATA_LOSS.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call or a row failed."""
@@ -142,6 +152,16 @@ REASON_LOST: Reason.ValueType  # 23
 """
 REASON_TOO_MANY_CALLS: Reason.ValueType  # 24
 """More calls are under way than the server takes at once; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
+REASON_MOVED: Reason.ValueType  # 25
+"""Another server has taken the session over, and this one applied nothing; ask again, over a new connection
+where a proxy routes. UNAVAILABLE.
+"""
+REASON_STORE_DOWN: Reason.ValueType  # 26
+"""The store does not answer, and without it the call cannot be done; see `retry_after_ms`. UNAVAILABLE."""
+REASON_BAD_RECORD: Reason.ValueType  # 27
+"""What the store holds of the session cannot be used: it is corrupt, of a newer format or of another bundle;
+`message` names which. Closing the session removes it. DATA_LOSS.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
@@ -157,6 +177,8 @@ class Session(_message.Message):
     OPENED_AT_FIELD_NUMBER: _builtins.int
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    DURABLE_STEP_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     version: _builtins.int
@@ -165,6 +187,12 @@ class Session(_message.Message):
     """The caller's name for the session, unique within (model, version)."""
     steps: _builtins.int
     """Steps applied so far; the next step's number."""
+    durable_step: _builtins.int
+    """Steps below this number are in the store, and survive the server; 0 where it keeps none."""
+    life: _builtins.int
+    """Which life of the session this is: another number whenever a session of this id begins anew (opened after its
+    end, reset, restarted, made of a snapshot). It stays the same over restarts and on whatever server.
+    """
     @_builtins.property
     def opened_at(self) -> _timestamp_pb2.Timestamp:
         """When the session was opened."""
@@ -187,10 +215,12 @@ class Session(_message.Message):
         opened_at: _timestamp_pb2.Timestamp | None = ...,
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        durable_step: _builtins.int = ...,
+        life: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "last_used_at", b"last_used_at", "opened_at", b"opened_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "last_used_at", b"last_used_at", "model", b"model", "opened_at", b"opened_at", "session_id", b"session_id", "steps", b"steps", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_step", b"durable_step", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "life", b"life", "model", b"model", "opened_at", b"opened_at", "session_id", b"session_id", "steps", b"steps", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,12 +286,15 @@ class StepReply(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     REMEMBERED_FIELD_NUMBER: _builtins.int
+    DURABLE_STEP_FIELD_NUMBER: _builtins.int
     first_step: _builtins.int
     """The number of the first step answered here."""
     steps: _builtins.int
     """How many steps are answered."""
     remembered: _builtins.bool
     """True when the outputs were remembered from an earlier call and nothing moved."""
+    durable_step: _builtins.int
+    """Steps of the session below this number are in the store, and survive the server; 0 where it keeps none."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Output values, step after step, the model's outputs in order: steps * outputs values."""
@@ -273,10 +306,11 @@ class StepReply(_message.Message):
         steps: _builtins.int = ...,
         outputs: _abc.Iterable[_builtins.float] | None = ...,
         remembered: _builtins.bool = ...,
+        durable_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_step", b"first_step", "outputs", b"outputs", "remembered", b"remembered", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_step", b"durable_step", "first_step", b"first_step", "outputs", b"outputs", "remembered", b"remembered", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,12 +414,18 @@ class LaneOpened(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DURABLE_STEP_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
     lane: _builtins.int
     """The lane."""
     steps: _builtins.int
     """Steps the session has applied so far."""
     created: _builtins.bool
     """True when this request opened the session."""
+    durable_step: _builtins.int
+    """As in `Session`: steps below this number survive the server."""
+    life: _builtins.int
+    """As in `Session`: which life of the session this is."""
     @_builtins.property
     def error(self) -> Global___ErrorDetail:
         """Set when the lane could not be named; the lane is then unknown."""
@@ -397,10 +437,12 @@ class LaneOpened(_message.Message):
         steps: _builtins.int = ...,
         created: _builtins.bool = ...,
         error: Global___ErrorDetail | None = ...,
+        durable_step: _builtins.int = ...,
+        life: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "error", b"error", "lane", b"lane", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "durable_step", b"durable_step", "error", b"error", "lane", b"lane", "life", b"life", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,6 +460,7 @@ class StepBatchReply(_message.Message):
     FIRST_STEPS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    DURABLE_STEPS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The id of the StepBatch answered."""
     status: _builtins.bytes
@@ -426,6 +469,10 @@ class StepBatchReply(_message.Message):
     """u64 a row: the number of the row's first step (the expected one where the row failed on its number)."""
     outputs: _builtins.bytes
     """f32: output values of the rows with status 0 or 1, row after row, step after step."""
+    durable_steps: _builtins.bytes
+    """u64 a row: the row's session's steps below this number are in the store, and survive the server. Empty where
+    the server keeps no store.
+    """
     @_builtins.property
     def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneOpened]:
         """What became of the lanes to open."""
@@ -443,10 +490,11 @@ class StepBatchReply(_message.Message):
         first_steps: _builtins.bytes = ...,
         outputs: _builtins.bytes = ...,
         errors: _abc.Iterable[Global___RowError] | None = ...,
+        durable_steps: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "first_steps", b"first_steps", "id", b"id", "opened", b"opened", "outputs", b"outputs", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_steps", b"durable_steps", "errors", b"errors", "first_steps", b"first_steps", "id", b"id", "opened", b"opened", "outputs", b"outputs", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1269,7 +1317,7 @@ class ErrorDetail(_message.Message):
     expected_step: _builtins.int
     """STEP_GAP, STEP_TOO_OLD, STEP_CONFLICT: the number the session expects next."""
     retry_after_ms: _builtins.int
-    """QUEUE_FULL, SESSIONS_FULL, TOO_MANY_CALLS, STARTING: when to try again, in milliseconds."""
+    """QUEUE_FULL, SESSIONS_FULL, TOO_MANY_CALLS, STARTING, STORE_DOWN: when to try again, in milliseconds."""
     field: _builtins.str
     """BAD_INPUT: the request field at fault."""
     feature: _builtins.str

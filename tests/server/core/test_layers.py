@@ -10,11 +10,12 @@ from tests.harness import ROOT
 
 SERVER = ROOT / "server"
 LEAVES = {"errors", "config", "metrics"}
-BEHIND = ["bundle", "engine", "scheduler", "sessions", "serving", "api", "transport"]
+BEHIND = ["bundle", "store", "engine", "scheduler", "sessions", "serving", "api", "transport"]
 MAY_IMPORT = {leaf: set[str]() for leaf in LEAVES} | {"bundle": {"errors"}}
 for at, part in enumerate(BEHIND[1:], start=1):
     MAY_IMPORT[part] = {*BEHIND[:at], *LEAVES}
-CORE = ["bundle", "engine", "scheduler", "sessions", "serving", *sorted(LEAVES)]
+MAY_IMPORT["store"] = {"bundle", "errors", "config"}
+CORE = ["bundle", "store", "engine", "scheduler", "sessions", "serving", *sorted(LEAVES)]
 FILES = sorted(SERVER.rglob("*.py"))
 
 

@@ -11,7 +11,12 @@ from server.app import App
 from server.config import Config, ConfigError, from_arguments
 from server.engine.device import DeviceError
 from server.serving.loader import NoModels
+from server.store.interface import StoreUnreachable, StoreUnusable
 from server.transport.aio.server import PortTaken
+
+CANNOT_START = (
+    ConfigError, DeviceError, NoModels, PortTaken, StoreUnreachable, StoreUnusable,
+)  # fmt: skip
 
 
 def main() -> int:
@@ -20,7 +25,7 @@ def main() -> int:
         config = from_arguments()
         _log_to_stderr(config.log_level)
         return asyncio.run(_serve(config))
-    except (ConfigError, DeviceError, NoModels, PortTaken, OSError) as error:
+    except (*CANNOT_START, OSError) as error:
         print(f"tidegate-server: {error}", file=sys.stderr)
         return 2
 

@@ -16,7 +16,11 @@ from server.config import Config
 from server.engine.device import choose
 from server.metrics import Metrics
 from server.serving.loader import Loader
+from server.serving.model import Kept
 from server.serving.registry import Registry
+from server.serving.tenure import Tenure
+from server.store.choose import open_store
+from server.store.health import Health
 from server.transport.aio.server import GrpcServer, PortTaken
 
 log = logging.getLogger(__name__)
@@ -37,12 +41,29 @@ class App:
         self._stop = asyncio.Event()
         self._died = False
         self._loading: threading.Thread | None = None
-        self._loader = Loader(config, self._device, self._metrics, self._registry, self._on_death)
+        self._kept = self._open_store(config)
+        self._tenure: Tenure | None = None
+        if self._kept is not None:
+            pause = config.lease_seconds / 5
+            self._tenure = Tenure(self._kept, self._registry, pause, self._on_death)
+        self._loader = Loader(
+            config, self._device, self._metrics, self._registry, self._on_death, self._kept
+        )
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
         everything queued was answered in time, and nothing died."""
         self._catch_signals()
+        try:
+            return await self._serve()
+        finally:
+            if self._tenure is not None and self._kept is not None:
+                self._tenure.stop()
+                self._kept.store.close()
+
+    async def _serve(self) -> bool:
+        if self._tenure is not None:
+            self._tenure.start()
         transport = GrpcServer(self._config, self._registry)
         metrics_port = self._serve_metrics()
         port = await transport.start()
@@ -57,13 +78,26 @@ class App:
         gc.collect()
         gc.freeze()
         await self._announce(transport, port, metrics_port)
-        expiry = asyncio.create_task(self._expire())
+        expiry = asyncio.create_task(self._expire(transport))
         if await self._unless_stopped(expiry):
             self._die("the expiry of sessions ended")
         expiry.cancel()
         if self._died:
             await transport.unwell()
         return await self._drain(transport) and not self._died
+
+    def _open_store(self, config: Config) -> Kept | None:
+        store = open_store(config)
+        if store is None:
+            log.info("sessions live as long as this process: --store none")
+            return None
+        late = "before a step is answered"
+        if config.durability == "write-behind":
+            late = f"at most {config.checkpoint_interval:g} s after a step"
+        log.info("sessions are kept in %s, %s", store.place, late)
+        policy = config.on_store_failure
+        refuse = policy == "refuse" or (policy == "auto" and not store.exclusive)
+        return Kept(store, Health(refuse, self._metrics.store_failures.inc))
 
     @property
     def loading(self) -> bool:
@@ -114,19 +148,26 @@ class App:
             self._host, port, self._host, metrics_port, self._device.name, names,
         )  # fmt: skip
 
-    async def _expire(self) -> None:
+    async def _expire(self, transport: GrpcServer) -> None:
+        """End idle sessions, and tell health checks how the store is, again and again."""
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
             await asyncio.sleep(pause)
             await asyncio.to_thread(self._registry.expire)
+            if self._kept is not None:
+                self._metrics.store_up.set(not self._kept.health.down)
+                await transport.store_is(not self._kept.health.down)
 
     async def _drain(self, transport: GrpcServer) -> bool:
-        """Refuse what is new, finish what is queued, end the streams."""
+        """Refuse what is new, finish what is queued, store what has moved, end the streams."""
         log.info("draining for at most %g s", self._config.drain_seconds)
         deadline = time.monotonic() + self._config.drain_seconds
         await transport.refuse()
         self._registry.refuse()
         finished = await asyncio.to_thread(self._registry.drain, deadline)
+        if not await asyncio.to_thread(self._registry.flush, deadline):
+            finished = False
+            log.error("sessions could not be stored as they are")
         # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
         await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))
         finished &= await transport.stop(max(0.1, deadline - time.monotonic()))

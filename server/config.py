@@ -62,7 +62,7 @@ class Config(BaseSettings):
     store: Literal["sqlite", "redis", "none"] = Field(
         "sqlite", description="where sessions survive the server; none: nowhere"
     )
-    data_folder: Path = Field(Path("data"), description="folder of the sqlite store, made if need be")
+    data_folder: Path = Field(Path("data"), description="folder of the sqlite store")
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="the redis store, with its password"
     )
@@ -82,7 +82,7 @@ class Config(BaseSettings):
     )
     on_store_failure: Literal["auto", "degrade", "refuse"] = Field(
         "auto",
-        description="whether steps go on while the store does not answer; auto: with sqlite they do",
+        description="whether steps go on while the store does not answer; auto: on sqlite",
     )
     store_timeout: Duration = Field(2.0, description="seconds after which redis does not answer")
     lease_seconds: Duration = Field(

@@ -97,6 +97,12 @@ class SessionMoved(SessionEnded):
     how = "was taken over by another server"
 
 
+class SessionSetBack(SessionMoved):
+    """A run failed midway: the session goes on from its stored record once it is asked for."""
+
+    how = "was set back to its last stored step, by a run that failed"
+
+
 class BadRecord(ServingError):
     """What the store holds of a session cannot be used."""
 

@@ -92,6 +92,21 @@ class Metrics:
         self.remembered = self._counter("replies_remembered", "Rows answered from memory.")
         self.live = self._gauge("sessions_live", "Live sessions.")
         self.resident = self._gauge("sessions_resident", "Sessions whose state is on the device.")
+        self.stored = self._counter("sessions_stored", "Records of sessions written to the store.")
+        self.taken_up = self._counter("sessions_taken_up", "Sessions that came out of the store.")
+        self.moved = self._counter("sessions_moved", "Sessions that another server took over.")
+        self.bad_records = self._counter("records_bad", "Stored records that cannot be used.")
+        self.unsaved = self._gauge("sessions_unsaved", "Sessions with steps that are not stored.")
+        self.store_lag = self._gauge(
+            "store_lag_seconds", "For how long something has been waiting to be stored."
+        )
+        self.store_up = Gauge(
+            "tidegate_store_up", "Whether the store answers.", registry=self.registry
+        )
+        self.store_failures = Counter(
+            "tidegate_store_failures", "Calls that the store did not answer.",
+            registry=self.registry,
+        )  # fmt: skip
         self.queued = self._gauge("queue_steps", "Steps waiting or running.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of device memory that hold state.")
         self.device = self._gauge("device_info", "The device in use.", "device")
@@ -104,6 +119,9 @@ class Metrics:
         )
         self.engine_seconds = self._histogram(
             "step_engine_seconds", "Seconds of the run that held the step.", SECONDS
+        )
+        self.store_seconds = self._histogram(
+            "store_write_seconds", "Seconds of the write that held the record.", SECONDS
         )
         self.step_seconds = self._histogram(
             "step_seconds", "Seconds from a step's arrival to its completion.", SECONDS
@@ -159,6 +177,11 @@ class ModelMetrics:
         self.queue_seconds = metrics.queue_seconds.labels(*self._labels)
         self.engine_seconds = metrics.engine_seconds.labels(*self._labels)
         self.step_seconds = metrics.step_seconds.labels(*self._labels)
+        self.stored = metrics.stored.labels(*self._labels)
+        self.taken_up = metrics.taken_up.labels(*self._labels)
+        self.moved = metrics.moved.labels(*self._labels)
+        self.bad_records = metrics.bad_records.labels(*self._labels)
+        self.store_seconds = metrics.store_seconds.labels(*self._labels)
 
     def error(self, code: str, reason: str, count: int = 1) -> None:
         """Count a failure by its gRPC code and its reason."""
@@ -189,6 +212,11 @@ class ModelMetrics:
         self._metrics.queued.labels(*self._labels).set_function(queued)
         self._metrics.state_bytes.labels(*self._labels).set(state_bytes)
         self._metrics.device.labels(*self._labels, device).set(1)
+
+    def watch_store(self, unsaved: Callable[[], float], lag: Callable[[], float]) -> None:
+        """Read what waits to be stored whenever the gauges are scraped."""
+        self._metrics.unsaved.labels(*self._labels).set_function(unsaved)
+        self._metrics.store_lag.labels(*self._labels).set_function(lag)
 
     def watch_drift(
         self, samples: Callable[[], float], indices: Mapping[str, Callable[[], float]]

@@ -18,6 +18,7 @@ from server.api.lanes import Lanes
 from server.bundle.manifest import Manifest
 from server.errors import BadInput, ServingError, UnknownLane
 from server.scheduler.submission import UNNUMBERED, Submission
+from server.serving.model import ServedModel
 from server.sessions import validation
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import FAILED, MAX_STEP
@@ -53,17 +54,21 @@ def read(
 
 
 def reply(
-    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], manifest: Manifest
+    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
 ) -> pb.StepBatchReply:
     """Encode a submission's outcome. It has no more than a few hundred errors, however many rows
     failed (see `Submission.fail`)."""
+    outputs, durable = submission.good_outputs(model.manifest.outputs_width), None
+    if model.keeper is not None:
+        durable = model.directory.durable(submission.handles)
     return pb.StepBatchReply(
         id=message_id,
         opened=opened,
         status=submission.status.tobytes(),
         first_steps=np.maximum(submission.first_steps, 0).astype("<u8").tobytes(),
-        outputs=submission.good_outputs(manifest.outputs_width).astype("<f4", copy=False).tobytes(),
+        outputs=outputs.astype("<f4", copy=False).tobytes(),
         errors=row_errors(submission.failures),
+        durable_steps=b"" if durable is None else durable.astype("<u8").tobytes(),
     )
 
 

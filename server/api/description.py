@@ -14,8 +14,9 @@ PAGE, LARGEST_PAGE = 100, 1000
 def session(info: SessionInfo) -> pb.Session:
     """A live session."""
     message = pb.Session(
-        model=info.model, version=info.version, session_id=info.session_id, steps=info.steps
-    )
+        model=info.model, version=info.version, session_id=info.session_id, steps=info.steps,
+        durable_step=info.durable_step, life=info.life,
+    )  # fmt: skip
     message.opened_at.FromMicroseconds(int(info.opened_at * 1e6))
     message.last_used_at.FromMicroseconds(int(info.last_used_at * 1e6))
     message.expires_at.FromMicroseconds(int(info.expires_at * 1e6))

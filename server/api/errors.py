@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from server.errors import ServingError
+from server.errors import BadRecord, ServingError
 from server.scheduler.submission import Rows
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import DETAIL_KEY
+
+Problems = dict[str, ServingError]
+"""By id: why the store cannot give a session."""
 
 LONGEST_TEXT = 480
 
@@ -68,6 +71,14 @@ def row_errors(failures: list[tuple[Rows, ServingError]]) -> Iterator[pb.RowErro
     for rows, error in failures:
         also = rows[1:].astype(np.dtype("<u4")).tobytes()
         yield pb.RowError(row=int(rows[0]), error=detail(error), also=also)
+
+
+def raise_first(problems: Problems, broken: bool = False) -> None:
+    """Raise why the store could not give a session; not, if `broken` ones will do, because what is
+    stored cannot be used."""
+    for problem in problems.values():
+        if not (broken and isinstance(problem, BadRecord)):
+            raise problem
 
 
 def _milliseconds(seconds: float) -> int:

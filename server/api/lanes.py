@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.api.errors import detail
+from server.api.errors import Problems, detail
 from server.errors import BadInput, ServingError
 from server.scheduler.submission import Handles
 from server.serving.model import ServedModel
@@ -18,6 +18,7 @@ from tidegate.wire import MAX_LANES, MAX_OPENS
 AT_ONCE = 16  # lanes to name between two yields
 IN_FULL = 64  # errors of a kind in a message that are told in full
 LIKEWISE = "likewise"
+NONE: Problems = {}
 
 
 class Lanes:
@@ -46,9 +47,11 @@ class Lanes:
             handles[far] = [self._far.get(lane, 0) for lane in lanes[far].tolist()]
         return handles
 
-    def open(self, requests: Sequence[pb.LaneOpen]) -> Generator[None, None, list[pb.LaneOpened]]:
+    def open(
+        self, requests: Sequence[pb.LaneOpen], problems: Problems = NONE
+    ) -> Generator[None, None, list[pb.LaneOpened]]:
         """Name lanes, opening their sessions if asked to; one that cannot be named names nothing.
-        Yields now and then.
+        Yields now and then. `problems` tells of sessions that the store could not give.
 
         Raises:
             BadInput: there are too many; none is named.
@@ -59,13 +62,17 @@ class Lanes:
         opened: list[pb.LaneOpened] = []
         told: Counter[str] = Counter()
         for request in requests:
-            opened.append(self._try_open(request, told))
+            opened.append(self._try_open(request, problems, told))
             if len(opened) % AT_ONCE == 0:
                 yield
         return opened
 
-    def _try_open(self, request: pb.LaneOpen, told: Counter[str]) -> pb.LaneOpened:
+    def _try_open(
+        self, request: pb.LaneOpen, problems: Problems, told: Counter[str]
+    ) -> pb.LaneOpened:
         try:
+            if (problem := problems.get(request.session_id)) is not None:
+                raise problem
             return self._open(request)
         except ServingError as error:
             self._set(request.lane, 0)  # its rows must not step the session it named before
@@ -82,7 +89,10 @@ class Lanes:
             raise BadInput(text, field="opens.lane")
         handle, steps, created = self._model.attach(request.session_id, request.create)
         self._set(request.lane, handle)
-        return pb.LaneOpened(lane=request.lane, steps=steps, created=created)
+        durable, life = self._model.directory.told(handle)
+        return pb.LaneOpened(
+            lane=request.lane, steps=steps, created=created, durable_step=durable, life=life
+        )
 
     def _set(self, lane: int, handle: int) -> None:
         if lane >= len(self._near) and handle:

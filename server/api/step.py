@@ -63,4 +63,5 @@ def reply(submission: Submission, model: ServedModel) -> pb.StepReply:
         steps=len(outputs),
         outputs=outputs.ravel().tolist(),
         remembered=bool(submission.status[0] == REMEMBERED),
+        durable_step=model.directory.told(int(submission.handles[0]))[0],
     )

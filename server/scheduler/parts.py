@@ -6,12 +6,13 @@ is the rows of a round that have one width, which is what runs are made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.errors import ServingError
 from server.scheduler.submission import Handles, Rows, Submission
 
 
@@ -60,6 +61,24 @@ class Part:
     def at(self, start: int, stop: int) -> slice | Rows:
         """Where rows `start` to before `stop` of the part stand in their submission."""
         return slice(start, stop) if self.rows is None else self.rows[start:stop]
+
+    def fail(self, start: int, stop: int, failed: Mapping[int, ServingError]) -> None:
+        """Fail those of the rows whose sessions are among `failed`."""
+        at = np.arange(len(self.submission))[self.at(start, stop)]
+        for row, handle in zip(at.tolist(), self.handles[start:stop].tolist(), strict=True):
+            if (error := failed.get(handle)) is not None:
+                self.submission.fail(row, error)
+
+    def split(self, failed: Mapping[int, ServingError]) -> tuple[Part | None, Part | None]:
+        """The rows whose sessions are not among `failed`, and those whose are, each as a part."""
+        if not failed:
+            return self, None
+        bad = np.isin(self.handles, np.array(list(failed), dtype=np.int64))
+        if not bad.any():
+            return self, None
+        at = np.arange(len(self.submission))[self.at(0, len(self.handles))]
+        good = None if bad.all() else self.entry.part(at[~bad], self.width)
+        return good, self.entry.part(at[bad], self.width)
 
     def steps(self, start: int, stop: int) -> int:
         """Steps in the rows from `start` to before `stop`."""

@@ -37,7 +37,7 @@ class StepQueue:
         self._entries: dict[int, Entry] = {}
         self._absent: deque[Part] = deque()  # their sessions are to be brought in first
         self._calls: deque[ControlCall[Any]] = deque()
-        self._arrivals = self._turns = 0
+        self._arrivals = self._turns = self._away = 0
         self._stopped = False
         self._closed: type[ServingError] | None = None  # why nothing is let in any more
         self.steps = 0
@@ -80,7 +80,7 @@ class StepQueue:
         """Wait until there is something to do; take rows for a run, at most `max_rows`, oldest
         first, none if only control calls or absent sessions wait. None when stopped and empty."""
         with self._condition:
-            while not (self._ready or self._calls or self._absent or self._stopped):
+            while not (self._ready or self._calls or self._absent or self._over):
                 self._condition.wait()
             if self._ready:
                 return self._pick(max_rows)
@@ -132,6 +132,19 @@ class StepQueue:
         with self._condition:
             self._absent.extend(parts)
 
+    def send_away(self, parts: list[Part]) -> None:
+        """What these deferred parts need is being fetched; `come_back` follows."""
+        with self._condition:
+            self._away += len(parts)
+
+    def come_back(self, away: int, parts: list[Part]) -> None:
+        """Of so many parts that were away these go on: they are deferred again. Any thread may say
+        so."""
+        with self._condition:
+            self._away -= away
+            self._absent.extend(parts)
+            self._condition.notify()
+
     def absent(self, room: int) -> list[Part]:
         """The oldest deferred parts, at most `room` rows of them; `admit` lets them in."""
         parts: list[Part] = []
@@ -161,6 +174,7 @@ class StepQueue:
             self._entries.clear()
             self._calls.clear()
             self._absent.clear()
+            self._away = 0
             self._ready.clear()
             self._last[:] = 0
             self.steps, self._stopped, self._closed = 0, True, Internal
@@ -173,6 +187,10 @@ class StepQueue:
                 return False
             time.sleep(0.005)
         return True
+
+    @property
+    def _over(self) -> bool:
+        return self._stopped and not self._away
 
     def _full(self, steps: int, rate: float) -> ServingError:
         if steps > self._limit:  # waiting would not help

@@ -11,15 +11,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.engine import Engine, EngineRows
-from server.errors import Internal, RunFailed
+from server.errors import Internal, RunFailed, ServingError
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch, fail_all
 from server.scheduler.control import ControlCall
@@ -34,6 +35,10 @@ T = TypeVar("T")
 FEW_STEPS = 16
 SHORT_RUN = 300e-6
 BREATH = 50e-6  # seconds for others after a turn of refusals alone, which may be one of thousands
+
+
+Told = Callable[[Mapping[int, ServingError]], None]
+"""Called with the sessions, by handle, of which something did not come to pass, and why."""
 
 
 class StepProtocol(Protocol):
@@ -69,6 +74,21 @@ class StepProtocol(Protocol):
     @property
     def room(self) -> int:
         """How many more sessions `bring_in` may be asked for now."""
+
+    def missing(self, handles: Handles) -> Handles:
+        """Those of the sessions that have to be fetched before they can be brought in."""
+
+    def fetch(self, handles: Handles, then: Told) -> None:
+        """Fetch sessions; `then` is called once it is over, from any thread, with those that cannot
+        be had."""
+
+    @property
+    def confirms(self) -> bool:
+        """Whether steps are answered only once they are confirmed."""
+
+    def confirm(self, handles: Handles, then: Told) -> None:
+        """Have the sessions' steps confirmed; `then` is called once it is over, from any thread,
+        with those that cannot be."""
 
 
 class Scheduler:
@@ -159,9 +179,23 @@ class Scheduler:
             for part, start, stop in picked:
                 self._steps.release(part.handles[start:stop])
         self._leaving = self._run_batch(picked)
-        self.queue.finish(self._leaving)
-        self._complete(self._leaving)
+        if self._steps.confirms and self._leaving:
+            handles = np.concatenate([part.handles[a:b] for part, a, b in self._leaving])
+            self._steps.confirm(handles, partial(self._confirmed, self._leaving))
+        else:
+            self._leave(self._leaving)
         self._leaving = []
+
+    def _confirmed(self, leaving: list[Picked], failed: Mapping[int, ServingError]) -> None:
+        """The steps are confirmed, but for those of some sessions; from any thread."""
+        if failed:
+            for part, start, stop in leaving:
+                part.fail(start, stop, failed)
+        self._leave(leaving)
+
+    def _leave(self, leaving: list[Picked]) -> None:
+        self.queue.finish(leaving)
+        self._complete(leaving)
 
     def _between_runs(self) -> None:
         """A control call, then the sessions that rows wait for. Neither may cost the other its
@@ -178,7 +212,7 @@ class Scheduler:
         steps = submission.steps
         if steps > FEW_STEPS or self._short_run > SHORT_RUN or not self._thread.is_alive():
             return False
-        if not self._steps.roomy:  # rows might have to wait for their sessions
+        if not self._steps.roomy or self._steps.confirms:  # rows might have to wait
             return False
         if not self.queue.is_free_for(steps):
             return False
@@ -258,6 +292,7 @@ class Scheduler:
         return [(part, 0, part.left) for part in left]
 
     def _bring_in(self, parts: list[Part]) -> None:
+        parts = self._fetch(parts)
         if not parts:
             return
         handles = np.concatenate([part.handles for part in parts])
@@ -265,6 +300,24 @@ class Scheduler:
             self._steps.bring_in(self._engine, handles)
         finally:
             self.queue.admit(parts)
+
+    def _fetch(self, parts: list[Part]) -> list[Part]:
+        """Have what some of the parts need fetched; returns those that need nothing."""
+        wanted = [self._steps.missing(part.handles) for part in parts]
+        away = [part for part, missing in zip(parts, wanted, strict=True) if len(missing)]
+        if away:
+            self.queue.send_away(away)
+            self._steps.fetch(np.unique(np.concatenate(wanted)), partial(self._fetched, away))
+        return [part for part, missing in zip(parts, wanted, strict=True) if not len(missing)]
+
+    def _fetched(self, parts: list[Part], failed: Mapping[int, ServingError]) -> None:
+        """What rows waited for has come, but for some of it; from any thread."""
+        pieces = [part.split(failed) for part in parts]
+        over = [(bad, 0, bad.left) for _, bad in pieces if bad is not None]
+        for part, start, stop in over:
+            part.fail(start, stop, failed)
+        self.queue.come_back(len(parts), [good for good, _ in pieces if good is not None])
+        self._leave(over)
 
     def _complete(self, picked: list[Picked]) -> None:
         now = time.monotonic()

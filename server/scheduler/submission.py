@@ -7,6 +7,7 @@ whichever thread holds the engine; `on_done` is called once, from it, when every
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,9 @@ Handles = NDArray[np.int64]
 of its sessions is meant. Never 0."""
 
 SHIFT, INDEX = 32, 0xFFFFFFFF
+COMPLETING = threading.Lock()
+"""Rows of a submission may be completed by several threads; held for one subtraction."""
+
 MOST_CAUSES = 256  # errors of a submission from which on those of a kind become one
 
 
@@ -165,8 +169,10 @@ class Submission:
 
     def complete(self, rows: int) -> None:
         """Note that `rows` more rows have their outcome; the last one calls `on_done`."""
-        self._left -= rows
-        if self._left == 0:
+        with COMPLETING:
+            self._left -= rows
+            last = self._left == 0
+        if last:
             self.on_done(self)
 
     def good_outputs(self, width: int) -> NDArray[Any]:

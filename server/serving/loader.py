@@ -12,7 +12,7 @@ from server.engine.engine import Engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
-from server.serving.model import ServedModel
+from server.serving.model import Kept, ServedModel
 from server.serving.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Loader:
 
     Args:
         on_death: called, from another thread, should a model stop serving by itself.
+        kept: where sessions outlive the process.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Loader:
         metrics: Metrics,
         registry: Registry,
         on_death: Callable[[], None],
+        kept: Kept | None = None,
     ) -> None:
         self._config, self._device, self._metrics = config, device, metrics
-        self._registry, self._on_death = registry, on_death
+        self._registry, self._on_death, self._kept = registry, on_death, kept
         self.given_up = False
         """Set from outside to load no further model."""
 
@@ -79,6 +81,6 @@ class Loader:
         slots = min(config.max_resident or config.max_sessions, config.max_sessions)
         engine = Engine(bundle, self._device, slots, config.threads)
         probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
-        model = ServedModel(engine, config, self._metrics, self._on_death)
+        model = ServedModel(engine, config, self._metrics, self._on_death, kept=self._kept)
         model.start()
         return model

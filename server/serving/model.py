@@ -6,20 +6,38 @@ The api talks to this: it opens, closes and lists sessions, and submits steps. A
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
 
 from server.config import Config
 from server.engine.engine import Engine
-from server.errors import Draining
+from server.errors import Draining, ServingError
 from server.metrics import Metrics, ModelMetrics
-from server.scheduler.scheduler import Scheduler
-from server.scheduler.submission import Submission
+from server.scheduler.scheduler import Scheduler, Told
+from server.scheduler.submission import Handles, Submission
 from server.serving.drift import watch
-from server.sessions.directory import Directory, SessionInfo
+from server.sessions.checkpoint import Checkpoint
+from server.sessions.claims import Claims, Problems
+from server.sessions.directory import Directory, SessionInfo, is_id
+from server.sessions.keeper import Keeper
 from server.sessions.operations import Operations
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Residence
 from server.sessions.step_protocol import SessionSteps
+from server.store.health import Health
+from server.store.interface import Store
+from server.store.record import Codec
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where sessions are kept, for all models of a server."""
+
+    store: Store
+    health: Health
 
 
 class ServedModel:
@@ -27,6 +45,7 @@ class ServedModel:
 
     Args:
         on_death: called, from another thread, should the model stop serving by itself.
+        kept: where its sessions outlive the process.
     """
 
     def __init__(
@@ -36,20 +55,32 @@ class ServedModel:
         metrics: Metrics,
         on_death: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        kept: Kept | None = None,
     ) -> None:
         self.manifest = manifest = engine.manifest
         self.name, self.version = manifest.name, manifest.version
         self.device, self.capacity = engine.device.name, config.max_sessions
         self.max_forecast, self.ttl = config.max_forecast_steps, config.session_ttl
         self.metrics = ModelMetrics(metrics, self.name, self.version)
-        self.directory = Directory(self.name, self.version, self.capacity, self.ttl, clock)
+        self.directory = Directory(
+            self.name, self.version, self.capacity, self.ttl, clock, stored=kept is not None
+        )
         cache = _cache(engine, config)
-        residence = Residence(engine.capacity, self.directory, cache)
+        residence = self._residence = Residence(engine.capacity, self.directory, cache)
         drift = watch(manifest, config.drift_window, self.metrics)
+        self._scheduler: Scheduler
+        self.keeper: Keeper | None = None
+        if kept is not None:
+            self.keeper = self._keep(kept, config, residence, cache, on_death)
         self._scheduler = Scheduler(
             engine,
             SessionSteps(
-                self.directory, residence, cache, self.metrics, drift.note if drift else None
+                self.directory,
+                residence,
+                cache,
+                self.metrics,
+                drift.note if drift else None,
+                self.keeper,
             ),
             self.metrics,
             max_batch=config.max_batch,
@@ -69,9 +100,41 @@ class ServedModel:
             device=self.device,
         )
 
+    def _keep(
+        self,
+        kept: Kept,
+        config: Config,
+        residence: Residence,
+        cache: ReplayCache,
+        on_death: Callable[[], None],
+    ) -> Keeper:
+        """The keeper of this version's sessions."""
+        manifest, directory, shelf = self.manifest, self.directory, residence.shelf
+        codec = Codec(manifest, f"{self.name}/{self.version}")
+        table = kept.store.table(self.name, self.version)
+        checkpoint = Checkpoint(
+            table, codec, directory, residence, cache, self.metrics, config.stored_steps
+        )
+        self.metrics.watch_store(lambda: checkpoint.unsaved, lambda: checkpoint.lag)
+        return Keeper(
+            table,
+            kept.health,
+            directory,
+            shelf,
+            Claims(table, codec, manifest, directory, shelf, self.metrics),
+            checkpoint,
+            lambda work: self._scheduler.between_runs(work),
+            sync=config.durability == "sync",
+            interval=config.checkpoint_interval,
+            patience=2 * config.lease_seconds,
+            on_death=on_death,
+        )
+
     def start(self) -> None:
         """Begin to run steps."""
         self._scheduler.start()
+        if self.keeper is not None:
+            self.keeper.start()
 
     def refuse(self) -> None:
         """From now on, new sessions and steps get `Draining`; what is queued still runs."""
@@ -81,9 +144,67 @@ class ServedModel:
         """Wait for what is queued; False if `deadline` (monotonic) came first."""
         return self._scheduler.queue.wait_idle(deadline)
 
+    def flush(self, deadline: float) -> bool:
+        """Have every session stored as it is; False if `deadline` (monotonic) came first."""
+        return self.keeper is None or self.keeper.flush(deadline)
+
     def stop(self) -> None:
-        """Finish what is queued and end the scheduler's thread."""
+        """Finish what is queued and end the threads."""
+        if self.keeper is not None:
+            self.keeper.stop()
         self._scheduler.stop()
+
+    def seek(self, wanted: Mapping[str, bool]) -> Future[Problems] | None:
+        """Look in the store for sessions of these ids, those that are not known here, before they
+        are asked for by `attach` and the like; those that are marked are made if there is nothing
+        of them. Tells why some cannot be had; None where there is nothing to wait for."""
+        if self.keeper is None:
+            return None
+        known = self.directory
+        unknown = {
+            name: create for name, create in wanted.items() if name not in known and is_id(name)
+        }
+        return self.keeper.name(unknown) if unknown else None
+
+    def confirm(self, session_id: str) -> Future[None]:
+        """Done once a session is stored as it is, or newer.
+
+        Raises:
+            ServingError: the future does, if it cannot be.
+        """
+        return self._kept(session_id, lambda keeper: keeper.confirm)
+
+    def fetch(self, session_id: str) -> Future[None]:
+        """Done once a session's state is at hand, for calls that need it. Fails as `confirm`."""
+        handle = self.directory.handle(session_id)
+        if handle and not len(self._residence.missing(np.array([handle]))):
+            handle = 0
+        return self._kept(session_id if handle else "", lambda keeper: keeper.fetch)
+
+    def _kept(
+        self, session_id: str, work: Callable[[Keeper], Callable[[Handles, Told], None]]
+    ) -> Future[None]:
+        """Have the keeper do something with a session, if it has it."""
+        done: Future[None] = Future()
+        handle = self.directory.handle(session_id)
+
+        def then(failed: Mapping[int, ServingError]) -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            if handle in failed:
+                done.set_exception(failed[handle])
+            else:
+                done.set_result(None)
+
+        if self.keeper is None or not handle:
+            then({})
+        else:
+            work(self.keeper)(np.array([handle], dtype=np.int64), then)
+        return done
+
+    def forgotten(self) -> Future[None] | None:
+        """Done once the store has forgotten the sessions that have ended."""
+        return None if self.keeper is None else self.keeper.forgotten()
 
     def attach(self, session_id: str, create: bool) -> tuple[int, int, bool]:
         """A live session's handle, its steps, and whether it was opened just now, which it is only
@@ -104,6 +225,8 @@ class ServedModel:
     def close(self, session_id: str) -> int:
         """End a session; returns the steps it had applied. Steps still waiting fail. Raises as
         `Directory.find`."""
+        if self.keeper is not None and self.keeper.discard(session_id):
+            return 0  # what was stored of it could not be read
         steps = self.directory.close(session_id)
         self.metrics.closed.inc()
         return steps

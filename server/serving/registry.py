@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 from server.errors import BadModel, ServingError, Starting, UnknownModel, UnknownVersion
 from server.metrics import Metrics
 from server.serving.model import ServedModel
+from server.sessions.claims import Problems
 
 
 class Registry:
@@ -68,6 +70,15 @@ class Registry:
         ended = (model for model in served if model.directory.ended(session_id))
         return next(live, None) or next(ended, None) or newest
 
+    def seek(self, name: str, version: int, session_id: str) -> list[Future[Problems]]:
+        """Look for a session in the store, if no version of the model has it at hand. Raises as
+        `resolve`."""
+        models = self.versions(name, version)
+        if any(session_id in model.directory for model in models):
+            return []
+        sought = [model.seek({session_id: False}) for model in models]
+        return [each for each in sought if each is not None]
+
     def versions(self, name: str, version: int = 0) -> list[ServedModel]:
         """One version, or with 0 all of them, newest first."""
         newest = self.resolve(name, version)
@@ -90,6 +101,11 @@ class Registry:
         """Wait for what is queued anywhere; False if `deadline` (monotonic) came first."""
         waited = [model.drain(deadline) for model in self]
         return all(waited)
+
+    def flush(self, deadline: float) -> bool:
+        """Have every session stored as it is; False if `deadline` (monotonic) came first."""
+        flushed = [model.flush(deadline) for model in self]
+        return all(flushed)
 
     def stop(self) -> None:
         """End every scheduler."""

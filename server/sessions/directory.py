@@ -2,13 +2,14 @@
 
 A *handle* names a session for as long as anybody may ask for it: its index into the directory's
 columns in the low 32 bits, and above them a generation, which changes with each session of that
-index. Where the session's state lies is another matter (`slots`). Columns are numpy arrays over
+index. Where the session's state lies is another matter (`slots`). Standings are numpy arrays over
 indices, so that a batch's rows are looked up and counted at once. Any thread may use it; its lock
 is held for microseconds.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from server.errors import (
     SessionExists,
     SessionExpired,
     SessionLost,
+    SessionSetBack,
     SessionsFull,
     UnknownSession,
 )
@@ -40,6 +42,10 @@ AT_ONCE = 1000  # sessions that expire while the lock is held
 SLICE, PAUSE = 4000, 0.001  # ids looked at in one go, and seconds between two of these
 
 
+OnEnd = Callable[[int, str, int, type[SessionEnded]], None]
+"""Told of a session that ended: its handle, id, epoch at the store, and how."""
+
+
 @dataclass(frozen=True)
 class SessionInfo:
     """A live session, as callers see it. Times are seconds since the epoch."""
@@ -51,6 +57,43 @@ class SessionInfo:
     opened_at: float
     last_used_at: float
     expires_at: float
+    durable_step: int = 0
+    life: int = 0
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Where live sessions stand, in columns over them, for a store to be told.
+    Times are seconds since the epoch."""
+
+    handles: Handles
+    ids: list[str]
+    epochs: NDArray[np.int64]
+    lives: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    opened_at: NDArray[np.float64]
+    used_at: NDArray[np.float64]
+
+    def rows(self, rows: NDArray[np.int64]) -> Standings:
+        """Some of the sessions."""
+        ids = [self.ids[row] for row in rows.tolist()]
+        return Standings(
+            self.handles[rows], ids, self.epochs[rows], self.lives[rows], self.counts[rows],
+            self.opened_at[rows], self.used_at[rows],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A session that comes out of a store, or has just been made there."""
+
+    session_id: str
+    epoch: int
+    life: int
+    steps: int
+    opened_at: float
+    used_at: float
+    created: bool
 
 
 class Directory:
@@ -59,7 +102,7 @@ class Directory:
     Args:
         clock: for durations, which a change of the time of day must not touch.
         wall: for moments that callers are told, seconds since the epoch.
-        on_end: told the handle of every session that ended, under the lock.
+        stored: whether sessions are known only once a store has them (`adopt`).
     """
 
     def __init__(
@@ -71,9 +114,11 @@ class Directory:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         remembered_ends: int = 100_000,
+        stored: bool = False,
     ) -> None:
         self.model, self.version, self.limit, self.ttl = model, version, limit, ttl
-        self.on_end: Callable[[int], None] = lambda _: None
+        self.stored = stored
+        self._on_end: list[OnEnd] = []
         self.draining = False
         """Whether new sessions are refused."""
         self._clock, self._wall = clock, wall
@@ -87,6 +132,10 @@ class Directory:
         self._generations[0] = -2  # of no session
         self._opened_at = np.zeros(1024, dtype=np.float64)
         self._last_used = np.zeros(1024, dtype=np.float64)  # by `clock`
+        self._epochs = np.zeros(1024, dtype=np.int64)  # of ownership, at the store
+        self._lives = np.zeros(1024, dtype=np.int64)
+        self._durable = np.zeros(1024, dtype=np.int64)  # steps that the store has
+        self._new: set[int] = set()  # made at the store, and not opened by anybody yet
         self._oldest, self._oldest_at = 0.0, -OLDEST_FOR
 
     def __len__(self) -> int:
@@ -94,6 +143,10 @@ class Directory:
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_id
+
+    def watch_ends(self, told: OnEnd) -> None:
+        """From now on `told` hears of every session that ends, under the lock."""
+        self._on_end.append(told)
 
     def ended(self, session_id: str) -> bool:
         """Whether a session of that id ended here."""
@@ -109,12 +162,40 @@ class Directory:
         """
         check_id(session_id)
         with self._lock:
-            handle = self._by_id.get(session_id)
-            if created := handle is None:
-                handle = self._add(session_id)
+            handle, created = self._open(session_id)
             index = handle & INDEX
             self._last_used[index] = self._clock()
             return handle, int(self._counts[index]), created
+
+    def check_room(self, more: int) -> None:
+        """Refuse sessions that could not be adopted.
+
+        Raises:
+            SessionsFull, Draining: as `open`; it is looked at again when they are adopted.
+        """
+        with self._lock:
+            if more and self.draining:
+                raise Draining
+            if more and len(self._by_id) >= self.limit:
+                raise self._full()
+
+    def adopt(self, session: Adopted) -> int:
+        """Know a session that the store has; returns its handle.
+
+        Raises:
+            SessionsFull, Draining: as `open`.
+        """
+        with self._lock:
+            handle = self._add(session.session_id)
+            index = handle & INDEX
+            self._counts[index] = self._durable[index] = session.steps
+            self._epochs[index], self._lives[index] = session.epoch, session.life
+            self._opened_at[index] = session.opened_at
+            idle = max(0.0, self._wall() - session.used_at)  # a clock set back makes nobody older
+            self._last_used[index] = self._clock() - idle
+            if session.created:
+                self._new.add(handle)
+            return handle
 
     def create(self, session_id: str, steps: int, replace: bool) -> tuple[int, SessionInfo, bool]:
         """Open a session that has applied `steps` steps already, in place of a live one only if
@@ -125,13 +206,12 @@ class Directory:
         """
         check_id(session_id)
         with self._lock:
-            handle = self._by_id.get(session_id)
-            if created := handle is None:
-                handle = self._add(session_id)
-            elif not replace:
+            handle, created = self._open(session_id)
+            if not created and not replace:
                 raise SessionExists(self.model, session_id)
             index = handle & INDEX
-            self._counts[index], self._last_used[index] = steps, self._clock()
+            self._begin(index, steps)
+            self._last_used[index] = self._clock()
             return handle, self._info(session_id, handle), created
 
     def find(self, session_id: str) -> tuple[int, int]:
@@ -149,7 +229,8 @@ class Directory:
         with self._lock:
             handle = self._find(session_id)
             index = handle & INDEX
-            self._counts[index], self._last_used[index] = 0, self._clock()
+            self._begin(index, 0)
+            self._last_used[index] = self._clock()
             return self._info(session_id, handle)
 
     def look(self, session_id: str) -> tuple[int, SessionInfo]:
@@ -179,10 +260,59 @@ class Directory:
             return int(self._counts[handle & INDEX])
 
     def lose(self, handles: Handles) -> None:
-        """End sessions whose state is lost."""
+        """End sessions whose state in memory is lost. Those that a store has go on from there."""
+        self.end(handles, SessionSetBack if self.stored else SessionLost)
+
+    def end(self, handles: Handles, how: type[SessionEnded]) -> None:
+        """End those of the sessions that are live."""
         with self._lock:
             for handle in handles[self._live(handles)].tolist():
-                self._end(handle, SessionLost)
+                self._end(handle, how)
+
+    def handles(self) -> Handles:
+        """Of all live sessions."""
+        with self._lock:
+            return self._handles()
+
+    def handle(self, session_id: str) -> int:
+        """A live session's handle; 0 if there is none."""
+        return self._by_id.get(session_id, 0)
+
+    def at(self, index: NDArray[np.int64]) -> Handles:
+        """The live sessions at these indices."""
+        with self._lock:
+            index = index[self._generations[index] & 1 == 1]
+            return self._generations[index] << SHIFT | index
+
+    def standings(self, handles: Handles) -> Standings:
+        """What a store is told of those of the sessions that are live."""
+        with self._lock:
+            handles = handles[self._live(handles)]
+            index = handles & INDEX
+            ids = [self._ids[each] or "" for each in index.tolist()]
+            idle = self._clock() - self._last_used[index]
+            return Standings(
+                handles, ids, self._epochs[index], self._lives[index], self._counts[index],
+                self._opened_at[index], self._wall() - idle,
+            )  # fmt: skip
+
+    def made_durable(self, stored: Standings) -> None:
+        """The store has these sessions as the columns say."""
+        with self._lock:
+            same = self._live(stored.handles)
+            index = stored.handles & INDEX
+            same &= self._lives[index] == stored.lives
+            self._durable[index[same]] = stored.counts[same]
+
+    def durable(self, handles: Handles) -> NDArray[np.int64]:
+        """How many steps of each session the store has; of one that is not live, whatever."""
+        durable: NDArray[np.int64] = self._durable[handles & INDEX]
+        return durable
+
+    def told(self, handle: int) -> tuple[int, int]:
+        """A session's durable steps and its life."""
+        index = handle & INDEX
+        return int(self._durable[index]), int(self._lives[index])
 
     def expire(self, busy: Callable[[Handles], NDArray[np.bool_]]) -> int:
         """End the sessions idle for longer than the time to live, none that is `busy`, a thousand
@@ -222,10 +352,15 @@ class Directory:
             self._last_used[index[live]] = self._clock()
             return live, self._counts[np.where(live, index, 0)]
 
-    def count(self, handles: Handles, counts: NDArray[np.int64]) -> None:
-        """Steps were applied: the sessions' new counts, of those still live."""
+    def count(self, handles: Handles, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Steps were applied: the sessions' new counts, of those still live, and at which step each
+        started. One that started at 0 although it had come further begins another life."""
         with self._lock:
             live, index = self._live(handles), handles & INDEX
+            if not starts.all():
+                again = index[live & (starts == 0) & (self._counts[index] > 0)]
+                self._lives[again] += 1
+                self._durable[again] = 0
             if live.all():
                 self._counts[index] = counts
             else:
@@ -264,6 +399,23 @@ class Directory:
         index = np.flatnonzero(self._generations & 1)
         return self._generations[index] << SHIFT | index
 
+    def _open(self, session_id: str) -> tuple[int, bool]:
+        """The session's handle, and whether it was opened just now."""
+        handle = self._by_id.get(session_id)
+        if handle is None:
+            if self.stored:  # it ended since the store was asked
+                raise self._tombstones.error(self.model, session_id)
+            return self._add(session_id), True
+        if handle not in self._new:
+            return handle, False
+        self._new.discard(handle)
+        return handle, True
+
+    def _begin(self, index: int, steps: int) -> None:
+        """The session begins another life, at step `steps`, of which the store has nothing."""
+        self._counts[index], self._durable[index] = steps, 0
+        self._lives[index] += 1
+
     def _find(self, session_id: str) -> int:
         handle = self._by_id.get(session_id)
         if handle is None:
@@ -280,6 +432,7 @@ class Directory:
         handle = int(self._generations[index]) << SHIFT | index
         self._by_id[session_id], self._ids[index] = handle, session_id
         self._counts[index], self._opened_at[index] = 0, self._wall()
+        self._durable[index], self._lives[index] = 0, new_life()
         self._tombstones.remove(session_id)
         return handle
 
@@ -292,6 +445,9 @@ class Directory:
             self._generations = np.pad(self._generations, more)
             self._opened_at = np.pad(self._opened_at, more)
             self._last_used = np.pad(self._last_used, more)
+            self._epochs = np.pad(self._epochs, more)
+            self._lives = np.pad(self._lives, more)
+            self._durable = np.pad(self._durable, more)
         return index
 
     def _end(self, handle: int, how: type[SessionEnded]) -> None:
@@ -302,8 +458,10 @@ class Directory:
         self._ids[index] = None
         self._generations[index] += 1
         self._free.append(index)
+        self._new.discard(handle)
         self._tombstones.add(handle, session_id, how, self._wall())
-        self.on_end(handle)
+        for told in self._on_end:
+            told(handle, session_id, int(self._epochs[index]), how)
 
     def _full(self) -> SessionsFull:
         """The next expiry is certain; a close may come at any time, so nobody waits for long."""
@@ -325,7 +483,24 @@ class Directory:
             opened_at=float(self._opened_at[index]),
             last_used_at=used,
             expires_at=used + self.ttl,
+            durable_step=int(self._durable[index]),
+            life=int(self._lives[index]),
         )
+
+
+def new_life() -> int:
+    """A number that no other session's life has, but for one chance in 2**48; numbers after it are
+    for the lives that follow, and every language's numbers hold it."""
+    return random.getrandbits(48) + 1
+
+
+def is_id(session_id: str) -> bool:
+    """Whether it can be a session's id."""
+    try:
+        check_id(session_id)
+    except BadInput:
+        return False
+    return True
 
 
 def check_id(session_id: str) -> None:

@@ -29,6 +29,8 @@ class ReplayCache:
         self.depth, self._may_miss = depth, may_miss
         self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
         self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
+        self.latest = np.zeros(capacity + 1, dtype=np.int64)
+        """How many of each slot's latest steps came in one row."""
         self._weights = _multipliers(inputs)
 
     def keep(
@@ -41,6 +43,7 @@ class ReplayCache:
     ) -> None:
         """Keep steps counts..counts+lengths of each slot: features [B, T, I], outputs [B, T, O]."""
         prints = self._fingerprints(features)
+        self.latest[slots] = lengths
         for t in range(features.shape[1]):
             rows = slice(None) if t == 0 else np.flatnonzero(lengths > t)
             at = (counts[rows] + t) % self.depth
@@ -70,12 +73,21 @@ class ReplayCache:
     def restore(self, slot: int, count: int, outputs: Floats, prints: Prints) -> None:
         """Put back a `tail` of a session at step `count`; of a longer one, the latest `depth`.
         Steps of which nothing was brought are too old to be answered."""
-        known = min(len(prints), self.depth)
+        self.latest[slot] = known = min(len(prints), self.depth)
         at = np.arange(count - known, count) % self.depth
         # What lies there is a former holder's, and must not be taken for this session's.
         self._prints[slot], self._outputs[slot] = UNKNOWN, 0.0
         self._outputs[slot, at] = outputs[len(outputs) - known :]
         self._prints[slot, at] = prints[len(prints) - known :]
+
+    def newest(
+        self, slots: NDArray[np.int64], counts: NDArray[np.int64], least: int
+    ) -> tuple[Floats, Prints, NDArray[np.int64]]:
+        """What is remembered of each session's latest row, or latest `least` steps: outputs
+        [B, n, O], fingerprints [B, n], and how many of the n, counted from the last, are valid."""
+        kept, at = span(self.latest[slots], counts, least, self.depth)
+        prints = self._prints[slots[:, None], at]
+        return self._outputs[slots[:, None], at], prints, known(prints, kept)
 
     def rings(self, slots: NDArray[np.int64]) -> tuple[Floats, Prints]:
         """Copies of whole rings: outputs [B, depth, O] and fingerprints [B, depth]."""
@@ -91,6 +103,22 @@ class ReplayCache:
         bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
         prints: Prints = (bits + np.uint64(1)) @ self._weights
         return prints
+
+
+def span(
+    latest: NDArray[np.int64], counts: NDArray[np.int64], least: int, depth: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in their rings the latest rows of sessions at step `counts`, or their latest `least`
+    steps, lie: how many steps of each [B], and places [B, n], of which the last so many count."""
+    kept = np.minimum(np.maximum(latest, least), np.minimum(counts, depth))
+    most = int(kept.max(initial=0))
+    return kept, (counts[:, None] - most + np.arange(most)) % depth
+
+
+def known(prints: Prints, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the last `kept` steps there is something known of, without a gap."""
+    found: NDArray[np.int64] = np.cumprod(prints[:, ::-1] != UNKNOWN, axis=1).sum(axis=1)
+    return np.minimum(kept, found)
 
 
 def _multipliers(inputs: int) -> Prints:

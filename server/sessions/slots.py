@@ -2,8 +2,8 @@
 
 A session gets a slot when a run first needs it and loses it when it has ended, or when another
 needs the slot more: then its state goes to the *shelf* and comes back with its next step, many at a
-time. Only whoever holds the engine touches this, so it needs no lock. Sessions end at any moment in
-any thread, though: a slot found is nobody else's until the engine is let go, and nothing is taken
+time. Where there is a store, what it has already is not shelved but read again. Only whoever holds
+the engine touches this, so it needs no lock. Sessions end at any moment in any thread, though: a slot found is nobody else's until the engine is let go, and nothing is taken
 for a session's state but what is known to be.
 """
 
@@ -11,54 +11,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.engine import Engine
+from server.errors import SessionEnded
 from server.scheduler.submission import INDEX, Handles
 from server.sessions.directory import Directory
-from server.sessions.replay_cache import Floats, Prints, ReplayCache
+from server.sessions.replay_cache import ReplayCache
+from server.sessions.shelf import Shelf, Shelved
 
 Slots = NDArray[np.int64]
+Records = dict[int, Shelved | None]
 
 SPARE = 1 / 64  # of the slots are freed beside those that are needed, so that it is done less often
-
-
-@dataclass(frozen=True)
-class Record:
-    """A session that is not resident: a row of each state, and its ring of the replay cache."""
-
-    states: Sequence[NDArray[Any]]
-    outputs: Floats
-    prints: Prints
-
-
-class Shelf:
-    """Records in the host's memory. Any thread may tell it that a session has ended."""
-
-    def __init__(self) -> None:
-        self._records: dict[int, Record] = {}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __contains__(self, handle: int) -> bool:
-        return handle in self._records
-
-    def put(self, handle: int, record: Record) -> None:
-        """Keep a session's record."""
-        self._records[handle] = record
-
-    def take(self, handle: int) -> Record | None:
-        """Hand out a session's record, if there is one."""
-        return self._records.pop(handle, None)
-
-    def forget(self, handle: int) -> None:
-        """The session has ended, or begins anew."""
-        self._records.pop(handle, None)
 
 
 class Residence:
@@ -81,7 +48,7 @@ class Residence:
         self._free = list(range(capacity, 0, -1))
         self._ended: deque[int] = deque()  # sessions that may hold a slot yet
         self._too_many_ended = False
-        directory.on_end = self._on_end
+        directory.watch_ends(self._on_end)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._directory.live(self._holders)))
@@ -135,7 +102,7 @@ class Residence:
         handles = np.unique(handles)
         handles = handles[self._directory.live(handles)]
         absent = handles[self._search(handles) == 0].tolist()
-        records = {handle: self.shelf.take(handle) for handle in absent}
+        records: Records = {handle: self.shelf.take(handle) for handle in absent}
         if anew:
             records = dict.fromkeys(absent)
         else:
@@ -158,6 +125,19 @@ class Residence:
             slots = self._search(handles)
             self._awaited[slots] = False
         return slots
+
+    def missing(self, handles: Handles) -> Handles:
+        """Those of the sessions whose state is in the store alone."""
+        if not self._directory.stored:
+            return handles[:0]
+        absent = handles[(self._search(handles) == 0) & (self._directory.counts(handles) > 0)]
+        absent = absent[self._directory.live(absent)]
+        away = np.array([handle not in self.shelf for handle in absent.tolist()], dtype=np.bool_)
+        return absent[away]
+
+    def search(self, handles: Handles) -> Slots:
+        """The sessions' slots, 0 for those that have none."""
+        return self._search(handles)
 
     def slot(self, handle: int) -> int:
         """The slot of one session, 0 if it has none."""
@@ -189,9 +169,10 @@ class Residence:
         self._awaited[slots] = False
         self._free.extend(slots)
 
-    def _known(self, absent: Sequence[int], records: dict[int, Record | None]) -> list[int]:
-        """Those whose state is known: a record, or none yet. No other session can be live; were one
-        so, it would be lost, and must not go on from whatever lies in its slot."""
+    def _known(self, absent: Sequence[int], records: Records) -> list[int]:
+        """Those whose state is known: shelved, or none yet. Others are to be read from the store.
+        Without one no other session can be live; were one so, it would be lost, and must not go on
+        from whatever lies in its slot."""
         handles = np.array(absent, dtype=np.int64)
         stateless = self._directory.counts(handles) == 0
         known = [
@@ -199,10 +180,11 @@ class Residence:
             for handle, first in zip(absent, stateless.tolist(), strict=True)
             if first or records[handle] is not None
         ]
-        self._directory.lose(np.setdiff1d(handles, known))
+        if not self._directory.stored:
+            self._directory.lose(np.setdiff1d(handles, known))
         return known
 
-    def _on_end(self, handle: int) -> None:
+    def _on_end(self, handle: int, _id: str, _epoch: int, _how: type[SessionEnded]) -> None:
         """A session has ended, in any thread."""
         self.shelf.forget(handle)
         if len(self._ended) < 2 * self.capacity:
@@ -241,10 +223,18 @@ class Residence:
         self._give_up(slots[chosen].tolist())
 
     def _save(self, engine: Engine, slots: Slots, handles: Handles) -> None:
+        """Shelve what no store has."""
+        counts = self._directory.counts(handles)
+        keep = counts != self._directory.durable(handles) if self._directory.stored else counts > 0
+        slots, handles, counts = slots[keep], handles[keep], counts[keep]
+        if not len(slots):
+            return
         states, (outputs, prints) = engine.read(slots), self._cache.rings(slots)
-        for row, handle in enumerate(handles.tolist()):
+        latest = self._cache.latest[slots].tolist()
+        for row, (handle, count) in enumerate(zip(handles.tolist(), counts.tolist(), strict=True)):
             rows = [state[row].copy() for state in states]
-            self.shelf.put(handle, Record(rows, outputs[row].copy(), prints[row].copy()))
+            ring = outputs[row].copy(), prints[row].copy()
+            self.shelf.put(handle, Shelved(count, rows, *ring, latest[row]))
         self._forget_dead(handles)
 
     def _forget_dead(self, handles: Handles) -> None:
@@ -252,19 +242,27 @@ class Residence:
         for handle in handles[~self._directory.live(handles)].tolist():
             self.shelf.forget(handle)
 
-    def _load(self, engine: Engine, slots: Sequence[int], records: Sequence[Record | None]) -> None:
-        found = [(slot, each) for slot, each in zip(slots, records, strict=True) if each]
-        if not found:
+    def _load(self, engine: Engine, slots: Sequence[int], found: Sequence[Shelved | None]) -> None:
+        here = [(slot, each) for slot, each in zip(slots, found, strict=True) if each]
+        if not here:
             return
-        at = np.array([slot for slot, _ in found])
-        kept = [record for _, record in found]
-        states = [np.stack(rows) for rows in zip(*(record.states for record in kept), strict=True)]
-        engine.write(at, states)
-        self._cache.put_rings(
-            at, np.stack([each.outputs for each in kept]), np.stack([each.prints for each in kept])
-        )
+        shelved = [each for _, each in here]
+        states = [np.stack(rows) for rows in zip(*(each.states for each in shelved), strict=True)]
+        engine.write(np.array([slot for slot, _ in here]), states)
+        self._remember([each for each in here if each[1].ring])
+        for slot, each in here:
+            if not each.ring:
+                self._cache.restore(slot, each.steps, each.outputs, each.prints)
 
-    def _undo(self, absent: Sequence[int], records: dict[int, Record | None]) -> None:
+    def _remember(self, here: Sequence[tuple[int, Shelved]]) -> None:
+        if not here:
+            return
+        slots = np.array([slot for slot, _ in here])
+        outputs = np.stack([each.outputs for _, each in here])
+        self._cache.put_rings(slots, outputs, np.stack([each.prints for _, each in here]))
+        self._cache.latest[slots] = [each.latest for _, each in here]
+
+    def _undo(self, absent: Sequence[int], records: Records) -> None:
         """Sessions could not be brought in: each has its record again, and no slot."""
         handles = np.array(absent, dtype=np.int64)
         slots = self._search(handles)

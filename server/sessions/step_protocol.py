@@ -22,8 +22,10 @@ from server.errors import (
 )
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch
+from server.scheduler.scheduler import Told
 from server.scheduler.submission import RESTART, Handles, Rows
 from server.sessions.directory import Directory
+from server.sessions.keeper import Keeper
 from server.sessions.replay_cache import Floats, ReplayCache
 from server.sessions.slots import Residence
 from tidegate.wire import REMEMBERED
@@ -40,6 +42,7 @@ class SessionSteps:
 
     Args:
         watch: shown every run whose steps were applied.
+        keeper: has sessions stored, where there is a store.
     """
 
     def __init__(
@@ -49,9 +52,11 @@ class SessionSteps:
         cache: ReplayCache,
         metrics: ModelMetrics,
         watch: Callable[[EngineRows], None] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._directory, self._residence, self._cache = directory, residence, cache
         self._metrics, self._watch = metrics, watch
+        self._keeper = keeper
 
     @property
     def room(self) -> int:
@@ -82,8 +87,29 @@ class SessionSteps:
             self._metrics.lost.inc(len(handles))
             self._directory.lose(handles)
 
+    def missing(self, handles: Handles) -> Handles:
+        """Those of the sessions whose state is in the store alone."""
+        return self._residence.missing(handles)
+
+    def fetch(self, handles: Handles, then: Told) -> None:
+        """Have sessions' records read from the store."""
+        assert self._keeper is not None
+        self._keeper.fetch(handles, then)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether steps are in the store before they are answered."""
+        return self._keeper is not None and self._keeper.sync
+
+    def confirm(self, handles: Handles, then: Told) -> None:
+        """Have the sessions stored."""
+        assert self._keeper is not None
+        self._keeper.confirm(handles, then)
+
     def settle(self, batch: Batch) -> Bools:
         """Answer or fail the rows that must not run; returns which rows start afresh."""
+        if self._keeper is not None and (why := self._keeper.health.refusal()) is not None:
+            batch.fail(np.flatnonzero(batch.open_rows), why)
         live, counts = self._directory.use(batch.handles)
         usual = live is None and not batch.late and (batch.first_steps == counts).all()
         if usual and (slots := self._residence.here(batch.handles)) is not None:
@@ -102,7 +128,10 @@ class SessionSteps:
             rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
         counts = batch.counts[rows]
         self._cache.keep(ran.slots, counts, ran.lengths, ran.features, outputs)
-        self._directory.count(batch.handles[rows], counts + ran.lengths)
+        handles = batch.handles[rows]
+        self._directory.count(handles, counts, counts + ran.lengths)
+        if self._keeper is not None:
+            self._keeper.mark(handles)
         batch.answer_rows(rows, outputs)
         self._note(ran)
 

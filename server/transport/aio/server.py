@@ -27,6 +27,7 @@ from tidegate.v1 import tidegate_pb2, tidegate_pb2_grpc
 
 SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
 INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+STORE = "tidegate.store"
 LAST_WORDS = 0.1  # seconds for statuses on their way
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -104,6 +105,12 @@ class GrpcServer:
     async def ready(self) -> None:
         """The models are warm: tell health checks so."""
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def store_is(self, up: bool) -> None:
+        """Tell health checks whether the store answers, as a service of its own: the server serves
+        on."""
+        states = health_pb2.HealthCheckResponse
+        await self._health.set(STORE, states.SERVING if up else states.NOT_SERVING)
 
     async def unwell(self) -> None:
         """The server serves no more: tell health checks so."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from server.api import description, snapshot, step
+from server.api.errors import raise_first
 from server.errors import Draining
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
@@ -39,7 +40,7 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepReply:  # noqa: N802
         """Apply one or more consecutive steps."""
-        model = self._holder(request)
+        model = await self._sought(request)
         done: asyncio.Future[Submission] = asyncio.get_running_loop().create_future()
         deliver = self._mailbox.address(_resolve(done))
         submission = step.read(request, model, context.time_remaining(), deliver)
@@ -62,22 +63,27 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenReply:  # noqa: N802
         """Open a session or attach to it."""
         model = self._registry.resolve(request.model, request.version)
-        holder = self._holder(request)
+        holder = await self._sought(request)
         model = holder if request.session_id in holder.directory else model
+        await self._made(model, request.session_id)
         info, created = model.open(request.session_id)
         return pb.OpenReply(session=description.session(info), created=created)
 
     async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseReply:  # noqa: N802
         """End a session."""
-        return pb.CloseReply(steps=self._holder(request).close(request.session_id))
+        model = await self._sought(request, broken=True)
+        steps = model.close(request.session_id)
+        if (forgotten := model.forgotten()) is not None:
+            await asyncio.wrap_future(forgotten)
+        return pb.CloseReply(steps=steps)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Session:  # noqa: N802
         """Look at a session."""
-        return description.session(self._holder(request).get(request.session_id))
+        return description.session((await self._sought(request)).get(request.session_id))
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> pb.Snapshot:  # noqa: N802
         """Take a session's snapshot."""
-        operations = self._holder(request).operations
+        operations = (await self._ready(request)).operations
         return snapshot.exported(await asyncio.wrap_future(operations.export(request.session_id)))
 
     async def Import(self, request: pb.ImportRequest, context: Context) -> pb.ImportReply:  # noqa: N802
@@ -89,25 +95,31 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
             raise Draining
         taken = snapshot.imported(message, model)
         session_id = request.session_id or taken.session_id
+        await self._made(model, session_id)
         made = model.operations.take_in(taken, session_id, request.replace)
-        return pb.ImportReply(session=description.session(await asyncio.wrap_future(made)))
+        info = await asyncio.wrap_future(made)
+        return pb.ImportReply(session=await self._stored(model, info.session_id))
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.Session:  # noqa: N802
         """Copy a session."""
-        operations = self._holder(request).operations
-        forked = operations.fork(request.session_id, request.new_session_id)
-        return description.session(await asyncio.wrap_future(forked))
+        model = await self._ready(request)
+        model.get(request.session_id)  # before the copy is made
+        await self._made(model, request.new_session_id)
+        forked = model.operations.fork(request.session_id, request.new_session_id)
+        await asyncio.wrap_future(forked)
+        return await self._stored(model, request.new_session_id)
 
     async def Reset(self, request: pb.ResetRequest, context: Context) -> pb.Session:  # noqa: N802
         """Put a session back to its start."""
-        reset = self._holder(request).operations.reset(request.session_id)
-        return description.session(await asyncio.wrap_future(reset))
+        model = await self._sought(request)
+        await asyncio.wrap_future(model.operations.reset(request.session_id))
+        return await self._stored(model, request.session_id)
 
     async def Forecast(  # noqa: N802
         self, request: pb.ForecastRequest, context: Context
     ) -> pb.ForecastReply:
         """Look ahead from a session's state."""
-        model = self._holder(request)
+        model = await self._ready(request)
         ahead, operations = snapshot.forecast(request, model), model.operations
         first = await asyncio.wrap_future(operations.begin(ahead, request.session_id))
         while ahead.outputs is None:
@@ -116,7 +128,7 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Peek(self, request: pb.PeekRequest, context: Context) -> pb.PeekReply:  # noqa: N802
         """Read a session's state."""
-        operations = self._holder(request).operations
+        operations = (await self._ready(request)).operations
         return snapshot.peeked(*await asyncio.wrap_future(operations.peek(request.session_id)))
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListReply:  # noqa: N802
@@ -131,9 +143,29 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         """The models served."""
         return description.models(self._registry)
 
-    def _holder(self, request: OfSession) -> ServedModel:
-        """The model version that holds the session a request names."""
-        return self._registry.holder(request.model, request.version, request.session_id)
+    async def _sought(self, request: OfSession, broken: bool = False) -> ServedModel:
+        """The model version that holds the session a request names, which comes out of the store if
+        it is there; also, if asked so, where what is stored of it cannot be used."""
+        named = request.model, request.version, request.session_id
+        for sought in self._registry.seek(*named):
+            raise_first(await asyncio.wrap_future(sought), broken)
+        return self._registry.holder(*named)
+
+    async def _ready(self, request: OfSession) -> ServedModel:
+        """As `_sought`, and the session's state is at hand."""
+        model = await self._sought(request)
+        await asyncio.wrap_future(model.fetch(request.session_id))
+        return model
+
+    async def _made(self, model: ServedModel, session_id: str) -> None:
+        """The store has the session from now on, if it can be one."""
+        if (sought := model.seek({session_id: True})) is not None:
+            raise_first(await asyncio.wrap_future(sought))
+
+    async def _stored(self, model: ServedModel, session_id: str) -> pb.Session:
+        """The session, which is stored as it is."""
+        await asyncio.wrap_future(model.confirm(session_id))
+        return description.session(model.get(session_id))
 
 
 def _resolve(done: asyncio.Future[Submission]) -> Deliver:

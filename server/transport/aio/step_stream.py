@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
 from server.api import columns
+from server.api.errors import Problems
 from server.api.lanes import Lanes
 from server.errors import BadInput, Internal, ServingError
 from server.scheduler.submission import Submission
@@ -15,6 +17,7 @@ from server.transport.aio.calls import Context, in_turns
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.stream import Stream
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import MAX_OPENS
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,8 @@ class StepStream(Stream[pb.StepBatchReply]):
             rows = columns.count(message)
             self._check_model(message, model)
             if message.opens:
-                opened = await in_turns(lanes.open(message.opens))
+                problems = await self._seek(message, model)
+                opened = await in_turns(lanes.open(message.opens, problems))
             self._submit(message, model, lanes, opened)
         except ServingError as error:
             model.metrics.error(error.code, error.reason, max(rows, 1))
@@ -70,6 +74,13 @@ class StepStream(Stream[pb.StepBatchReply]):
             self._model = self._registry.resolve(message.model, message.version)
             self._lanes = Lanes(self._model)
         return self._model, self._lanes
+
+    async def _seek(self, message: pb.StepBatch, model: ServedModel) -> Problems:
+        """Have the store asked for the sessions that are named, and are not known here."""
+        if len(message.opens) > MAX_OPENS:
+            return {}  # none will be named
+        sought = model.seek({each.session_id: each.create for each in message.opens})
+        return {} if sought is None else await asyncio.wrap_future(sought)
 
     def _check_model(self, message: pb.StepBatch, model: ServedModel) -> None:
         if message.model not in ("", model.name):
@@ -117,7 +128,7 @@ class StepStream(Stream[pb.StepBatchReply]):
         assert self._model is not None
         for rows, error in submission.failures:
             self._model.metrics.error(error.code, error.reason, len(rows))
-        self.outbox.put_nowait(columns.reply(message.id, submission, opened, self._model.manifest))
+        self.outbox.put_nowait(columns.reply(message.id, submission, opened, self._model))
 
     def _end_if_done(self) -> None:
         if self._read_all and not self._waiting:

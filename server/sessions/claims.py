@@ -1,0 +1,165 @@
+"""Claims: sessions that a caller names and this server does not know, asked of the store.
+
+What the store has becomes a session of the directory, its state shelved until its next step. What
+it has not is made there, if the caller wants it opened. The keeper's thread does the work.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from server.bundle.manifest import Manifest
+from server.errors import BadRecord, ServingError, SessionExpired, SessionMoved
+from server.metrics import ModelMetrics
+from server.sessions.directory import Adopted, Directory, new_life
+from server.sessions.shelf import Shelf, Shelved
+from server.store.interface import Claim, Claimed, End, Hold, Table
+from server.store.record import Codec, Record
+
+AGAIN = 0.01  # seconds after which a server that was asked for a session may have given it up
+
+Problems = dict[str, ServingError]
+"""By id: why a session cannot be had."""
+
+
+@dataclass(eq=False)
+class Naming:
+    """Ids that a caller names, and whether each is to be opened if there is nothing of it; `done`
+    gets those that cannot be had, and why. Of one that does not exist nothing is said."""
+
+    wanted: dict[str, bool]
+    until: float
+    """When, by the monotonic clock, another server has had the time to give them up."""
+    done: Future[Problems] = field(default_factory=Future)
+    problems: Problems = field(default_factory=dict)
+
+    def over(self) -> None:
+        """Tell the caller."""
+        if self.done.set_running_or_notify_cancel():
+            self.done.set_result(self.problems)
+
+
+class Claims:
+    """Turns names into sessions of one model version's directory."""
+
+    def __init__(
+        self,
+        table: Table,
+        codec: Codec,
+        manifest: Manifest,
+        directory: Directory,
+        shelf: Shelf,
+        metrics: ModelMetrics,
+    ) -> None:
+        self._table, self._codec, self._metrics = table, codec, metrics
+        self._manifest = manifest
+        self._directory, self._shelf = directory, shelf
+        self.bad: dict[str, int] = {}
+        """Sessions whose records cannot be used, and their epochs, so that they can be removed."""
+
+    def serve(self, namings: list[Naming]) -> list[Naming]:
+        """Do what can be done now; returns the namings that have to wait, for other servers, or
+        until sessions that had expired are forgotten.
+
+        Raises:
+            StoreUnreachable: nothing is told yet.
+        """
+        wanted: dict[str, bool] = {}
+        for naming in namings:
+            for name, create in naming.wanted.items():
+                if name not in self._directory:
+                    wanted[name] = wanted.get(name, False) or create
+        problems = self._claim(wanted)
+        return [each for each in namings if not self._settle(each, problems)]
+
+    def read(self, session_id: str, data: bytes | None) -> Record | BadRecord:
+        """What a stored record says, or why it cannot be used."""
+        try:
+            return self._codec.unpack(session_id, data or b"")
+        except BadRecord as error:
+            self._metrics.bad_records.inc()
+            return error
+
+    def _claim(self, wanted: dict[str, bool]) -> Problems:
+        """Claim sessions; tells of those that cannot be had, or not yet."""
+        try:
+            self._directory.check_room(len(wanted))
+        except ServingError as error:
+            return dict.fromkeys(wanted, error)
+        claims = [Claim(name, self._begun(name) if new else None) for name, new in wanted.items()]
+        claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
+        problems: Problems = {}
+        unwanted: list[End] = []
+        for name, each in claimed.items():
+            if each.hold is Hold.ELSEWHERE:
+                problems[name] = SessionMoved(self._directory.model, name, time.time())
+            elif each.hold is not Hold.ABSENT and (problem := self._take(name, each)):
+                problems[name] = problem
+                if not isinstance(problem, BadRecord):
+                    unwanted.append(End(name, each.epoch))
+        if unwanted:
+            made = [each for each in unwanted if claimed[each.session_id].hold is Hold.CREATED]
+            self._table.delete(made)
+            self._table.release([each for each in unwanted if each not in made])
+        return problems
+
+    def _begun(self, name: str) -> bytes:
+        """The record of a session that begins now."""
+        now, width = time.time(), self._manifest.outputs_width
+        outputs, prints = np.zeros((0, width), np.float32), np.zeros(0, np.uint64)
+        record = Record(self._manifest.digest, 0, new_life(), 0, now, now, (), outputs, prints)
+        return self._codec.pack(name, record)
+
+    def _take(self, name: str, claimed: Claimed) -> ServingError | None:
+        try:
+            self._adopt(name, claimed)
+        except BadRecord as error:
+            self._metrics.bad_records.inc()
+            self.bad[name] = claimed.epoch
+            return error
+        except ServingError as error:
+            return error
+        return None
+
+    def _adopt(self, name: str, claimed: Claimed) -> None:
+        record = self._codec.unpack(name, claimed.record)
+        created = claimed.hold is Hold.CREATED
+        # A claim is a use, but for one that came too late.
+        late = not created and time.time() - claimed.used_at > self._directory.ttl
+        handle = self._directory.adopt(
+            Adopted(
+                name, claimed.epoch, record.life, record.steps, record.opened_at,
+                claimed.used_at, created,
+            )
+        )  # fmt: skip
+        if late:
+            self._directory.end(np.array([handle]), SessionExpired)
+        elif record.steps:
+            self._shelf.put_read(handle, shelved(record))
+        self._metrics.taken_up.inc(not (created or late))
+
+    def _settle(self, naming: Naming, problems: Problems) -> bool:
+        """Whether the naming is over, which its caller is told then."""
+        open_names = {name for name in naming.wanted if name not in self._directory}
+        told = {name: problems[name] for name in open_names if name in problems}
+        elsewhere = any(isinstance(error, SessionMoved) for error in told.values())
+        if elsewhere and time.monotonic() < naming.until:
+            return False
+        naming.problems |= told
+        # One that had expired is forgotten now, and is opened anew where that was wanted.
+        again = {name for name in open_names if naming.wanted[name] and name not in told}
+        naming.wanted = dict.fromkeys(again, True)
+        if not again:
+            naming.over()
+        return not again
+
+
+def shelved(record: Record) -> Shelved:
+    """A record as it waits for its slot."""
+    return Shelved(
+        record.steps, record.states, record.outputs, record.prints, len(record.prints), ring=False
+    )

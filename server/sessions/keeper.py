@@ -1,0 +1,398 @@
+"""The keeper: one thread a model version between its sessions and their table in the store.
+
+Whatever it is asked for, it does many at a time and in this order: forget sessions that ended,
+hand over those that others ask for, claim those that callers name, read those that rows wait for,
+confirm steps before they are answered, and then write what has moved (`checkpoint`). One thread, so
+that of one session nothing overtakes anything. Steps never wait for it, unless they are to be
+confirmed. While the store does not answer, what was to be written stays marked, and is written once
+it does; who waits is told `StoreDown`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from server.engine.engine import Engine
+from server.errors import (
+    Internal,
+    ServingError,
+    SessionClosed,
+    SessionEnded,
+    SessionExpired,
+    SessionLost,
+    SessionMoved,
+    SessionSetBack,
+    StoreDown,
+)
+from server.scheduler.scheduler import Told
+from server.scheduler.submission import Handles
+from server.sessions.checkpoint import Captured, Checkpoint
+from server.sessions.claims import AGAIN, Claims, Naming, Problems, shelved
+from server.sessions.directory import Directory
+from server.sessions.shelf import Shelf
+from server.store.health import Health
+from server.store.interface import Claim, End, Hold, StoreUnreachable, Table
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Failed = dict[int, ServingError]
+"""By session: why what was asked for has not come to pass."""
+
+AT_ONCE = 2048  # sessions captured while the engine is held, and written in one go
+PACE = 0.75  # of the checkpoint interval, between two passes: the rest is for writing
+BUSY_SECONDS = 0.01
+SWEEP_SECONDS, SWEPT = 5.0, 1000  # sessions of nobody's that have expired are looked for so often
+
+
+class Keeper:
+    """Keeps the sessions of one model version in their table.
+
+    Args:
+        between_runs: `Scheduler.between_runs`.
+        sync: whether steps are confirmed before they are answered.
+        interval: seconds after which a step is stored.
+        patience: seconds that another server has to give up a session.
+        on_death: called should the thread ever end other than by `stop`.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        health: Health,
+        directory: Directory,
+        shelf: Shelf,
+        claims: Claims,
+        checkpoint: Checkpoint,
+        between_runs: Callable[[Callable[[Engine], Captured]], Future[Captured]],
+        *,
+        sync: bool,
+        interval: float,
+        patience: float,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.health, self.sync, self.checkpoint = health, sync, checkpoint
+        self.mark = checkpoint.mark
+        self._table, self._directory, self._shelf = table, directory, shelf
+        self._claims, self._between_runs = claims, between_runs
+        self._interval, self._patience, self._on_death = interval, patience, on_death
+        self._condition = threading.Condition()
+        self._ends: deque[End] = deque()
+        self._forgotten: deque[Future[None]] = deque()
+        self._namings: deque[Naming] = deque()
+        self._wanted: deque[tuple[Handles, Told]] = deque()
+        self._unconfirmed: deque[tuple[Handles, Told]] = deque()
+        self._asked_for: deque[str] = deque()
+        self._handing: deque[Captured] = deque()  # no longer ours here, and not stored yet
+        self._waiting: list[Naming] = []  # for another server to give up a session
+        self._due = np.zeros(0, dtype=np.int64)  # what is left of the present pass
+        self._next_pass = self._next_sweep = 0.0
+        self._stopping = self._dead = False
+        directory.watch_ends(self._on_end)
+        name = f"keeper-{directory.model}-{directory.version}"
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to keep."""
+        self._thread.start()
+
+    def name(self, wanted: dict[str, bool]) -> Future[Problems]:
+        """Have the sessions of these ids known to the directory, those that exist, or are to be
+        opened if they do not; tells of those that cannot be had."""
+        naming = Naming(wanted, time.monotonic() + self._patience)
+        self._ask(self._namings, naming, lambda error: self._refuse(naming, error))
+        return naming.done
+
+    def fetch(self, handles: Handles, then: Told) -> None:
+        """Read sessions' records, and shelve them."""
+        self._ask(self._wanted, (handles, then), lambda error: then(_all(handles, error)))
+
+    def confirm(self, handles: Handles, then: Told) -> None:
+        """Have the sessions stored as they are, or newer, and tell."""
+        self._ask(self._unconfirmed, (handles, then), lambda error: then(_all(handles, error)))
+
+    def forgotten(self) -> Future[None]:
+        """Done once the store has forgotten all sessions that have ended by now; fails with
+        `StoreDown` where it does not answer, and forgets them later."""
+        done: Future[None] = Future()
+        self._ask(self._forgotten, done, done.set_exception)
+        return done
+
+    def discard(self, session_id: str) -> bool:
+        """Forget a session whose record cannot be used, if it is one; `forgotten` tells when."""
+        epoch = self._claims.bad.pop(session_id, None)
+        if epoch is not None:
+            with self._condition:
+                self._ends.append(End(session_id, epoch))
+        return epoch is not None
+
+    def hand_over(self, session_ids: Iterable[str]) -> None:
+        """Others ask for these sessions."""
+        with self._condition:
+            self._asked_for.extend(session_ids)
+            self._condition.notify()
+
+    def mark_all(self) -> None:
+        """The store holds nothing any more: write every session again."""
+        self.mark(self._directory.handles())
+
+    def flush(self, deadline: float) -> bool:
+        """Have everything written; False if `deadline` (monotonic) came first, or cannot be."""
+        while self._unsaved():
+            with self._condition:
+                self._next_pass = 0.0
+                self._condition.notify()
+            if self._dead or time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def stop(self) -> None:
+        """End the thread, after what it was asked for."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _unsaved(self) -> int:
+        left = len(self._ends) + len(self._handing) + len(self._asked_for) + len(self._due)
+        return left + self.checkpoint.unsaved
+
+    def _ask(self, queue: deque[T], asked: T, refuse: Callable[[ServingError], None]) -> None:
+        with self._condition:
+            if not self._dead:
+                queue.append(asked)
+                self._condition.notify()
+                return
+        refuse(Internal())
+
+    def _on_end(self, _handle: int, session_id: str, epoch: int, how: type[SessionEnded]) -> None:
+        """A session has ended, in any thread. One that moved is somebody else's; one that was set
+        back goes on from its record."""
+        if how in (SessionClosed, SessionExpired, SessionLost):
+            self._ends.append(End(session_id, epoch))
+
+    def _live(self) -> None:
+        try:
+            while not (self._stopping and not self._asked()):
+                self._turn()
+                self._rest()
+        except BaseException:
+            log.critical("the keeper's loop died", exc_info=True)
+            self._abandon()
+            self._on_death()
+
+    def _asked(self) -> bool:
+        waits = self._namings or self._wanted or self._unconfirmed or self._forgotten
+        return bool(waits or self._asked_for)
+
+    def _rest(self) -> None:
+        """Until something is asked for, or is due."""
+        with self._condition:
+            if not (self._asked() or self._stopping or len(self._due)):
+                self._condition.wait(self._pause())
+
+    def _pause(self) -> float:
+        if self._waiting:
+            return AGAIN
+        if self._ends or self._handing or self.checkpoint.unsaved:
+            late = max(0.0, self._next_pass - time.monotonic())
+            return min(1.0, max(0.001, late if not self._ends else 0.01, self.health.wait_to_try()))
+        return min(1.0, self._interval * PACE)
+
+    def _turn(self) -> None:
+        """One round of everything. What cannot be done for want of the store is told, or kept."""
+        # Before the ends are looked at: who closes a session and names it again gets a new one.
+        self._waiting += _drained(self._namings)
+        if self.health.wait_to_try():
+            self._refuse_all(StoreDown(max(0.05, self.health.wait_to_try())))
+            time.sleep(0.001)
+            return
+        try:
+            self._forget()
+            self._give_up()
+            self._name()
+            self._fetch()
+            self._confirm()
+            self._write_some()
+            self._sweep()
+        except StoreUnreachable as error:
+            self.health.failed(error)
+            self._refuse_all(StoreDown(max(0.05, self.health.wait_to_try())))
+        except ServingError:  # the scheduler has too much to do, or is no more
+            if self._stopping:
+                raise
+            time.sleep(BUSY_SECONDS)
+
+    def _forget(self) -> None:
+        told, ended = _drained(self._forgotten), _drained(self._ends)
+        with self._unless_done(self._forgotten, told), self._unless_done(self._ends, ended):
+            if ended:  # the last of each
+                self._table.delete(list({each.session_id: each for each in ended}.values()))
+                self.health.answered()
+        for done in told:
+            if done.set_running_or_notify_cancel():
+                done.set_result(None)
+
+    def _give_up(self) -> None:
+        """End sessions here that another server asks for, and store them as they are."""
+        asked = _drained(self._asked_for)
+        with self._unless_done(self._asked_for, asked):
+            names = list(dict.fromkeys(asked))
+            handles = [self._directory.handle(name) for name in names]
+            if any(handles):
+                live = np.array([each for each in handles if each], dtype=np.int64)
+                self._handing.append(self._capture_last(live))
+            self._release([n for n, handle in zip(names, handles, strict=True) if not handle])
+        while self._handing:
+            sessions = self._handing[0].sessions
+            self.checkpoint.store(self._handing[0])
+            ends = zip(sessions.ids, sessions.epochs.tolist(), strict=True)
+            self._table.release([End(*each) for each in ends])
+            self._handing.popleft()
+
+    def _release(self, names: list[str]) -> None:
+        """Sessions that are this server's at the store, and not known here."""
+        if names:
+            held = self._table.claim([Claim(name, None) for name in names])
+            both = zip(names, held, strict=True)
+            self._table.release([End(n, each.epoch) for n, each in both if each.hold is Hold.OWNED])
+
+    def _capture_last(self, handles: Handles) -> Captured:
+        def capture(engine: Engine) -> Captured:
+            captured = self.checkpoint.capture(engine, handles)
+            self._directory.end(handles, SessionMoved)
+            return captured
+
+        return self._between_runs(capture).result()
+
+    def _name(self) -> None:
+        if self._waiting:
+            self._waiting = self._claims.serve(self._waiting)
+            self.health.answered()
+
+    def _fetch(self) -> None:
+        wanted = _drained(self._wanted)
+        if not wanted:
+            return
+        with self._unless_done(self._wanted, wanted):
+            failed = self._read(np.unique(np.concatenate([handles for handles, _ in wanted])))
+        for _, then in wanted:
+            then(failed)
+
+    def _read(self, handles: Handles) -> Failed:
+        sessions = self._directory.standings(handles)
+        records = self._table.read(sessions.ids)
+        self.health.answered()
+        failed: Failed = {}
+        for row, (handle, data) in enumerate(zip(sessions.handles.tolist(), records, strict=True)):
+            found = self._claims.read(sessions.ids[row], data)
+            if isinstance(found, ServingError):
+                failed[handle] = found
+            elif (found.life, found.steps) == (sessions.lives[row], sessions.counts[row]):
+                self._shelf.put_read(handle, shelved(found))
+            else:  # the store is behind, or ahead
+                model, name = self._directory.model, sessions.ids[row]
+                failed[handle] = SessionSetBack(model, name, time.time())
+        self._directory.end(np.array(list(failed), dtype=np.int64), SessionSetBack)
+        return failed
+
+    def _confirm(self) -> None:
+        unconfirmed = _drained(self._unconfirmed)
+        if not unconfirmed:
+            return
+        with self._unless_done(self._unconfirmed, unconfirmed):
+            handles = np.unique(np.concatenate([handles for handles, _ in unconfirmed]))
+            failed = self._write(handles) | self._moved(handles)
+        for _, then in unconfirmed:
+            then(failed)
+
+    def _moved(self, handles: Handles) -> Failed:
+        """Those of the sessions that have gone elsewhere since they were stepped."""
+        gone = handles[~self._directory.live(handles)].tolist()
+        told = {handle: self._directory.error(handle) for handle in gone}
+        return {handle: error for handle, error in told.items() if isinstance(error, SessionMoved)}
+
+    def _write(self, handles: Handles) -> Failed:
+        """Capture and write sessions; returns those that another server has taken over."""
+        failed: Failed = {}
+        for at in range(0, len(handles), AT_ONCE):
+            some = handles[at : at + AT_ONCE]
+            try:
+                capture = partial(self.checkpoint.capture, handles=some)
+                captured = self._between_runs(capture).result()
+                failed |= self.checkpoint.store(captured)
+                self.health.answered()
+            except BaseException:
+                self.mark(handles[at:])
+                raise
+        return failed
+
+    def _write_some(self) -> None:
+        """Go on with the present pass, or begin the next if it is time."""
+        now = time.monotonic()
+        if not len(self._due) and now >= self._next_pass:
+            self._due, self._next_pass = self.checkpoint.due(), now + PACE * self._interval
+        if len(self._due):
+            some, self._due = self._due[:AT_ONCE], self._due[AT_ONCE:]
+            self._write(some)
+            if not len(self._due):
+                self.checkpoint.done()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            gone = self._table.expire(time.time() - self._directory.ttl, SWEPT)
+            self._next_sweep = now + (0 if gone == SWEPT else SWEEP_SECONDS)
+
+    def _refuse_all(self, error: ServingError) -> None:
+        """Whoever waits for the store is told that it does not answer."""
+        for naming in [*self._waiting, *_drained(self._namings)]:
+            self._refuse(naming, error)
+        self._waiting = []
+        for handles, then in _drained(self._wanted):
+            then(_all(handles, error))
+        for handles, then in _drained(self._unconfirmed):
+            self.mark(handles)
+            then(_all(handles, error) if self.health.refuse else {})
+        for done in _drained(self._forgotten):
+            if done.set_running_or_notify_cancel():
+                done.set_exception(error)
+
+    def _refuse(self, naming: Naming, error: ServingError) -> None:
+        names = [name for name in naming.wanted if name not in self._directory]
+        naming.problems |= dict.fromkeys(names, error)
+        naming.over()
+
+    @contextmanager
+    def _unless_done(self, queue: deque[T], taken: list[T]) -> Iterator[None]:
+        """Put back what was taken, if it cannot be done now."""
+        try:
+            yield
+        except BaseException:
+            queue.extendleft(reversed(taken))
+            raise
+
+    def _abandon(self) -> None:
+        with self._condition:
+            self._dead = True
+        self._refuse_all(Internal())
+
+
+def _drained(queue: deque[T]) -> list[T]:
+    return [queue.popleft() for _ in range(len(queue))]
+
+
+def _all(handles: Handles, error: ServingError) -> Failed:
+    return dict.fromkeys(handles.tolist(), error)

@@ -63,20 +63,27 @@ class Owners:
 
     def asked_for(self, seconds: float) -> list[tuple[str, int, str]]:
         """Wait at most so long for requests, or until `leave`; each is told once."""
-        deadline = time.monotonic() + seconds
-        while not self._closing.is_set():
-            left = deadline - time.monotonic()
-            if names := self._requests(min(left, SLICE)):
-                return [tuple(json.loads(name)) for name in dict.fromkeys(names)]
-            if left <= SLICE:
-                break
-        return []
+        try:
+            names = self._wait(time.monotonic() + seconds)
+        except StoreUnreachable:
+            if self._closing.is_set():  # the connection was closed under the wait
+                return []
+            raise
+        return [tuple(json.loads(name)) for name in dict.fromkeys(names)]
 
     def leave(self) -> None:
         """Give the lease up."""
         self._closing.set()
         with suppress(StoreUnreachable):
             self._link.send(("DEL", _lease(self.me)), ("DEL", _asked(self.me)))
+
+    def _wait(self, deadline: float) -> list[bytes]:
+        while not self._closing.is_set():
+            left = deadline - time.monotonic()
+            names = self._requests(min(left, SLICE))
+            if names or left <= SLICE:
+                return names
+        return []
 
     def _requests(self, seconds: float) -> list[bytes]:
         """Waits in short slices, since redis would be waited for as long if it were dead."""

@@ -58,9 +58,10 @@ for i, key in ipairs(KEYS) do
     elseif theirs == epoch and (held[4] or held[1] ~= me or tonumber(held[3]) > revision) then
         answer = 0
     elseif theirs < epoch or tonumber(held[3]) < revision then
-        redis.call('HDEL', key, 'gone')
+        -- First what needs memory: a full redis lets a script go on that has changed something.
         redis.call('HSET', key, 'owner', me, 'epoch', ARGV[at + 2], 'revision', ARGV[at + 3],
             'used', ARGV[at + 4], 'record', ARGV[at + 5])
+        redis.call('HDEL', key, 'gone')
         redis.call('PEXPIREAT', key, ARGV[at + 6])
     end
     answers[i] = answer

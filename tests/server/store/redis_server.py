@@ -1,4 +1,4 @@
-"""A real redis-server for tests, on a unix socket, which can be paused, killed and started again."""
+"""A real redis-server for tests, on a unix socket, that can be paused, killed and restarted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ class RedisServer:
         port = [] if "--port" in self._flags else ["--port", "0"]
         command += [*port, "--save", "", "--logfile", str(self.folder / "log"), *self._flags]
         self.process = subprocess.Popen(command)
-        self.await_that(lambda: bool(self.client().ping()))
+        try:
+            self.await_that(lambda: bool(self.client().ping()))
+        except BaseException:
+            self.kill()
+            raise
 
     def client(self) -> Any:
         """A client of the test's own."""

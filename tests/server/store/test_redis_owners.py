@@ -1,4 +1,4 @@
-"""Servers that share a redis: leases, takeovers, requests, and a redis that stops or starts empty."""
+"""Servers that share a redis: leases, takeovers, requests; and a redis that stops or is emptied."""
 
 from __future__ import annotations
 

@@ -78,17 +78,15 @@ class Link:
             answers: list[Any] = pipe.execute()
         return answers
 
-    def run(
-        self, script: str, keys: Sequence[str], arguments: Sequence[Any], durable: bool = True
-    ) -> list[Any]:
-        """Run a script over sessions, chunk by chunk; `durable`: wait until the changes are."""
+    def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
+        """Run a script over sessions, chunk by chunk, and wait until the changes are durable."""
         width, answers = len(arguments) // max(len(keys), 1), list[Any]()
         for at in range(0, len(keys), CHUNK):
             here, there = keys[at : at + CHUNK], arguments[at * width : (at + CHUNK) * width]
             with self.answering():
                 pipe = self.client.pipeline(transaction=False)
                 self._scripts[script](keys=here, args=there, client=pipe)
-                if durable and self._confirm:
+                if self._confirm:
                     pipe.execute_command(*self._confirm)
                 answer, *confirmed = pipe.execute()
             self._check_confirmed(confirmed)

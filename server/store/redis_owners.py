@@ -28,6 +28,7 @@ class Owners:
         self._link, self._closing = link, threading.Event()
         self._lease_ms = max(1, int(link.settings.lease * 1000))
         self._marker: bytes = b""
+        self._lapsed = False
         self._take_lease()
 
     def renew(self) -> Lease:
@@ -35,16 +36,18 @@ class Owners:
         renewal = ("SET", _lease(self.me), 1, "PX", self._lease_ms, "XX")
         marker, renewed = self._link.send(("GET", MARKER), renewal)
         emptied = marker != self._marker
-        lapsed = not renewed and not emptied
-        if emptied or lapsed:
+        # Kept, since the answer to taking the lease may be lost, and the next call finds it held.
+        self._lapsed = (self._lapsed or not renewed) and not emptied
+        if emptied or not renewed:
             self._take_lease()
+        lapsed, self._lapsed = self._lapsed, False
         return Lease(self._link.settings.lease, lapsed=lapsed, emptied=emptied)
 
     def may_make_again(self) -> bool:
         """Whether a record that is missing cannot have been another server's meanwhile: the lease
         did not run out, or all is gone."""
         marker, held = self._link.send(("GET", MARKER), ("EXISTS", _lease(self.me)))
-        return bool(held) or marker != self._marker
+        return (bool(held) and not self._lapsed) or marker != self._marker
 
     def living(self, owners: Sequence[str]) -> dict[str, bool]:
         """Whose lease lives."""

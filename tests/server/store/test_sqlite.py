@@ -106,6 +106,26 @@ def test_models_and_versions_have_tables_of_their_own(store: SqliteStore) -> Non
     assert store.table("n", 2).read(["a"]) == [None]
 
 
+def test_tables_of_two_models_are_written_from_two_threads(store: SqliteStore) -> None:
+    outcomes: dict[str, set[Wrote]] = {}
+
+    def serve(model: str) -> None:
+        table = store.table(model, 1)
+        epoch = table.claim(claims_of(50, b"first"))[0].epoch
+        outcomes[model] = set()
+        for revision in range(1, 31):
+            record = f"{model}{revision}".encode()
+            outcomes[model] |= set(table.write(writes_of(50, epoch, revision, record)))
+
+    threads = [threading.Thread(target=serve, args=(model,)) for model in "mn"]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert outcomes == {"m": {Wrote.STORED}, "n": {Wrote.STORED}}
+    assert [store.table(model, 1).read(["s49"]) for model in "mn"] == [[b"m30"], [b"n30"]]
+
+
 def test_a_record_that_vanished_is_made_again(store: SqliteStore) -> None:
     table = store.table("small", 1)
     table.claim([Claim("a", b"first")])

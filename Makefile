@@ -30,10 +30,11 @@ $(VENV)/.installed: pyproject.toml requirements/dev.lock requirements/data.txt
 	$(BIN)/python $(PIP) --no-deps --editable .
 	touch $@
 
-tools:  ## promtool and recorded speech, from the system's packages where they are missing
-	@test -x "$$(command -v promtool)" -a -d /usr/share/pocketsphinx/test/data || { apt-get update -qq && \
+tools:  ## promtool, redis and recorded speech, from the system's packages where they are missing
+	@test -x "$$(command -v promtool)" -a -x "$$(command -v redis-server)" -a \
+	  -d /usr/share/pocketsphinx/test/data || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus \
-	  pocketsphinx-testdata; }
+	  redis-server pocketsphinx-testdata; }
 
 check: lint types stubs-check lock-check  ## what CI checks besides the tests
 

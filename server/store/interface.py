@@ -102,7 +102,8 @@ class Table(Protocol):
 
     def expire(self, before: float, limit: int) -> int:
         """Forget up to `limit` sessions that no live server owns and that were last used before
-        that time of day; returns how many."""
+        that time of day; returns how many. A store that forgets by itself does so a while after
+        the time to live, and returns 0."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class Store(Protocol):
 
     def asked_for(self, seconds: float) -> list[tuple[str, int, str]]:
         """Wait at most so long for others to ask for sessions of this server: model, version and id
-        of each. Raises `StoreUnreachable`."""
+        of each. A request is made anew with each claim, so one may be told again, or come too late.
+        Ends within a second of `close`. Raises `StoreUnreachable`."""
 
     def close(self) -> None:
         """Give the lease up, and whatever else is held."""

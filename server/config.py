@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, PositiveInt, SecretStr, ValidationError
+from pydantic import AfterValidator, DirectoryPath, Field, PositiveInt, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 TEN_YEARS = 10 * 365 * 86_400.0  # times stay within what clocks and timestamps can say
@@ -18,6 +19,12 @@ TEN_YEARS = 10 * 365 * 86_400.0  # times stay within what clocks and timestamps 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Duration = Annotated[float, Field(gt=0, le=TEN_YEARS, allow_inf_nan=False)]
 Window = Annotated[float, Field(ge=0, le=TEN_YEARS, allow_inf_nan=False)]
+
+
+def _folder_to_be(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise PydanticCustomError("path_not_directory", "is no folder")
+    return path
 
 
 class ConfigError(ValueError):
@@ -62,9 +69,13 @@ class Config(BaseSettings):
     store: Literal["sqlite", "redis", "none"] = Field(
         "sqlite", description="where sessions survive the server; none: nowhere"
     )
-    data_folder: Path = Field(Path("data"), description="folder of the sqlite store")
+    data_folder: Annotated[Path, AfterValidator(_folder_to_be)] = Field(
+        Path("data"), description="folder of the sqlite store"
+    )
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="the redis store, with its password"
+        SecretStr("redis://127.0.0.1:6379/0"),
+        min_length=1,
+        description="the redis store, with its password",
     )
     redis_durability: Literal["memory", "fsync", "replicated"] = Field(
         "memory",

@@ -18,7 +18,6 @@ from server.api.lanes import Lanes
 from server.bundle.manifest import Manifest
 from server.errors import BadInput, ServingError, UnknownLane
 from server.scheduler.submission import UNNUMBERED, Submission
-from server.serving.model import ServedModel
 from server.sessions import validation
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import FAILED, MAX_STEP
@@ -54,13 +53,15 @@ def read(
 
 
 def reply(
-    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
+    message_id: int,
+    submission: Submission,
+    opened: Sequence[pb.LaneOpened],
+    manifest: Manifest,
+    durable: NDArray[np.int64] | None = None,
 ) -> pb.StepBatchReply:
     """Encode a submission's outcome. It has no more than a few hundred errors, however many rows
-    failed (see `Submission.fail`)."""
-    outputs, durable = submission.good_outputs(model.manifest.outputs_width), None
-    if model.keeper is not None:
-        durable = model.directory.durable(submission.handles)
+    failed (see `Submission.fail`). `durable` is how many steps of each row's session are stored."""
+    outputs = submission.good_outputs(manifest.outputs_width)
     return pb.StepBatchReply(
         id=message_id,
         opened=opened,

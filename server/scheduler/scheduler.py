@@ -57,9 +57,8 @@ class StepProtocol(Protocol):
     def lose(self, batch: Batch, rows: Rows) -> None:
         """The engine failed under `rows`: end their sessions, and fail those without an outcome."""
 
-    @property
-    def roomy(self) -> bool:
-        """Whether no session ever has to be brought in."""
+    def ready(self, handles: Handles) -> bool:
+        """Whether none of the sessions has to be brought in before it can step."""
 
     def bring_in(self, engine: Engine, handles: Handles) -> None:
         """Make sessions resident until each has been in a run."""
@@ -168,14 +167,14 @@ class Scheduler:
             with self._engine_free:
                 if picked:
                     self._turn(picked)
-                elif not self._steps.roomy:
+                elif self._steps.awaited:
                     self._steps.release()  # nothing is ready, so nothing waits for its run
                 self._between_runs()
             if not self._ran:
                 time.sleep(BREATH)
 
     def _turn(self, picked: list[Picked]) -> None:
-        if not self._steps.roomy:
+        if self._steps.awaited:
             for part, start, stop in picked:
                 self._steps.release(part.handles[start:stop])
         self._leaving = self._run_batch(picked)
@@ -212,7 +211,7 @@ class Scheduler:
         steps = submission.steps
         if steps > FEW_STEPS or self._short_run > SHORT_RUN or not self._thread.is_alive():
             return False
-        if not self._steps.roomy or self._steps.confirms:  # rows might have to wait
+        if self._steps.confirms:  # rows have to wait
             return False
         if not self.queue.is_free_for(steps):
             return False
@@ -222,6 +221,8 @@ class Scheduler:
         if not self._engine_free.acquire(blocking=False):
             return False
         try:
+            if not self._steps.ready(part.handles):  # rows might have to wait for their sessions
+                return False
             submission.expect(part.left)
             self._complete(self._run_batch([(part, 0, part.left)]))
         finally:

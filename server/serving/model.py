@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.config import Config
 from server.engine.engine import Engine
@@ -201,6 +202,10 @@ class ServedModel:
         else:
             work(self.keeper)(np.array([handle], dtype=np.int64), then)
         return done
+
+    def durable(self, handles: Handles) -> NDArray[np.int64] | None:
+        """How many steps of each session are stored; None where there is no store."""
+        return None if self.keeper is None else self.directory.durable(handles)
 
     def forgotten(self) -> Future[None] | None:
         """Done once the store has forgotten the sessions that have ended."""

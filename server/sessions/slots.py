@@ -3,8 +3,9 @@
 A session gets a slot when a run first needs it and loses it when it has ended, or when another
 needs the slot more: then its state goes to the *shelf* and comes back with its next step, many at a
 time. Where there is a store, what it has already is not shelved but read again. Only whoever holds
-the engine touches this, so it needs no lock. Sessions end at any moment in any thread, though: a slot found is nobody else's until the engine is let go, and nothing is taken
-for a session's state but what is known to be.
+the engine touches this, so it needs no lock. Sessions end at any moment in any thread, though: a
+slot found is nobody else's until the engine is let go, and nothing is taken for a session's state
+but what is known to be.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Residence:
         self._holders = np.zeros(capacity + 1, dtype=np.int64)  # by slot; 0: nobody
         self._slots = np.zeros(1024, dtype=np.int64)  # by index
         self._awaited = np.zeros(capacity + 1, dtype=np.bool_)  # brought in, and not in a run yet
+        self._any_awaited = False
         self._free = list(range(capacity, 0, -1))
         self._ended: deque[int] = deque()  # sessions that may hold a slot yet
         self._too_many_ended = False
@@ -56,12 +58,12 @@ class Residence:
     @property
     def roomy(self) -> bool:
         """Whether there is a slot for every session there may be, so that none is ever absent."""
-        return self.capacity >= self._directory.limit
+        return self.capacity >= self._directory.limit and not self._directory.stored
 
     @property
     def awaited(self) -> bool:
         """Whether sessions that were brought in have not been in a run yet."""
-        return not self.roomy and bool(self._awaited.any())
+        return self._any_awaited
 
     @property
     def room(self) -> int:
@@ -72,6 +74,7 @@ class Residence:
     def release(self, handles: Handles | None = None) -> None:
         """Sessions that were brought in need not be kept any longer; None: none of them."""
         self._awaited[slice(None) if handles is None else self._search(handles)] = False
+        self._any_awaited = bool(self._awaited.any())
 
     def here(self, handles: Handles) -> Slots | None:
         """The slots of sessions, if all of them are resident."""
@@ -116,6 +119,7 @@ class Residence:
             raise
         self._awaited[self._search(handles)] = True
         self._awaited[0] = False
+        self._any_awaited = bool(self._awaited.any())
 
     def visit(self, engine: Engine, handles: Handles, anew: bool = False) -> Slots:
         """Slots for work between two runs, at most `capacity`; 0 for sessions that have ended.
@@ -124,6 +128,7 @@ class Residence:
             self.bring_in(engine, handles, anew)
             slots = self._search(handles)
             self._awaited[slots] = False
+            self._any_awaited = bool(self._awaited.any())
         return slots
 
     def missing(self, handles: Handles) -> Handles:
@@ -133,7 +138,8 @@ class Residence:
         absent = handles[(self._search(handles) == 0) & (self._directory.counts(handles) > 0)]
         absent = absent[self._directory.live(absent)]
         away = np.array([handle not in self.shelf for handle in absent.tolist()], dtype=np.bool_)
-        return absent[away]
+        missing: Handles = absent[away]
+        return missing
 
     def search(self, handles: Handles) -> Slots:
         """The sessions' slots, 0 for those that have none."""

@@ -68,10 +68,9 @@ class SessionSteps:
         """Whether sessions that were brought in have not had their run yet."""
         return self._residence.awaited
 
-    @property
-    def roomy(self) -> bool:
-        """Whether no session is ever absent."""
-        return self._residence.roomy
+    def ready(self, handles: Handles) -> bool:
+        """Whether none of the sessions is absent."""
+        return self._residence.roomy or self._residence.here(handles) is not None
 
     def release(self, handles: Handles | None = None) -> None:
         """Rows of these sessions leave the queue, or None: no row waits for any that was brought

@@ -128,7 +128,9 @@ class StepStream(Stream[pb.StepBatchReply]):
         assert self._model is not None
         for rows, error in submission.failures:
             self._model.metrics.error(error.code, error.reason, len(rows))
-        self.outbox.put_nowait(columns.reply(message.id, submission, opened, self._model))
+        durable = self._model.durable(submission.handles)
+        manifest = self._model.manifest
+        self.outbox.put_nowait(columns.reply(message.id, submission, opened, manifest, durable))
 
     def _end_if_done(self) -> None:
         if self._read_all and not self._waiting:

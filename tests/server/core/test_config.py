@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from server.config import Config, ConfigError, from_arguments
 
@@ -19,6 +19,17 @@ GOOD: dict[str, str] = {
     "max_sessions": "5",
     "max_resident": "3",
     "session_ttl": "1.5",
+    "store": "none",
+    "data_folder": "kept",
+    "redis_url": "redis://:secret@elsewhere:1/2",
+    "redis_durability": "fsync",
+    "redis_replicas": "2",
+    "durability": "sync",
+    "checkpoint_interval": "0.5",
+    "on_store_failure": "refuse",
+    "store_timeout": "1.5",
+    "lease_seconds": "2.5",
+    "stored_steps": "3",
     "remembered_steps": "7",
     "max_forecast_steps": "7",
     "max_queued_steps": "9",
@@ -40,6 +51,17 @@ BAD: dict[str, str] = {
     "max_sessions": "0",
     "max_resident": "-1",
     "session_ttl": "0",
+    "store": "postgres",
+    "data_folder": "/etc/hostname",
+    "redis_url": "",
+    "redis_durability": "disk",
+    "redis_replicas": "0",
+    "durability": "async",
+    "checkpoint_interval": "0",
+    "on_store_failure": "panic",
+    "store_timeout": "-1",
+    "lease_seconds": "inf",
+    "stored_steps": "0",
     "remembered_steps": "0",
     "max_forecast_steps": "0",
     "max_queued_steps": "-5",
@@ -67,7 +89,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
 
 def value(flags: list[str], name: str) -> str:
     found: Any = getattr(from_arguments(flags), name)
-    return str(found)
+    return found.get_secret_value() if isinstance(found, SecretStr) else str(found)
 
 
 def test_the_cases_cover_every_field() -> None:

@@ -122,7 +122,7 @@ OPERATIONS = st.lists(
 @given(operations=OPERATIONS)
 def test_any_life_of_sessions_equals_a_dictionary(operations: list[tuple[str, int]]) -> None:
     known, live, ended = directory()[0], dict[str, list[int]](), list[int]()
-    known.on_end = ended.append
+    known.watch_ends(lambda handle, *_: ended.append(handle))
     for what, who in operations:
         name = f"s{who}"
         if what == "open":
@@ -134,7 +134,7 @@ def test_any_life_of_sessions_equals_a_dictionary(operations: list[tuple[str, in
                 known.find(name)
         elif what == "count":
             live[name][1] += 3
-            known.count(np.array([live[name][0]]), np.array([live[name][1]]))
+            known.count(np.array([live[name][0]]), np.array([1]), np.array([live[name][1]]))
         elif what == "close":
             assert known.close(name) == live.pop(name)[1]
         else:

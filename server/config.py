@@ -143,5 +143,10 @@ def _sentence(problem: Any) -> str:
     if problem["type"] == "path_not_directory":
         must = "must be a folder"
     else:
-        must = problem["msg"].replace("Input should", "must").replace("String should", "must")
+        must = (
+            problem["msg"]
+            .replace("Input should", "must")
+            .replace("String should", "must")
+            .replace("Value should", "must")
+        )
     return f"{problem['loc'][0]} {must}, not {str(problem['input'])!r}"

@@ -14,12 +14,16 @@ from server.errors import Draining
 from server.metrics import Metrics, ModelMetrics
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.submission import Submission
-from server.serving.drift import watch
+from server.serving.drift import Drift, watch
 from server.sessions.directory import Directory, SessionInfo
+from server.sessions.kept_inputs import KeptInputs
+from server.sessions.moving import Moving
 from server.sessions.operations import Operations
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Residence
-from server.sessions.step_protocol import SessionSteps
+from server.sessions.step_protocol import Applied, SessionSteps
+
+Watcher = Callable[[Applied], None]
 
 
 class ServedModel:
@@ -43,14 +47,15 @@ class ServedModel:
         self.max_forecast, self.ttl = config.max_forecast_steps, config.session_ttl
         self.metrics = ModelMetrics(metrics, self.name, self.version)
         self.directory = Directory(self.name, self.version, self.capacity, self.ttl, clock)
-        cache = _cache(engine, config)
+        self._cache = cache = _cache(engine, config)
         residence = Residence(engine.capacity, self.directory, cache)
-        drift = watch(manifest, config.drift_window, self.metrics)
+        self.shadow: Watcher | None = None
+        """Shown every run last, if there is one (see `shadow`)."""
+        kept = _kept(engine, config)
+        self._watchers = _watchers(kept, watch(manifest, config.drift_window, self.metrics))
         self._scheduler = Scheduler(
             engine,
-            SessionSteps(
-                self.directory, residence, cache, self.metrics, drift.note if drift else None
-            ),
+            SessionSteps(self.directory, residence, cache, self.metrics, self._watch),
             self.metrics,
             max_batch=config.max_batch,
             max_queued_steps=config.max_queued_steps,
@@ -61,6 +66,14 @@ class ServedModel:
         self.operations = Operations(
             manifest, self._scheduler, self.directory, residence, cache, self.metrics
         )
+        self.operations.on_made = self._on_made
+        self.on_made: Callable[[int], None] = lambda _: None
+        """Told, with the engine held, of sessions that steps alone do not account for."""
+        self.moving = Moving(
+            manifest, self._scheduler, self.directory, residence, self.operations, self.metrics,
+            kept,
+        )  # fmt: skip
+        self._stopped = False
         self.metrics.watch(
             live=lambda: len(self.directory),
             resident=lambda: len(residence),
@@ -84,6 +97,31 @@ class ServedModel:
     def stop(self) -> None:
         """Finish what is queued and end the scheduler's thread."""
         self._scheduler.stop()
+
+    def leave(self, leaving: bool = True) -> None:
+        """From now on take no new sessions; or take some again."""
+        self.directory.leaving = leaving
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it takes no new sessions."""
+        return self.directory.leaving
+
+    @property
+    def over(self) -> bool:
+        """Whether it takes no new sessions, and has none left."""
+        return self.leaving and not len(self.directory) and not self._scheduler.queue.steps
+
+    def unload(self) -> None:
+        """End the scheduler and give back the memory; nobody may be told of this model any more.
+        Rows of streams that still name it hear how their sessions ended."""
+        self._stopped = True
+        self.stop()
+        self._scheduler.release()
+        self._cache.release()
+        if self.moving.kept is not None:
+            self.moving.kept.release()
+        self.metrics.remove()
 
     def attach(self, session_id: str, create: bool) -> tuple[int, int, bool]:
         """A live session's handle, its steps, and whether it was opened just now, which it is only
@@ -120,6 +158,9 @@ class ServedModel:
             BadInput: there are more steps than the queue ever holds.
             Draining: the server is shutting down.
         """
+        if self._stopped:
+            self._tell_ends(submission)
+            return
         if self.directory.draining:
             raise Draining
         self._scheduler.submit(submission)
@@ -130,6 +171,37 @@ class ServedModel:
         gone = self.directory.expire(self._scheduler.queue.busy)
         self.metrics.idle.inc(gone)
         return gone
+
+    def _watch(self, applied: Applied) -> None:
+        for each in self._watchers:
+            each(applied)
+        if (shadow := self.shadow) is not None:
+            shadow(applied)
+
+    def _on_made(self, handle: int) -> None:
+        if self.moving.kept is not None:
+            self.moving.kept.forget(handle)
+        self.on_made(handle)
+
+    def _tell_ends(self, submission: Submission) -> None:
+        for row in submission.queued_rows.tolist():
+            submission.fail(row, self.directory.error(int(submission.handles[row])))
+        submission.on_done(submission)
+
+
+def _watchers(kept: KeptInputs | None, drift: Drift | None) -> list[Watcher]:
+    watchers: list[Watcher] = []
+    if kept is not None:
+        watchers.append(kept.note)
+    if drift is not None:
+        watchers.append(lambda applied: drift.note(applied.rows))
+    return watchers
+
+
+def _kept(engine: Engine, config: Config) -> KeptInputs | None:
+    if not config.kept_inputs:
+        return None
+    return KeptInputs(config.max_sessions, config.kept_inputs, engine.manifest.inputs_width)
 
 
 def _cache(engine: Engine, config: Config) -> ReplayCache:

@@ -29,9 +29,10 @@ from server.errors import (
     SessionLost,
     SessionsFull,
     UnknownSession,
+    VersionLeaves,
 )
 from server.scheduler.submission import INDEX, SHIFT, Handles
-from server.sessions.tombstones import Tombstones
+from server.sessions.tombstones import How, Tombstones
 from tidegate.wire import MAX_ID_BYTES
 
 LONGEST_WAIT = 1.0
@@ -76,11 +77,14 @@ class Directory:
         self.on_end: Callable[[int], None] = lambda _: None
         self.draining = False
         """Whether new sessions are refused."""
+        self.leaving = False
+        """Whether new sessions are refused because other versions take them."""
         self._clock, self._wall = clock, wall
         self._lock = threading.Lock()
         self._by_id: dict[str, int] = {}
         self._ids: list[str | None] = [None]  # index 0 is nobody's, so no handle is 0
         self._tombstones = Tombstones(remembered_ends)
+        self._hidden: set[int] = set()  # handles of sessions on their way here
         self._free: list[int] = []
         self._counts = np.zeros(1024, dtype=np.int64)
         self._generations = np.zeros(1024, dtype=np.int64)
@@ -178,6 +182,59 @@ class Directory:
             self._end(handle, SessionClosed)
             return int(self._counts[handle & INDEX])
 
+    def hide(self, steps: int) -> int:
+        """Make room for a session that is on its way here, whom nobody can name before `show`; its
+        handle. Raises as `open`."""
+        with self._lock:
+            handle = self._add("")
+            del self._by_id[""]
+            self._hidden.add(handle)
+            index = handle & INDEX
+            self._counts[index], self._last_used[index] = steps, self._clock()
+            return handle
+
+    def show(self, handle: int, session_id: str, leave: Callable[[], tuple[float, float]]) -> None:
+        """A hidden session is live from now on, as `session_id`.
+
+        Args:
+            leave: ends it where it was (see `move`); if that raises, it stays hidden.
+
+        Raises:
+            SessionExists: a session of that id is live here.
+            SessionLost: the hidden one is no more.
+        """
+        with self._lock:
+            if handle not in self._hidden:
+                raise SessionLost(self.model, session_id, self._wall())
+            if session_id in self._by_id:
+                raise SessionExists(self.model, session_id)
+            index = handle & INDEX
+            self._opened_at[index], self._last_used[index] = leave()
+            self._hidden.discard(handle)
+            self._by_id[session_id], self._ids[index] = handle, session_id
+            self._tombstones.remove(session_id)
+
+    def move(self, handle: int, how: How) -> tuple[float, float]:
+        """End a session here, for it is live elsewhere; when it was opened, and last used by the
+        clock.
+
+        Raises:
+            SessionEnded, UnknownSession: it is not live.
+        """
+        with self._lock:
+            index = handle & INDEX
+            if self._generations[index] != handle >> SHIFT:
+                raise self._tombstones.error(self.model, self._tombstones.name(handle))
+            times = float(self._opened_at[index]), float(self._last_used[index])
+            self._end(handle, how)
+            return times
+
+    def drop(self, handle: int) -> None:
+        """A hidden session does not come after all."""
+        with self._lock:
+            if handle in self._hidden:
+                self._end(handle, SessionClosed)
+
     def lose(self, handles: Handles) -> None:
         """End sessions whose state is lost."""
         with self._lock:
@@ -273,7 +330,9 @@ class Directory:
     def _add(self, session_id: str) -> int:
         if self.draining:
             raise Draining
-        if len(self._by_id) >= self.limit:
+        if self.leaving:
+            raise VersionLeaves(self.model, self.version)
+        if len(self._by_id) + len(self._hidden) >= self.limit:
             raise self._full()
         index = self._free.pop() if self._free else self._new_index()
         self._generations[index] += 1  # odd while there is a session, even while there is none
@@ -294,15 +353,20 @@ class Directory:
             self._last_used = np.pad(self._last_used, more)
         return index
 
-    def _end(self, handle: int, how: type[SessionEnded]) -> None:
+    def _end(self, handle: int, how: How) -> None:
         index = handle & INDEX
         session_id = self._ids[index]
         assert session_id is not None
-        del self._by_id[session_id]
+        hidden = handle in self._hidden
+        if hidden:
+            self._hidden.discard(handle)
+        else:
+            del self._by_id[session_id]
         self._ids[index] = None
         self._generations[index] += 1
         self._free.append(index)
-        self._tombstones.add(handle, session_id, how, self._wall())
+        if not hidden:
+            self._tombstones.add(handle, session_id, how, self._wall())
         self.on_end(handle)
 
     def _full(self) -> SessionsFull:

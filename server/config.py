@@ -62,7 +62,9 @@ class Config(BaseSettings):
     store: Literal["sqlite", "redis", "none"] = Field(
         "sqlite", description="where sessions survive the server; none: nowhere"
     )
-    data_folder: Path = Field(Path("data"), description="folder of the sqlite store, made if need be")
+    data_folder: Path = Field(
+        Path("data"), description="folder of the sqlite store, made if need be"
+    )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="the redis store, with its password"
     )

@@ -51,7 +51,9 @@ class VersionLeaves(UnknownVersion):
     """The version is served for the sessions that it has, and takes no others."""
 
     def __init__(self, model: str, version: int) -> None:
-        text = f"version {version} of model {model!r} takes no new sessions; version 0 is the newest"
+        text = (
+            f"version {version} of model {model!r} takes no new sessions; version 0 is the newest"
+        )
         ServingError.__init__(self, text)
 
 

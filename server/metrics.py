@@ -114,9 +114,7 @@ class Metrics:
             "step_seconds", "Seconds from a step's arrival to its completion.", SECONDS
         )
 
-        self._families = [
-            each for each in vars(self).values() if isinstance(each, Counter | Gauge)
-        ]
+        self._families = [each for each in vars(self).values() if isinstance(each, Counter | Gauge)]
         self._histograms = [each for each in vars(self).values() if type(each) is HistogramFamily]
         text = "Bundles of the repository that cannot be served."
         self.broken = Gauge("tidegate_models_broken", text, registry=self.registry)

@@ -63,22 +63,34 @@ class Loader:
     def _load(self, entry: Entry) -> None:
         where = f"{entry.name}/{entry.version}"
         try:
-            self._registry.add(self._serve(entry))
+            self._registry.add(self.serve(entry))
             log.info("serving %s on %s", where, self._device.name)
         except BadModel as error:
             log.error("not served: %s", error)
             self._registry.add_broken(entry.name, entry.version, str(error))
+
+    def serve(self, entry: Entry) -> ServedModel:
+        """Load, probe and start one model version.
+
+        Raises:
+            BadModel: it cannot be served, for whatever reason.
+        """
+        where = f"{entry.name}/{entry.version}"
+        try:
+            model = ServedModel(self.engine(entry), self._config, self._metrics, self._on_death)
+        except BadModel:
+            raise
         except Exception as error:  # whatever is wrong with one bundle, the others are served
             log.exception("not served: %s", where)
-            why = f"{where} cannot be loaded: {error!r}"
-            self._registry.add_broken(entry.name, entry.version, why)
+            raise BadModel(f"{where} cannot be loaded: {error!r}") from error
+        model.start()
+        return model
 
-    def _serve(self, entry: Entry) -> ServedModel:
+    def engine(self, entry: Entry) -> Engine:
+        """An engine of a bundle that has proved itself. Raises as `load`, `Engine` and `probe`."""
         config = self._config
         bundle = load(entry, config.model_repository)
         slots = min(config.max_resident or config.max_sessions, config.max_sessions)
         engine = Engine(bundle, self._device, slots, config.threads)
         probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
-        model = ServedModel(engine, config, self._metrics, self._on_death)
-        model.start()
-        return model
+        return engine

@@ -76,9 +76,9 @@ def check(ours: Manifest, theirs: Manifest, by: By) -> None:
         if here != there:
             text = f"version {ours.version} has {here} {what}, version {theirs.version} {there}"
             raise CannotMigrate(text)
-    if by is By.STATE and (here := _states(ours)) != (there := _states(theirs)):
+    if by is By.STATE and (have := _states(ours)) != (want := _states(theirs)):
         raise CannotMigrate(
-            f"version {ours.version} has the states {here}, version {theirs.version} {there}"
+            f"version {ours.version} has the states {have}, version {theirs.version} {want}"
         )
 
 

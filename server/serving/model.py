@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from server.config import Config
 from server.engine.engine import Engine
-from server.errors import Draining
+from server.errors import Draining, SessionEnded, UnknownSession
 from server.metrics import Metrics, ModelMetrics
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.submission import Submission
@@ -24,6 +25,8 @@ from server.sessions.slots import Residence
 from server.sessions.step_protocol import Applied, SessionSteps
 
 Watcher = Callable[[Applied], None]
+
+CLOSED_AT_ONCE = 1000
 
 
 class ServedModel:
@@ -111,6 +114,13 @@ class ServedModel:
     def over(self) -> bool:
         """Whether it takes no new sessions, and has none left."""
         return self.leaving and not len(self.directory) and not self._scheduler.queue.steps
+
+    def end_all(self) -> None:
+        """Close every session."""
+        while page := self.directory.page("", CLOSED_AT_ONCE):
+            for info in page:
+                with suppress(SessionEnded, UnknownSession):  # it ends by itself just now
+                    self.close(info.session_id)
 
     def unload(self) -> None:
         """End the scheduler and give back the memory; nobody may be told of this model any more.

@@ -124,9 +124,7 @@ class Operations:
         """Take a forecast a few steps further."""
         return self._scheduler.between_runs(forecast.advance)
 
-    def taken(
-        self, engine: Engine, ids: list[str]
-    ) -> list[tuple[int, Snapshot] | ServingError]:
+    def taken(self, engine: Engine, ids: list[str]) -> list[tuple[int, Snapshot] | ServingError]:
         """Handles and snapshots of sessions, with the engine held."""
         found = self._read(engine, ids)
         return [

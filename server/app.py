@@ -9,12 +9,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from prometheus_client import start_http_server
 
 from server.config import Config
 from server.engine.device import choose
 from server.metrics import Metrics
+from server.serving.administration import Administration
 from server.serving.loader import Loader
 from server.serving.registry import Registry
 from server.transport.aio.server import GrpcServer, PortTaken
@@ -36,14 +39,20 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._died = False
+        self._health: asyncio.Task[None] | None = None
         self._loading: threading.Thread | None = None
         self._loader = Loader(config, self._device, self._metrics, self._registry, self._on_death)
+        self._administration = Administration(
+            config, self._loader, self._registry, self._metrics, self._on_change,
+            partial(self._on_death, "the watcher of the model repository died"),
+        )  # fmt: skip
+        self._transport: GrpcServer | None = None
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
         everything queued was answered in time, and nothing died."""
         self._catch_signals()
-        transport = GrpcServer(self._config, self._registry)
+        transport = GrpcServer(self._config, self._registry, self._administration)
         metrics_port = self._serve_metrics()
         port = await transport.start()
         log.info("listening on %s:%d; loading", self._host, port)
@@ -56,6 +65,7 @@ class App:
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        await asyncio.to_thread(self._administration.start)
         await self._announce(transport, port, metrics_port)
         expiry = asyncio.create_task(self._expire())
         if await self._unless_stopped(expiry):
@@ -68,15 +78,24 @@ class App:
     @property
     def loading(self) -> bool:
         """Whether a thread is busy with a model yet, which cannot be interrupted."""
-        return self._loading is not None and self._loading.is_alive()
+        return self._administration.busy or (self._loading is not None and self._loading.is_alive())
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
 
-    def _on_death(self) -> None:
-        """A model serves no more; told from another thread."""
-        self._loop.call_soon_threadsafe(self._die, "a model's scheduler died")
+    def _on_death(self, why: str = "a model's scheduler died") -> None:
+        """A part serves no more; told from another thread."""
+        self._loop.call_soon_threadsafe(self._die, why)
+
+    def _on_change(self) -> None:
+        """Models came or went; told from another thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._tell_health)
+
+    def _tell_health(self) -> None:
+        if self._transport is not None and not self._stop.is_set() and any(self._registry):
+            self._health = self._loop.create_task(self._transport.ready())
 
     def _die(self, why: str) -> None:
         log.critical("stopping: %s", why)
@@ -109,6 +128,7 @@ class App:
         names = ",".join(f"{model.name}/{model.version}" for model in self._registry)
         if names:
             await transport.ready()
+        self._transport = transport
         log.info(
             "serving grpc=%s:%d metrics=%s:%d device=%s models=%s",
             self._host, port, self._host, metrics_port, self._device.name, names,
@@ -126,6 +146,7 @@ class App:
         deadline = time.monotonic() + self._config.drain_seconds
         await transport.refuse()
         self._registry.refuse()
+        self._administration.stop()
         finished = await asyncio.to_thread(self._registry.drain, deadline)
         # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
         await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))

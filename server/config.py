@@ -109,7 +109,9 @@ class Config(BaseSettings):
         5.0, description="seconds between looks for new models and versions; 0: none"
     )
     shadow: str = Field(
-        "", description="NAME=VERSION,...: versions that step along unseen, to be compared"
+        "",
+        pattern=r"^([^=,]+=[1-9][0-9]{0,17}(,|$))*$",
+        description="NAME=VERSION,...: versions that step along unseen, to be compared",
     )
     kept_inputs: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         0, description="latest observations a session kept for its migration to another version"

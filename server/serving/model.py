@@ -173,7 +173,12 @@ class ServedModel:
             return
         if self.directory.draining:
             raise Draining
-        self._scheduler.submit(submission)
+        try:
+            self._scheduler.submit(submission)
+        except Draining:
+            if not self._stopped:
+                raise
+            self._tell_ends(submission)
 
     def expire(self) -> int:
         """End the sessions idle for longer than the time to live, none with a step queued; returns

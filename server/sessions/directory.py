@@ -182,10 +182,12 @@ class Directory:
             self._end(handle, SessionClosed)
             return int(self._counts[handle & INDEX])
 
-    def hide(self, steps: int) -> int:
+    def hide(self, session_id: str, steps: int) -> int:
         """Make room for a session that is on its way here, whom nobody can name before `show`; its
-        handle. Raises as `open`."""
+        handle. Raises as `create`."""
         with self._lock:
+            if session_id in self._by_id:
+                raise SessionExists(self.model, session_id)
             handle = self._add("")
             del self._by_id[""]
             self._hidden.add(handle)

@@ -150,7 +150,8 @@ class Moving:
     def _hidden(self, leaver: Leaver, count: int) -> Comer:
         steps = leaver.snapshot.steps
         try:
-            return Comer(self._directory.hide(count), steps, leaver.life, leaver.inputs[:0])
+            handle = self._directory.hide(leaver.snapshot.session_id, count)
+            return Comer(handle, steps, leaver.life, leaver.inputs[:0])
         except ServingError as error:
             return Comer(0, steps, leaver.life, leaver.inputs[:0], error)
 

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 MOST_STEPS = 16_384  # that wait
 
 Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
 
 
 class Shadow:
@@ -121,9 +120,9 @@ class Shadow:
         would be."""
         ran = applied.rows
         outputs = self._run(ran)
-        steps = np.asarray(np.arange(outputs.shape[1]) < ran.lengths[:, None])
+        steps = np.arange(outputs.shape[1]) < ran.lengths[:, None]
         good = np.isfinite(outputs).all(axis=2) | ~steps
-        whole: Bools = good.all(axis=1)
+        whole = np.asarray(good.all(axis=1))
         self._course.advance(ran.slots[whole], (applied.counts + ran.lengths)[whole])
         for handle in applied.handles[~whole].tolist():
             self._course.give_up(handle)

@@ -70,13 +70,21 @@ class Operated:
         return self.admin.Migrate(request)
 
 
+def usual(repository: Path, version: int, seed: int) -> Network:
+    """Write a version of `small` with the usual shape."""
+    return small_model(repository, version=version, seed=seed)
+
+
 @contextmanager
-def operated(folder: Path, *versions: int, **flags: object) -> Iterator[Operated]:
+def operated(
+    folder: Path,
+    *versions: int,
+    make: Callable[[Path, int, int], Network] = usual,
+    **flags: object,
+) -> Iterator[Operated]:
     """A server of these versions of `small`, each with weights of its own."""
     repository = folder / "models"
-    weights = {
-        version: small_model(repository, version=version, seed=version) for version in versions
-    }
+    weights = {version: make(repository, version, version) for version in versions}
     flags = {"watch_seconds": 0.05} | flags
     with (
         running_server(repository, **flags) as server,

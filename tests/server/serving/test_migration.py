@@ -91,8 +91,7 @@ def test_under_steps_every_step_is_answered_once_by_one_version(
 ) -> None:
     """Eight callers step one session each and retry what is refused as retryable."""
     count, kept = 300, 16
-    flags = {"max_resident": resident} if resident else {}
-    with operated(tmp_path, 1, 2, kept_inputs=kept, **flags) as running:
+    with operated(tmp_path, 1, 2, kept_inputs=kept, max_resident=resident) as running:
         names = [f"s{k}" for k in range(8)]
         xs = {name: observations(k, count) for k, name in enumerate(names)}
         got: dict[str, list[Floats]] = {name: [] for name in names}

@@ -15,8 +15,8 @@ BY = {pb.MIGRATE_BY_STATE: By.STATE, pb.MIGRATE_BY_INPUTS: By.INPUTS}
 def load(administration: Administration, request: pb.LoadRequest) -> pb.LoadReply:
     """Load a version. Raises as `Administration.load`, and BadInput without a version."""
     _check_version(request.version, "version")
-    model = administration.load(request.model, request.version)
-    return pb.LoadReply(model=description.model(model))
+    model, newest = administration.load(request.model, request.version)
+    return pb.LoadReply(model=description.model(model, newest))
 
 
 def unload(administration: Administration, request: pb.UnloadRequest) -> pb.UnloadReply:

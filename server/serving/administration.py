@@ -56,10 +56,12 @@ class Administration:
         """Whether a thread is with a model, which cannot be interrupted."""
         return self._watcher.busy or self._shadows.busy
 
-    def load(self, name: str, version: int) -> ServedModel:
-        """A version, once it serves. Raises as `Watcher.load`, and Starting."""
+    def load(self, name: str, version: int) -> tuple[ServedModel, bool]:
+        """A version, once it serves, and whether it is the newest. Raises as `Watcher.load`, and
+        Starting."""
         self._check_ready()
-        return self._watcher.load(name, version)
+        model = self._watcher.load(name, version)
+        return model, self._registry.newest(name) is model
 
     def unload(self, name: str, version: int, force: bool) -> int:
         """Let a version fade out; how many sessions it waits for. Raises as `Watcher.unload`."""

@@ -113,7 +113,7 @@ class ServedModel:
     @property
     def over(self) -> bool:
         """Whether it takes no new sessions, and has none left."""
-        return self.leaving and not len(self.directory) and not self._scheduler.queue.steps
+        return self.directory.vacated and not self._scheduler.queue.steps
 
     def end_all(self) -> None:
         """Close every session."""

@@ -103,6 +103,12 @@ class Directory:
         """Whether a session of that id ended here."""
         return session_id in self._tombstones
 
+    @property
+    def vacated(self) -> bool:
+        """Whether there is no session, nor one on its way, and none will ever be."""
+        with self._lock:  # whoever comes after it sees that the version is left
+            return self.leaving and not self._by_id and not self._hidden
+
     def open(self, session_id: str) -> tuple[int, int, bool]:
         """Open a session, or attach to the live one: handle, steps, and whether it was opened.
 
@@ -208,6 +214,8 @@ class Directory:
         with self._lock:
             if handle not in self._hidden:
                 raise SessionLost(self.model, session_id, self._wall())
+            if self.leaving:
+                raise VersionLeaves(self.model, self.version)
             if session_id in self._by_id:
                 raise SessionExists(self.model, session_id)
             index = handle & INDEX

@@ -232,5 +232,8 @@ class Watcher:
         self._missed.pop((model.name, model.version), None)
         self._on_change()
         model.unload()
+        gc.unfreeze()  # what is over may go, once nothing names it any more
+        gc.collect()
+        gc.freeze()
         log.info("unloaded %s/%d", model.name, model.version)
         return True

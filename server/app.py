@@ -9,14 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from prometheus_client import start_http_server
 
 from server.config import Config
 from server.engine.device import choose
 from server.metrics import Metrics
+from server.serving.administration import Administration
 from server.serving.loader import Loader
-from server.serving.model import Kept
+from server.serving.model import Keeping
 from server.serving.registry import Registry
 from server.serving.tenure import Tenure
 from server.store.choose import open_store
@@ -40,15 +43,22 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._died = False
+        self._health: asyncio.Task[None] | None = None
         self._loading: threading.Thread | None = None
-        self._kept = self._open_store(config)
+        self._keeping = self._open_store(config)
         self._tenure: Tenure | None = None
-        if self._kept is not None:
+        if self._keeping is not None:
             pause = config.lease_seconds / 5
-            self._tenure = Tenure(self._kept, self._registry, pause, self._on_death)
+            died = partial(self._on_death, "the keeping of the lease ended")
+            self._tenure = Tenure(self._keeping, self._registry, pause, died)
         self._loader = Loader(
-            config, self._device, self._metrics, self._registry, self._on_death, self._kept
+            config, self._device, self._metrics, self._registry, self._on_death, self._keeping
         )
+        self._administration = Administration(
+            config, self._loader, self._registry, self._metrics, self._on_change,
+            partial(self._on_death, "the watcher of the model repository died"),
+        )  # fmt: skip
+        self._transport: GrpcServer | None = None
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
@@ -57,14 +67,14 @@ class App:
         try:
             return await self._serve()
         finally:
-            if self._tenure is not None and self._kept is not None:
+            if self._tenure is not None and self._keeping is not None:
                 self._tenure.stop()
-                self._kept.store.close()
+                self._keeping.store.close()
 
     async def _serve(self) -> bool:
         if self._tenure is not None:
             self._tenure.start()
-        transport = GrpcServer(self._config, self._registry)
+        transport = GrpcServer(self._config, self._registry, self._administration)
         metrics_port = self._serve_metrics()
         port = await transport.start()
         log.info("listening on %s:%d; loading", self._host, port)
@@ -77,6 +87,7 @@ class App:
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        await asyncio.to_thread(self._administration.start)
         await self._announce(transport, port, metrics_port)
         expiry = asyncio.create_task(self._expire(transport))
         if await self._unless_stopped(expiry):
@@ -86,7 +97,7 @@ class App:
             await transport.unwell()
         return await self._drain(transport) and not self._died
 
-    def _open_store(self, config: Config) -> Kept | None:
+    def _open_store(self, config: Config) -> Keeping | None:
         store = open_store(config)
         if store is None:
             log.info("sessions live as long as this process: --store none")
@@ -97,20 +108,29 @@ class App:
         log.info("sessions are kept in %s, %s", store.place, late)
         policy = config.on_store_failure
         refuse = policy == "refuse" or (policy == "auto" and not store.exclusive)
-        return Kept(store, Health(refuse, self._metrics.store_failures.inc))
+        return Keeping(store, Health(refuse, self._metrics.store_failures.inc))
 
     @property
     def loading(self) -> bool:
         """Whether a thread is busy with a model yet, which cannot be interrupted."""
-        return self._loading is not None and self._loading.is_alive()
+        return self._administration.busy or (self._loading is not None and self._loading.is_alive())
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
 
-    def _on_death(self) -> None:
-        """A model serves no more; told from another thread."""
-        self._loop.call_soon_threadsafe(self._die, "a model's scheduler died")
+    def _on_death(self, why: str = "a model's scheduler died") -> None:
+        """A part serves no more; told from another thread."""
+        self._loop.call_soon_threadsafe(self._die, why)
+
+    def _on_change(self) -> None:
+        """Models came or went; told from another thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._tell_health)
+
+    def _tell_health(self) -> None:
+        if self._transport is not None and not self._stop.is_set() and any(self._registry):
+            self._health = self._loop.create_task(self._transport.ready())
 
     def _die(self, why: str) -> None:
         log.critical("stopping: %s", why)
@@ -143,6 +163,7 @@ class App:
         names = ",".join(f"{model.name}/{model.version}" for model in self._registry)
         if names:
             await transport.ready()
+        self._transport = transport
         log.info(
             "serving grpc=%s:%d metrics=%s:%d device=%s models=%s",
             self._host, port, self._host, metrics_port, self._device.name, names,
@@ -154,9 +175,9 @@ class App:
         while True:
             await asyncio.sleep(pause)
             await asyncio.to_thread(self._registry.expire)
-            if self._kept is not None:
-                self._metrics.store_up.set(not self._kept.health.down)
-                await transport.store_is(not self._kept.health.down)
+            if self._keeping is not None:
+                self._metrics.store_up.set(not self._keeping.health.down)
+                await transport.store_is(not self._keeping.health.down)
 
     async def _drain(self, transport: GrpcServer) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""
@@ -164,6 +185,7 @@ class App:
         deadline = time.monotonic() + self._config.drain_seconds
         await transport.refuse()
         self._registry.refuse()
+        self._administration.stop()
         finished = await asyncio.to_thread(self._registry.drain, deadline)
         if not await asyncio.to_thread(self._registry.flush, deadline):
             finished = False

@@ -114,6 +114,17 @@ class Config(BaseSettings):
     drift_window: Window = Field(
         3600.0, description="seconds of steps whose features are compared with training; 0: none"
     )
+    watch_seconds: Window = Field(
+        5.0, description="seconds between looks for new models and versions; 0: none"
+    )
+    shadow: str = Field(
+        "",
+        pattern=r"^([^=,]+=[1-9][0-9]{0,17}(,|$))*$",
+        description="NAME=VERSION,...: versions that step along unseen, to be compared",
+    )
+    kept_inputs: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        0, description="latest observations a session kept for its migration to another version"
+    )
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = Field(
         16 << 20, description="largest gRPC message accepted"
     )

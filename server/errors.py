@@ -47,6 +47,16 @@ class UnknownVersion(ServingError):
         super().__init__(f"model {model!r} has no version {version}")
 
 
+class VersionLeaves(UnknownVersion):
+    """The version is served for the sessions that it has, and takes no others."""
+
+    def __init__(self, model: str, version: int) -> None:
+        text = (
+            f"version {version} of model {model!r} takes no new sessions; version 0 is the newest"
+        )
+        ServingError.__init__(self, text)
+
+
 class BadModel(ServingError):
     """A bundle that cannot be served: corrupt, unsafe or too new."""
 
@@ -103,6 +113,14 @@ class SessionSetBack(SessionMoved):
     how = "was set back to its last stored step, by a run that failed"
 
 
+class SessionMigrated(SessionMoved):
+    """Another version of the model has the session; asking for it with version 0 finds it."""
+
+    def __init__(self, model: str, session_id: str, ended_at: float, *, version: int) -> None:
+        self.how = f"went to version {version}"  # type: ignore[misc]
+        super().__init__(model, session_id, ended_at)
+
+
 class BadRecord(ServingError):
     """What the store holds of a session cannot be used."""
 
@@ -133,6 +151,10 @@ class BadSnapshot(ServingError):
     """A snapshot of another model, version or format, or not of this bundle's states."""
 
     code, reason = "FAILED_PRECONDITION", "BAD_SNAPSHOT"
+
+
+class CannotMigrate(BadSnapshot):
+    """A session, or any of a version's, cannot go on in another version."""
 
 
 class UnknownLane(ServingError):

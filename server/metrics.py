@@ -66,6 +66,10 @@ class HistogramFamily(Collector):
         """The histogram of one model version."""
         return self._children.setdefault((model, version), Weighted(self._bounds))
 
+    def remove(self, model: str, version: str) -> None:
+        """Tell of a model version no more."""
+        self._children.pop((model, version), None)
+
     def describe(self) -> Iterable[Metric]:
         """The name, for the registry's check of duplicates."""
         return [HistogramMetricFamily(self._name, self._text, labels=LABELS)]
@@ -90,6 +94,7 @@ class Metrics:
         self.expired = self._counter("sessions_expired", "Sessions expired.", "reason")
         self.errors = self._counter("errors", "Calls and rows that failed.", "code", "reason")
         self.remembered = self._counter("replies_remembered", "Rows answered from memory.")
+        self.migrated = self._counter("sessions_migrated", "Sessions that went to another version.")
         self.live = self._gauge("sessions_live", "Live sessions.")
         self.resident = self._gauge("sessions_resident", "Sessions whose state is on the device.")
         self.stored = self._counter("sessions_stored", "Records of sessions written to the store.")
@@ -100,13 +105,6 @@ class Metrics:
         self.store_lag = self._gauge(
             "store_lag_seconds", "For how long something has been waiting to be stored."
         )
-        self.store_up = Gauge(
-            "tidegate_store_up", "Whether the store answers.", registry=self.registry
-        )
-        self.store_failures = Counter(
-            "tidegate_store_failures", "Calls that the store did not answer.",
-            registry=self.registry,
-        )  # fmt: skip
         self.queued = self._gauge("queue_steps", "Steps waiting or running.")
         self.state_bytes = self._gauge("state_bytes", "Bytes of device memory that hold state.")
         self.device = self._gauge("device_info", "The device in use.", "device")
@@ -126,6 +124,25 @@ class Metrics:
         self.step_seconds = self._histogram(
             "step_seconds", "Seconds from a step's arrival to its completion.", SECONDS
         )
+
+        self._families = [each for each in vars(self).values() if isinstance(each, Counter | Gauge)]
+        self._histograms = [each for each in vars(self).values() if type(each) is HistogramFamily]
+        text = "Bundles of the repository that cannot be served."
+        self.broken = Gauge("tidegate_models_broken", text, registry=self.registry)
+        self.store_up = Gauge(
+            "tidegate_store_up", "Whether the store answers.", registry=self.registry
+        )
+        self.store_failures = Counter(
+            "tidegate_store_failures", "Calls that the store did not answer.",
+            registry=self.registry,
+        )  # fmt: skip
+
+    def remove(self, model: str, version: int) -> None:
+        """Tell of a model version no more."""
+        for family in self._families:
+            family.remove_by_labels(dict(zip(LABELS, (model, str(version)), strict=True)))
+        for histogram in self._histograms:
+            histogram.remove(model, str(version))
 
     def _counter(self, name: str, text: str, *more: str) -> Counter:
         return Counter(f"tidegate_{name}", text, (*LABELS, *more), registry=self.registry)
@@ -173,6 +190,8 @@ class ModelMetrics:
         self.lost = metrics.lost.labels(*self._labels)
         self.idle = metrics.expired.labels(*self._labels, "idle")
         self.remembered = metrics.remembered.labels(*self._labels)
+        self.migrated = metrics.migrated.labels(*self._labels)
+        self._removed = False
         self.batch_rows = metrics.batch_rows.labels(*self._labels)
         self.queue_seconds = metrics.queue_seconds.labels(*self._labels)
         self.engine_seconds = metrics.engine_seconds.labels(*self._labels)
@@ -185,7 +204,14 @@ class ModelMetrics:
 
     def error(self, code: str, reason: str, count: int = 1) -> None:
         """Count a failure by its gRPC code and its reason."""
+        if self._removed:
+            return
         self._metrics.errors.labels(*self._labels, code, reason.lower()).inc(count)
+
+    def remove(self) -> None:
+        """The version is served no more."""
+        self._removed = True
+        self._metrics.remove(self._labels[0], int(self._labels[1]))
 
     def totals(self) -> Totals:
         """The counts and times so far."""

@@ -138,11 +138,13 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, int], Model] = {}
+        self._newest: dict[str, int] = {}
 
     def fill(self, reply: pb.ListModelsReply) -> list[Model]:
         """Take in the server's list and give it in the caller's terms."""
         models = [Model.from_proto(each) for each in reply.models]
         self._models = {(each.name, each.version): each for each in models}
+        self._newest = {each.name: each.version for each in reply.models if each.newest}
         return models
 
     def find(self, name: str, version: int) -> Model | None:
@@ -150,13 +152,13 @@ class Catalogue:
         return self._models.get((name, version))
 
     def pick(self, name: str, version: int) -> Model:
-        """One model of the last list; version 0 is the newest."""
+        """One model of the last list; version 0 is the newest that takes new sessions."""
         versions = [each for each in self._models.values() if each.name == name]
         listed = ", ".join(f"{name}/{version}" for name, version in sorted(self._models)) or "none"
         if not versions:
             raise UnknownModel(f"unknown model {name!r}; served: {listed}")
         if version == 0:
-            return max(versions, key=lambda each: each.version)
+            version = self._newest.get(name) or max(each.version for each in versions)
         for each in versions:
             if each.version == version:
                 return each

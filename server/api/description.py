@@ -23,8 +23,8 @@ def session(info: SessionInfo) -> pb.Session:
     return message
 
 
-def model(served: ServedModel) -> pb.Model:
-    """A served model version."""
+def model(served: ServedModel, newest: bool) -> pb.Model:
+    """A served model version; and whether it is the one that version 0 means."""
     manifest = served.manifest
     return pb.Model(
         name=manifest.name,
@@ -43,6 +43,7 @@ def model(served: ServedModel) -> pb.Model:
         max_sessions=served.capacity,
         feeds_back=manifest.feedback is not None,
         max_forecast=served.max_forecast,
+        newest=newest,
     )
 
 
@@ -54,7 +55,8 @@ def models(registry: Registry) -> pb.ListModelsReply:
     """
     if not registry.ready:
         raise Starting
-    return pb.ListModelsReply(models=map(model, registry))
+    models = (model(each, each is registry.newest(each.name)) for each in registry)
+    return pb.ListModelsReply(models=models)
 
 
 def sessions(registry: Registry, request: pb.ListRequest) -> pb.ListReply:

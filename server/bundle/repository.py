@@ -45,6 +45,20 @@ def find(repository: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.name, entry.version))
 
 
+def digest(entry: Entry) -> bytes:
+    """Which graphs a folder's manifest names (see `Manifest.digest`).
+
+    Raises:
+        BadModel: there is no such manifest.
+    """
+    where = f"{entry.name}/{entry.version}"
+    try:
+        text = (entry.folder / "model.json").read_bytes()
+    except OSError as error:
+        raise BadModel(f"{where}/model.json cannot be read: {error.strerror}") from error
+    return manifests.parse(text, where).digest
+
+
 def load(entry: Entry, repository: Path) -> Bundle:
     """Read and verify one bundle.
 

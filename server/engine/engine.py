@@ -81,6 +81,11 @@ class Engine:
         named = {f"row.{arena.name}": row for arena, row in zip(self.arenas, rows, strict=True)}
         self._write.run({"slots": slots} | named)
 
+    def release(self) -> None:
+        """Give back the graphs and the arenas' memory; nothing can be run any more."""
+        self.arenas.clear()
+        del self._step, self._single, self._one, self._read, self._write
+
     def _arena(self, state: State) -> Arena:
         try:
             return Arena(state, self.capacity, self.device)

@@ -153,6 +153,11 @@ class Scheduler:
         self.queue.stop()
         self._thread.join()
 
+    def release(self) -> None:
+        """After `stop`: give back what the engine holds."""
+        with self._engine_free:
+            self._engine.release()
+
     def _live(self) -> None:
         try:
             self._loop()

@@ -12,7 +12,7 @@ from server.engine.engine import Engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
-from server.serving.model import Kept, ServedModel
+from server.serving.model import Keeping, ServedModel
 from server.serving.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Loader:
 
     Args:
         on_death: called, from another thread, should a model stop serving by itself.
-        kept: where sessions outlive the process.
+        keeping: where sessions outlive the process.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Loader:
         metrics: Metrics,
         registry: Registry,
         on_death: Callable[[], None],
-        kept: Kept | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self._config, self._device, self._metrics = config, device, metrics
-        self._registry, self._on_death, self._kept = registry, on_death, kept
+        self._registry, self._on_death, self._keeping = registry, on_death, keeping
         self.given_up = False
         """Set from outside to load no further model."""
 
@@ -65,22 +65,37 @@ class Loader:
     def _load(self, entry: Entry) -> None:
         where = f"{entry.name}/{entry.version}"
         try:
-            self._registry.add(self._serve(entry))
+            self._registry.add(self.serve(entry))
             log.info("serving %s on %s", where, self._device.name)
         except BadModel as error:
             log.error("not served: %s", error)
             self._registry.add_broken(entry.name, entry.version, str(error))
+
+    def serve(self, entry: Entry) -> ServedModel:
+        """Load, probe and start one model version.
+
+        Raises:
+            BadModel: it cannot be served, for whatever reason.
+        """
+        where = f"{entry.name}/{entry.version}"
+        try:
+            model = ServedModel(
+                self.engine(entry), self._config, self._metrics, self._on_death,
+                keeping=self._keeping,
+            )  # fmt: skip
+        except BadModel:
+            raise
         except Exception as error:  # whatever is wrong with one bundle, the others are served
             log.exception("not served: %s", where)
-            why = f"{where} cannot be loaded: {error!r}"
-            self._registry.add_broken(entry.name, entry.version, why)
+            raise BadModel(f"{where} cannot be loaded: {error!r}") from error
+        model.start()
+        return model
 
-    def _serve(self, entry: Entry) -> ServedModel:
+    def engine(self, entry: Entry) -> Engine:
+        """An engine of a bundle that has proved itself. Raises as `load`, `Engine` and `probe`."""
         config = self._config
         bundle = load(entry, config.model_repository)
         slots = min(config.max_resident or config.max_sessions, config.max_sessions)
         engine = Engine(bundle, self._device, slots, config.threads)
         probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
-        model = ServedModel(engine, config, self._metrics, self._on_death, kept=self._kept)
-        model.start()
-        return model
+        return engine

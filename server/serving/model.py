@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,26 +16,32 @@ from numpy.typing import NDArray
 
 from server.config import Config
 from server.engine.engine import Engine
-from server.errors import Draining, ServingError
+from server.errors import Draining, ServingError, SessionEnded, UnknownSession
 from server.metrics import Metrics, ModelMetrics
 from server.scheduler.scheduler import Scheduler, Told
 from server.scheduler.submission import Handles, Submission
-from server.serving.drift import watch
+from server.serving.drift import Drift, watch
 from server.sessions.checkpoint import Checkpoint
 from server.sessions.claims import Claims, Problems
 from server.sessions.directory import Directory, SessionInfo, is_id
 from server.sessions.keeper import Keeper
+from server.sessions.kept_inputs import KeptInputs
+from server.sessions.moving import Moving
 from server.sessions.operations import Operations
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Residence
-from server.sessions.step_protocol import SessionSteps
+from server.sessions.step_protocol import Applied, SessionSteps
 from server.store.health import Health
 from server.store.interface import Store
 from server.store.record import Codec
 
+Watcher = Callable[[Applied], None]
+
+CLOSED_AT_ONCE = 1000
+
 
 @dataclass(frozen=True)
-class Kept:
+class Keeping:
     """Where sessions are kept, for all models of a server."""
 
     store: Store
@@ -46,7 +53,7 @@ class ServedModel:
 
     Args:
         on_death: called, from another thread, should the model stop serving by itself.
-        kept: where its sessions outlive the process.
+        keeping: where its sessions outlive the process.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class ServedModel:
         metrics: Metrics,
         on_death: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
-        kept: Kept | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.manifest = manifest = engine.manifest
         self.name, self.version = manifest.name, manifest.version
@@ -64,25 +71,21 @@ class ServedModel:
         self.max_forecast, self.ttl = config.max_forecast_steps, config.session_ttl
         self.metrics = ModelMetrics(metrics, self.name, self.version)
         self.directory = Directory(
-            self.name, self.version, self.capacity, self.ttl, clock, stored=kept is not None
+            self.name, self.version, self.capacity, self.ttl, clock, stored=keeping is not None
         )
-        cache = _cache(engine, config)
+        self._cache = cache = _cache(engine, config)
         residence = self._residence = Residence(engine.capacity, self.directory, cache)
-        drift = watch(manifest, config.drift_window, self.metrics)
+        self.shadow: Watcher | None = None
+        """Shown every run last, if there is one (see `shadow`)."""
+        kept = _kept(engine, config)
+        self._watchers = _watchers(kept, watch(manifest, config.drift_window, self.metrics))
         self._scheduler: Scheduler
         self.keeper: Keeper | None = None
-        if kept is not None:
-            self.keeper = self._keep(kept, config, residence, cache, on_death)
+        if keeping is not None:
+            self.keeper = self._keep(keeping, config, residence, cache, on_death)
         self._scheduler = Scheduler(
             engine,
-            SessionSteps(
-                self.directory,
-                residence,
-                cache,
-                self.metrics,
-                drift.note if drift else None,
-                self.keeper,
-            ),
+            SessionSteps(self.directory, residence, cache, self.metrics, self._watch, self.keeper),
             self.metrics,
             max_batch=config.max_batch,
             max_queued_steps=config.max_queued_steps,
@@ -93,6 +96,14 @@ class ServedModel:
         self.operations = Operations(
             manifest, self._scheduler, self.directory, residence, cache, self.metrics
         )
+        self.operations.on_made = self._on_made
+        self.on_made: Callable[[int], None] = lambda _: None
+        """Told, with the engine held, of sessions that steps alone do not account for."""
+        self.moving = Moving(
+            manifest, self._scheduler, self.directory, residence, self.operations, self.metrics,
+            kept,
+        )  # fmt: skip
+        self._stopped = False
         self.metrics.watch(
             live=lambda: len(self.directory),
             resident=lambda: len(residence),
@@ -103,7 +114,7 @@ class ServedModel:
 
     def _keep(
         self,
-        kept: Kept,
+        keeping: Keeping,
         config: Config,
         residence: Residence,
         cache: ReplayCache,
@@ -112,14 +123,14 @@ class ServedModel:
         """The keeper of this version's sessions."""
         manifest, directory, shelf = self.manifest, self.directory, residence.shelf
         codec = Codec(manifest, f"{self.name}/{self.version}")
-        table = kept.store.table(self.name, self.version)
+        table = keeping.store.table(self.name, self.version)
         checkpoint = Checkpoint(
             table, codec, directory, residence, cache, self.metrics, config.stored_steps
         )
         self.metrics.watch_store(lambda: checkpoint.unsaved, lambda: checkpoint.lag)
         return Keeper(
             table,
-            kept.health,
+            keeping.health,
             directory,
             shelf,
             Claims(table, codec, manifest, directory, shelf, self.metrics),
@@ -173,16 +184,16 @@ class ServedModel:
         Raises:
             ServingError: the future does, if it cannot be.
         """
-        return self._kept(session_id, lambda keeper: keeper.confirm)
+        return self._have_kept(session_id, lambda keeper: keeper.confirm)
 
     def fetch(self, session_id: str) -> Future[None]:
         """Done once a session's state is at hand, for calls that need it. Fails as `confirm`."""
         handle = self.directory.handle(session_id)
         if handle and not len(self._residence.missing(np.array([handle]))):
             handle = 0
-        return self._kept(session_id if handle else "", lambda keeper: keeper.fetch)
+        return self._have_kept(session_id if handle else "", lambda keeper: keeper.fetch)
 
-    def _kept(
+    def _have_kept(
         self, session_id: str, work: Callable[[Keeper], Callable[[Handles, Told], None]]
     ) -> Future[None]:
         """Have the keeper do something with a session, if it has it."""
@@ -210,6 +221,38 @@ class ServedModel:
     def forgotten(self) -> Future[None] | None:
         """Done once the store has forgotten the sessions that have ended."""
         return None if self.keeper is None else self.keeper.forgotten()
+
+    def leave(self, leaving: bool = True) -> None:
+        """From now on take no new sessions; or take some again."""
+        self.directory.leaving = leaving
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it takes no new sessions."""
+        return self.directory.leaving
+
+    @property
+    def over(self) -> bool:
+        """Whether it takes no new sessions, and has none left."""
+        return self.directory.vacated and not self._scheduler.queue.steps
+
+    def end_all(self) -> None:
+        """Close every session."""
+        while page := self.directory.page("", CLOSED_AT_ONCE):
+            for info in page:
+                with suppress(SessionEnded, UnknownSession):  # it ends by itself just now
+                    self.close(info.session_id)
+
+    def unload(self) -> None:
+        """End the scheduler and give back the memory; nobody may be told of this model any more.
+        Rows of streams that still name it hear how their sessions ended."""
+        self._stopped = True
+        self.stop()
+        self._scheduler.release()
+        self._cache.release()
+        if self.moving.kept is not None:
+            self.moving.kept.release()
+        self.metrics.remove()
 
     def attach(self, session_id: str, create: bool) -> tuple[int, int, bool]:
         """A live session's handle, its steps, and whether it was opened just now, which it is only
@@ -248,9 +291,17 @@ class ServedModel:
             BadInput: there are more steps than the queue ever holds.
             Draining: the server is shutting down.
         """
+        if self._stopped:
+            self._tell_ends(submission)
+            return
         if self.directory.draining:
             raise Draining
-        self._scheduler.submit(submission)
+        try:
+            self._scheduler.submit(submission)
+        except Draining:
+            if not self._stopped:
+                raise
+            self._tell_ends(submission)
 
     def expire(self) -> int:
         """End the sessions idle for longer than the time to live, none with a step queued; returns
@@ -258,6 +309,37 @@ class ServedModel:
         gone = self.directory.expire(self._scheduler.queue.busy)
         self.metrics.idle.inc(gone)
         return gone
+
+    def _watch(self, applied: Applied) -> None:
+        for each in self._watchers:
+            each(applied)
+        if (shadow := self.shadow) is not None:
+            shadow(applied)
+
+    def _on_made(self, handle: int) -> None:
+        if self.moving.kept is not None:
+            self.moving.kept.forget(handle)
+        self.on_made(handle)
+
+    def _tell_ends(self, submission: Submission) -> None:
+        for row in submission.queued_rows.tolist():
+            submission.fail(row, self.directory.error(int(submission.handles[row])))
+        submission.on_done(submission)
+
+
+def _watchers(kept: KeptInputs | None, drift: Drift | None) -> list[Watcher]:
+    watchers: list[Watcher] = []
+    if kept is not None:
+        watchers.append(kept.note)
+    if drift is not None:
+        watchers.append(lambda applied: drift.note(applied.rows))
+    return watchers
+
+
+def _kept(engine: Engine, config: Config) -> KeptInputs | None:
+    if not config.kept_inputs:
+        return None
+    return KeptInputs(config.max_sessions, config.kept_inputs, engine.manifest.inputs_width)
 
 
 def _cache(engine: Engine, config: Config) -> ReplayCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -12,26 +13,92 @@ from server.sessions.claims import Problems
 
 
 class Registry:
-    """Filled at start; until `ready`, every look-up says the server is starting."""
+    """Filled at start and by the watcher; until `ready`, every look-up says the server is starting.
+
+    Look-ups come from the event loop while another thread changes things: tables are replaced by
+    changed copies, never changed.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._served: dict[str, dict[int, ServedModel]] = {}
         self._broken: dict[str, dict[int, str]] = {}
+        self._shadows: frozenset[tuple[str, int]] = frozenset()
+        self._newest: dict[str, ServedModel] = {}
+        self._changing = threading.RLock()
         self.ready = False
         self.draining = False
 
     def __iter__(self) -> Iterator[ServedModel]:
-        for name in sorted(self._served):
-            yield from (self._served[name][v] for v in sorted(self._served[name]))
+        served = self._served
+        for name in sorted(served):
+            yield from (served[name][v] for v in sorted(served[name]))
 
     def add(self, model: ServedModel) -> None:
         """Serve a model version."""
-        self._served.setdefault(model.name, {})[model.version] = model
+        with self._changing:
+            if self.draining:
+                model.refuse()
+            versions = self._served.get(model.name, {}) | {model.version: model}
+            self._served = self._served | {model.name: versions}
+            self._arrange()
+        self.mend(model.name, model.version)
+
+    def remove(self, model: ServedModel) -> None:
+        """Serve a model version no more."""
+        with self._changing:
+            versions = dict(self._served[model.name])
+            del versions[model.version]
+            others = {name: each for name, each in self._served.items() if name != model.name}
+            self._served = others | ({model.name: versions} if versions else {})
+            self._arrange()
+
+    def leave(self, model: ServedModel, leaving: bool = True) -> None:
+        """A version takes no new sessions from now on; or takes some again."""
+        with self._changing:
+            model.leave(leaving)
+            self._arrange()
+
+    def shadow(self, name: str, version: int, on: bool) -> None:
+        """A version is a shadow, and not the newest whatever its number; or it is none any more."""
+        with self._changing:
+            key = frozenset({(name, version)})
+            self._shadows = self._shadows | key if on else self._shadows - key
+            self._arrange()
 
     def add_broken(self, name: str, version: int, why: str) -> None:
         """Remember why a model version cannot be served, to tell whoever asks for it."""
-        self._broken.setdefault(name, {})[version] = why
+        with self._changing:
+            self._broken = self._broken | {name: self._broken.get(name, {}) | {version: why}}
+            self._metrics.broken.set(sum(map(len, self._broken.values())))
+
+    def mend(self, name: str, version: int) -> None:
+        """A version is no longer broken, or not there any more."""
+        with self._changing:
+            left = {v: why for v, why in self._broken.get(name, {}).items() if v != version}
+            others = {each: whys for each, whys in self._broken.items() if each != name}
+            self._broken = others | ({name: left} if left else {})
+            self._metrics.broken.set(sum(map(len, self._broken.values())))
+
+    def find(self, name: str, version: int) -> ServedModel | None:
+        """A model version, if it is served."""
+        return self._served.get(name, {}).get(version)
+
+    def newest(self, name: str) -> ServedModel | None:
+        """The version that takes new sessions."""
+        return self._newest.get(name)
+
+    def _arrange(self) -> None:
+        self._newest = {name: self._pick(versions) for name, versions in self._served.items()}
+
+    def _pick(self, versions: dict[int, ServedModel]) -> ServedModel:
+        """The newest, those that stay and are no shadows before others."""
+
+        def rank(model: ServedModel) -> tuple[bool, bool, int]:
+            unseen = (model.name, model.version) in self._shadows
+            return not model.leaving, not unseen, model.version
+
+        return max(versions.values(), key=rank)
 
     def broken(self) -> Iterator[tuple[str, int, str]]:
         """Model versions that cannot be served: name, version and why."""
@@ -39,7 +106,7 @@ class Registry:
             yield from ((name, version, why) for version, why in sorted(versions.items()))
 
     def resolve(self, name: str, version: int = 0) -> ServedModel:
-        """A model version; 0 is the newest that can be served.
+        """A model version; 0 is the newest that can be served, and that takes new sessions.
 
         Raises:
             Starting, UnknownModel, UnknownVersion, BadModel.
@@ -49,7 +116,9 @@ class Registry:
         served, broken = self._served.get(name, {}), self._broken.get(name, {})
         if not served and not broken:
             raise UnknownModel(name)
-        version = version or max(served or broken)
+        if not version and (newest := self._newest.get(name)) is not None:
+            return newest
+        version = version or max(broken or served)
         if version in served:
             return served[version]
         raise BadModel(broken[version]) if version in broken else UnknownVersion(name, version)
@@ -65,7 +134,8 @@ class Registry:
         newest = self.resolve(name, version)
         if version:
             return newest
-        served = [self._served[name][v] for v in sorted(self._served[name], reverse=True)]
+        versions = self._served.get(name, {})
+        served = [versions[v] for v in sorted(versions, reverse=True)]
         live = (model for model in served if session_id in model.directory)
         ended = (model for model in served if model.directory.ended(session_id))
         return next(live, None) or next(ended, None) or newest
@@ -84,7 +154,8 @@ class Registry:
         newest = self.resolve(name, version)
         if version:
             return [newest]
-        return [self._served[name][v] for v in sorted(self._served[name], reverse=True)]
+        versions = self._served.get(name, {})
+        return [versions[v] for v in sorted(versions, reverse=True)]
 
     def expire(self) -> None:
         """End idle sessions of every model."""
@@ -93,9 +164,10 @@ class Registry:
 
     def refuse(self) -> None:
         """Take no new sessions and steps."""
-        self.draining = True
-        for model in self:
-            model.refuse()
+        with self._changing:
+            self.draining = True
+            for model in self:
+                model.refuse()
 
     def drain(self, deadline: float) -> bool:
         """Wait for what is queued anywhere; False if `deadline` (monotonic) came first."""

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from server.errors import SessionMoved
-from server.serving.model import Kept
+from server.serving.model import Keeping
 from server.serving.registry import Registry
 from server.store.interface import StoreUnreachable
 
@@ -33,9 +33,9 @@ class Tenure:
     """
 
     def __init__(
-        self, kept: Kept, registry: Registry, pause: float, on_death: Callable[[], None]
+        self, keeping: Keeping, registry: Registry, pause: float, on_death: Callable[[], None]
     ) -> None:
-        self._store, self._health, self._registry = kept.store, kept.health, registry
+        self._store, self._health, self._registry = keeping.store, keeping.health, registry
         self._pause, self._on_death = pause, on_death
         self._stopped = threading.Event()
         self._threads = [

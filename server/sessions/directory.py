@@ -31,9 +31,10 @@ from server.errors import (
     SessionSetBack,
     SessionsFull,
     UnknownSession,
+    VersionLeaves,
 )
 from server.scheduler.submission import INDEX, SHIFT, Handles
-from server.sessions.tombstones import Tombstones
+from server.sessions.tombstones import How, Tombstones
 from tidegate.wire import MAX_ID_BYTES
 
 LONGEST_WAIT = 1.0
@@ -42,8 +43,8 @@ AT_ONCE = 1000  # sessions that expire while the lock is held
 SLICE, PAUSE = 4000, 0.001  # ids looked at in one go, and seconds between two of these
 
 
-OnEnd = Callable[[int, str, int, type[SessionEnded]], None]
-"""Told of a session that ended: its handle, id, epoch at the store, and how."""
+OnEnd = Callable[[int, str, int, How], None]
+"""Told of a session that ended: its handle, id ("" if it was hidden), epoch at the store, how."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class SessionInfo:
     expires_at: float
     durable_step: int = 0
     life: int = 0
+
+
+@dataclass(frozen=True)
+class Left:
+    """What stays the same of a session that goes to another version; `last_used` by the clock."""
+
+    opened_at: float
+    last_used: float
+    life: int
 
 
 @dataclass(frozen=True)
@@ -121,11 +131,14 @@ class Directory:
         self._on_end: list[OnEnd] = []
         self.draining = False
         """Whether new sessions are refused."""
+        self.leaving = False
+        """Whether new sessions are refused because other versions take them."""
         self._clock, self._wall = clock, wall
         self._lock = threading.Lock()
         self._by_id: dict[str, int] = {}
         self._ids: list[str | None] = [None]  # index 0 is nobody's, so no handle is 0
         self._tombstones = Tombstones(remembered_ends)
+        self._hidden: set[int] = set()  # handles of sessions on their way here
         self._free: list[int] = []
         self._counts = np.zeros(1024, dtype=np.int64)
         self._generations = np.zeros(1024, dtype=np.int64)
@@ -152,6 +165,12 @@ class Directory:
         """Whether a session of that id ended here."""
         return session_id in self._tombstones
 
+    @property
+    def vacated(self) -> bool:
+        """Whether there is no session, nor one on its way, and none will ever be."""
+        with self._lock:  # whoever comes after it sees that the version is left
+            return self.leaving and not self._by_id and not self._hidden
+
     def open(self, session_id: str) -> tuple[int, int, bool]:
         """Open a session, or attach to the live one: handle, steps, and whether it was opened.
 
@@ -176,7 +195,7 @@ class Directory:
         with self._lock:
             if more and self.draining:
                 raise Draining
-            if more and len(self._by_id) >= self.limit:
+            if more and len(self._by_id) + len(self._hidden) >= self.limit:
                 raise self._full()
 
     def adopt(self, session: Adopted) -> int:
@@ -186,7 +205,7 @@ class Directory:
             SessionsFull, Draining: as `open`.
         """
         with self._lock:
-            handle = self._add(session.session_id)
+            handle = self._add(session.session_id, new=session.created)
             index = handle & INDEX
             self._counts[index] = self._durable[index] = session.steps
             self._epochs[index], self._lives[index] = session.epoch, session.life
@@ -258,6 +277,65 @@ class Directory:
             handle = self._find(session_id)
             self._end(handle, SessionClosed)
             return int(self._counts[handle & INDEX])
+
+    def hide(self, session_id: str, steps: int) -> int:
+        """Make room for a session that is on its way here, whom nobody can name before `show`; its
+        handle. Raises as `create`."""
+        with self._lock:
+            if session_id in self._by_id:
+                raise SessionExists(self.model, session_id)
+            handle = self._add("")
+            del self._by_id[""]
+            self._hidden.add(handle)
+            index = handle & INDEX
+            self._counts[index], self._last_used[index] = steps, self._clock()
+            return handle
+
+    def show(self, handle: int, session_id: str, leave: Callable[[], Left]) -> None:
+        """A hidden session is live from now on, as `session_id`.
+
+        Args:
+            leave: ends it where it was (see `move`); if that raises, it stays hidden.
+
+        Raises:
+            SessionExists: a session of that id is live here.
+            SessionLost: the hidden one is no more.
+        """
+        with self._lock:
+            if handle not in self._hidden:
+                raise SessionLost(self.model, session_id, self._wall())
+            if self.leaving:
+                raise VersionLeaves(self.model, self.version)
+            if session_id in self._by_id:
+                raise SessionExists(self.model, session_id)
+            index = handle & INDEX
+            left = leave()
+            self._opened_at[index], self._last_used[index] = left.opened_at, left.last_used
+            self._lives[index], self._epochs[index] = left.life, 1
+            self._hidden.discard(handle)
+            self._by_id[session_id], self._ids[index] = handle, session_id
+            self._tombstones.remove(session_id)
+
+    def move(self, handle: int, how: How) -> Left:
+        """End a session here, for it is live elsewhere.
+
+        Raises:
+            SessionEnded, UnknownSession: it is not live.
+        """
+        with self._lock:
+            index = handle & INDEX
+            if self._generations[index] != handle >> SHIFT:
+                raise self._tombstones.error(self.model, self._tombstones.name(handle))
+            opened, used = float(self._opened_at[index]), float(self._last_used[index])
+            left = Left(opened, used, int(self._lives[index]))
+            self._end(handle, how)
+            return left
+
+    def drop(self, handle: int) -> None:
+        """A hidden session does not come after all."""
+        with self._lock:
+            if handle in self._hidden:
+                self._end(handle, SessionClosed)
 
     def lose(self, handles: Handles) -> None:
         """End sessions whose state in memory is lost. Those that a store has go on from there."""
@@ -422,10 +500,12 @@ class Directory:
             raise self._tombstones.error(self.model, session_id)
         return handle
 
-    def _add(self, session_id: str) -> int:
+    def _add(self, session_id: str, new: bool = True) -> int:
         if self.draining:
             raise Draining
-        if len(self._by_id) >= self.limit:
+        if self.leaving and new:
+            raise VersionLeaves(self.model, self.version)
+        if len(self._by_id) + len(self._hidden) >= self.limit:
             raise self._full()
         index = self._free.pop() if self._free else self._new_index()
         self._generations[index] += 1  # odd while there is a session, even while there is none
@@ -450,16 +530,21 @@ class Directory:
             self._durable = np.pad(self._durable, more)
         return index
 
-    def _end(self, handle: int, how: type[SessionEnded]) -> None:
+    def _end(self, handle: int, how: How) -> None:
         index = handle & INDEX
         session_id = self._ids[index]
         assert session_id is not None
-        del self._by_id[session_id]
+        hidden = handle in self._hidden
+        if hidden:
+            self._hidden.discard(handle)
+        else:
+            del self._by_id[session_id]
         self._ids[index] = None
         self._generations[index] += 1
         self._free.append(index)
         self._new.discard(handle)
-        self._tombstones.add(handle, session_id, how, self._wall())
+        if not hidden:
+            self._tombstones.add(handle, session_id, how, self._wall())
         for told in self._on_end:
             told(handle, session_id, int(self._epochs[index]), how)
 

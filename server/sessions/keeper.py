@@ -27,7 +27,6 @@ from server.errors import (
     Internal,
     ServingError,
     SessionClosed,
-    SessionEnded,
     SessionExpired,
     SessionLost,
     SessionMoved,
@@ -40,6 +39,7 @@ from server.sessions.checkpoint import Captured, Checkpoint
 from server.sessions.claims import AGAIN, Claims, Naming, Problems, shelved
 from server.sessions.directory import Directory
 from server.sessions.shelf import Shelf
+from server.sessions.tombstones import How
 from server.store.health import Health
 from server.store.interface import Claim, End, Hold, StoreUnreachable, Table
 
@@ -95,6 +95,7 @@ class Keeper:
         self._asked_for: deque[str] = deque()
         self._handing: deque[Captured] = deque()  # no longer ours here, and not stored yet
         self._waiting: list[Naming] = []  # for another server to give up a session
+        self._migrated: dict[str, End] = {}
         self._due = np.zeros(0, dtype=np.int64)  # what is left of the present pass
         self._next_pass = self._next_sweep = 0.0
         self._stopping = self._dead = False
@@ -177,11 +178,19 @@ class Keeper:
                 return
         refuse(Internal())
 
-    def _on_end(self, _handle: int, session_id: str, epoch: int, how: type[SessionEnded]) -> None:
+    def migrated(self, session_ids: Iterable[str]) -> None:
+        """Another version has these sessions, and its table has their records: forget them here."""
+        with self._condition:
+            self._ends.extend(self._migrated.pop(each) for each in session_ids)
+            self._condition.notify()
+
+    def _on_end(self, _handle: int, session_id: str, epoch: int, how: How) -> None:
         """A session has ended, in any thread. One that moved is somebody else's; one that was set
         back goes on from its record."""
-        if how in (SessionClosed, SessionExpired, SessionLost):
+        if how in (SessionClosed, SessionExpired, SessionLost) and session_id:
             self._ends.append(End(session_id, epoch))
+        elif not isinstance(how, type):
+            self._migrated[session_id] = End(session_id, epoch)
 
     def _live(self) -> None:
         try:

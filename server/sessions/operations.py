@@ -8,7 +8,7 @@ and imports that wait at the same time are done together, many sessions in one r
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -67,6 +67,8 @@ class Operations:
     ) -> None:
         self._manifest, self._scheduler, self._metrics = manifest, scheduler, metrics
         self._directory, self._residence, self._cache = directory, residence, cache
+        self.on_made: Callable[[int], None] = lambda _: None
+        """Told, with the engine held, the handle of a session that was made of a snapshot."""
         begin, most = scheduler.between_runs, min(SHARED, residence.capacity)
         self._exports = SharedCalls[str, Snapshot](begin, self._export, most)
         self._peeks = SharedCalls[str, tuple[SessionInfo, list[Tensor]]](begin, self._peek, most)
@@ -122,9 +124,17 @@ class Operations:
         """Take a forecast a few steps further."""
         return self._scheduler.between_runs(forecast.advance)
 
-    def _export(self, engine: Engine, ids: list[str]) -> list[Snapshot | ServingError]:
+    def taken(self, engine: Engine, ids: list[str]) -> list[tuple[int, Snapshot] | ServingError]:
+        """Handles and snapshots of sessions, with the engine held."""
         found = self._read(engine, ids)
-        return [each if isinstance(each, ServingError) else self._snapshot(each) for each in found]
+        return [
+            each if isinstance(each, ServingError) else (each.handle, self._snapshot(each))
+            for each in found
+        ]
+
+    def _export(self, engine: Engine, ids: list[str]) -> list[Snapshot | ServingError]:
+        taken = self.taken(engine, ids)
+        return [each if isinstance(each, ServingError) else each[1] for each in taken]
 
     def _peek(
         self, engine: Engine, ids: list[str]
@@ -221,6 +231,7 @@ class Operations:
         except ServingError as error:
             return error
         self._metrics.opened.inc(created)
+        self.on_made(handle)
         return handle, info
 
     def _write(self, engine: Engine, group: dict[int, Snapshot]) -> set[int]:
@@ -230,23 +241,29 @@ class Operations:
             return set()
         handles = np.array(list(group), dtype=np.int64)
         try:
-            self._put(engine, handles, list(group.values()))
+            self.put(engine, handles, list(group.values()))
         except Exception:  # their state is neither the old one nor the new
             log.exception("%d sessions could not be written", len(handles))
             self._directory.lose(handles)
             return set(group)
         return set()
 
-    def _put(self, engine: Engine, handles: Handles, taken: Sequence[Snapshot]) -> None:
+    def put(self, engine: Engine, handles: Handles, taken: Sequence[Snapshot]) -> None:
+        """Put the states and remembered steps of sessions where they belong, with the engine held;
+        at most as many as are resident at once."""
         slots = self._residence.visit(engine, handles, anew=True)
         here = np.flatnonzero(slots)  # the others were closed meanwhile
         kept = [taken[k] for k in here.tolist()]
         if not kept:
             return
         for slot, each in zip(slots[here].tolist(), kept, strict=True):
-            self._cache.restore(slot, each.steps, each.outputs, each.prints)
+            self.remember(slot, each)
         states = zip(*(each.states for each in kept), strict=True)
         engine.write(slots[here], [np.stack([one.values for one in state]) for state in states])
+
+    def remember(self, slot: int, taken: Snapshot) -> None:
+        """Put the remembered steps of a session where they belong, with the engine held."""
+        self._cache.restore(slot, taken.steps, taken.outputs, taken.prints)
 
 
 def _only(results: list[T | ServingError]) -> T:

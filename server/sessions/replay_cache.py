@@ -97,6 +97,10 @@ class ReplayCache:
         """Put rings back as `rings` gave them."""
         self._outputs[slots], self._prints[slots] = outputs, prints
 
+    def release(self) -> None:
+        """Give the memory back; nothing is kept any more."""
+        self._outputs, self._prints = self._outputs[:0].copy(), self._prints[:0].copy()
+
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed
             features = np.where(np.isnan(features), np.float32(np.nan), features)

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.engine import Engine
-from server.errors import SessionEnded
 from server.scheduler.submission import INDEX, Handles
 from server.sessions.directory import Directory
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.shelf import Shelf, Shelved
+from server.sessions.tombstones import How
 
 Slots = NDArray[np.int64]
 Records = dict[int, Shelved | None]
@@ -190,7 +190,7 @@ class Residence:
             self._directory.lose(np.setdiff1d(handles, known))
         return known
 
-    def _on_end(self, handle: int, _id: str, _epoch: int, _how: type[SessionEnded]) -> None:
+    def _on_end(self, handle: int, _id: str, _epoch: int, _how: How) -> None:
         """A session has ended, in any thread."""
         self.shelf.forget(handle)
         if len(self._ended) < 2 * self.capacity:

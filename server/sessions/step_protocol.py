@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,17 @@ NAMED = 32  # rows of a run that are ahead and are each told their own names and
 Bools = NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Applied:
+    """Steps that were just applied: of each row the session, i64 [B], and its count before, i64
+    [B]; what ran; and its outputs f32 [B, T, O]. Whoever keeps the arrays copies them."""
+
+    handles: Handles
+    counts: NDArray[np.int64]
+    rows: EngineRows
+    outputs: Floats
+
+
 class SessionSteps:
     """Implements the scheduler's `StepProtocol` over the sessions of one model version.
 
@@ -51,7 +63,7 @@ class SessionSteps:
         residence: Residence,
         cache: ReplayCache,
         metrics: ModelMetrics,
-        watch: Callable[[EngineRows], None] | None = None,
+        watch: Callable[[Applied], None] | None = None,
         keeper: Keeper | None = None,
     ) -> None:
         self._directory, self._residence, self._cache = directory, residence, cache
@@ -132,7 +144,7 @@ class SessionSteps:
         if self._keeper is not None:
             self._keeper.mark(handles)
         batch.answer_rows(rows, outputs)
-        self._note(ran)
+        self._note(Applied(handles, counts, ran, outputs))
 
     def lose(self, batch: Batch, rows: Rows) -> None:
         """The engine failed under these rows, and may have moved their state: end the sessions."""
@@ -140,12 +152,12 @@ class SessionSteps:
         self._metrics.lost.inc(len(rows))
         self._fail_ended(batch, rows[batch.open_rows[rows]])
 
-    def _note(self, ran: EngineRows) -> None:
+    def _note(self, applied: Applied) -> None:
         """The steps are applied and answered: what fails now must not make them seem otherwise."""
         try:
-            self._metrics.steps.inc(ran.steps)
+            self._metrics.steps.inc(applied.rows.steps)
             if self._watch is not None:
-                self._watch(ran)
+                self._watch(applied)
         except Exception:
             log.exception("a run could not be noted")
 

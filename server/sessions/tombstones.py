@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from server.errors import SessionEnded, UnknownSession
+
+How = Callable[[str, str, float], SessionEnded]
+"""Of model, session and moment: how it ended."""
 
 
 class Tombstones:
@@ -12,13 +16,13 @@ class Tombstones:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._by_id: OrderedDict[str, tuple[int, type[SessionEnded], float]] = OrderedDict()
+        self._by_id: OrderedDict[str, tuple[int, How, float]] = OrderedDict()
         self._ids: dict[int, str] = {}
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_id
 
-    def add(self, handle: int, session_id: str, how: type[SessionEnded], when: float) -> None:
+    def add(self, handle: int, session_id: str, how: How, when: float) -> None:
         """A session has ended."""
         self.remove(session_id)
         self._by_id[session_id] = (handle, how, when)

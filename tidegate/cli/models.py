@@ -1,9 +1,10 @@
-"""`tidegate models`: what a server serves, as plain text."""
+"""`tidegate models`: what a server serves, as plain text; and what operators do with it."""
 
 import argparse
 import asyncio
 
 from tidegate import Client, ClientOptions, Feature
+from tidegate.cli import versions
 from tidegate.cli.common import Subparsers
 
 
@@ -11,6 +12,7 @@ def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = commands.add_parser("models", parents=[server], help="list the models served")
     parser.set_defaults(action=_run)
+    versions.add(parser.add_subparsers(metavar="COMMAND"))
 
 
 def _run(given: argparse.Namespace) -> int:

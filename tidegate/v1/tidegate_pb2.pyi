@@ -85,8 +85,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TOO_MANY_CALLS: _Reason.ValueType  # 24
     """More calls are under way than the server takes at once; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
     REASON_MOVED: _Reason.ValueType  # 25
-    """Another server has taken the session over, and this one applied nothing; ask again, over a new connection
-    where a proxy routes. UNAVAILABLE.
+    """Another server has taken the session over, or another version of the model, and this one applied nothing; ask
+    again, over a new connection where a proxy routes, and with version 0. UNAVAILABLE.
     """
     REASON_STORE_DOWN: _Reason.ValueType  # 26
     """The store does not answer, and without it the call cannot be done; see `retry_after_ms`. UNAVAILABLE."""
@@ -153,8 +153,8 @@ REASON_LOST: Reason.ValueType  # 23
 REASON_TOO_MANY_CALLS: Reason.ValueType  # 24
 """More calls are under way than the server takes at once; see `retry_after_ms`. RESOURCE_EXHAUSTED."""
 REASON_MOVED: Reason.ValueType  # 25
-"""Another server has taken the session over, and this one applied nothing; ask again, over a new connection
-where a proxy routes. UNAVAILABLE.
+"""Another server has taken the session over, or another version of the model, and this one applied nothing; ask
+again, over a new connection where a proxy routes, and with version 0. UNAVAILABLE.
 """
 REASON_STORE_DOWN: Reason.ValueType  # 26
 """The store does not answer, and without it the call cannot be done; see `retry_after_ms`. UNAVAILABLE."""
@@ -793,6 +793,7 @@ class Model(_message.Message):
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
     FEEDS_BACK_FIELD_NUMBER: _builtins.int
     MAX_FORECAST_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The model's name."""
     version: _builtins.int
@@ -809,6 +810,8 @@ class Model(_message.Message):
     """True when every feature is also an output value of that name, so that `Forecast` can feed outputs back."""
     max_forecast: _builtins.int
     """The most steps one Forecast may ask for."""
+    newest: _builtins.bool
+    """True of the version that version 0 means: the newest that takes new sessions."""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
         """The features of one step, in order."""
@@ -830,10 +833,11 @@ class Model(_message.Message):
         max_sessions: _builtins.int = ...,
         feeds_back: _builtins.bool = ...,
         max_forecast: _builtins.int = ...,
+        newest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "device", b"device", "features", b"features", "feeds_back", b"feeds_back", "max_chunk", b"max_chunk", "max_forecast", b"max_forecast", "max_sessions", b"max_sessions", "name", b"name", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "device", b"device", "features", b"features", "feeds_back", b"feeds_back", "max_chunk", b"max_chunk", "max_forecast", b"max_forecast", "max_sessions", b"max_sessions", "name", b"name", "newest", b"newest", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The gRPC server: both services, health and reflection on one port. A transport, replaceable."""
+"""The gRPC server: its services, health and reflection on one port. A transport, replaceable."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from inference import grpc_service_pb2, grpc_service_pb2_grpc
 from server.api import parsing
 from server.config import Config
 from server.errors import ServingError
+from server.serving.administration import Administration
 from server.serving.registry import Registry
+from server.transport.aio.admin_servicer import AdminServicer
 from server.transport.aio.calls import Gate, unary
 from server.transport.aio.inference_servicer import InferenceServicer
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.servicer import Servicer
-from tidegate.v1 import tidegate_pb2, tidegate_pb2_grpc
+from tidegate.v1 import admin_pb2, admin_pb2_grpc, tidegate_pb2, tidegate_pb2_grpc
 
 SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 STORE = "tidegate.store"
 LAST_WORDS = 0.1  # seconds for statuses on their way
@@ -53,7 +56,7 @@ class PortTaken(RuntimeError):
 class GrpcServer:
     """grpc.aio behind start, ready, drain."""
 
-    def __init__(self, config: Config, registry: Registry) -> None:
+    def __init__(self, config: Config, registry: Registry, administration: Administration) -> None:
         size = config.max_message_bytes
         # What gRPC's core holds for us before it cancels calls: more than we let in ourselves, so
         # that whoever is refused hears it from us.
@@ -75,15 +78,18 @@ class GrpcServer:
         self._registry, self._gate = registry, Gate(config.max_calls)
         self._servicer = Servicer(registry, mailbox, config.max_inflight_messages)
         self._inference = InferenceServicer(registry, mailbox, config.max_inflight_messages)
+        self._admin = AdminServicer(administration)
         self._health = health.HealthServicer()
         tidegate_pb2_grpc.add_TidegateServicer_to_server(self._servicer, self._server)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             self._inference, self._server
         )
+        admin_pb2_grpc.add_AdminServicer_to_server(self._admin, self._server)
         self._handle(tidegate_pb2.DESCRIPTOR, "Tidegate", self._servicer)
+        self._handle(admin_pb2.DESCRIPTOR, "Admin", self._admin)
         self._handle(grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, INFERENCE, HEALTH, reflection.SERVICE_NAME)
+        names = (SERVICE, ADMIN, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         host = f"[{config.host}]" if ":" in config.host else config.host
         self._address = f"{host}:{config.port}"

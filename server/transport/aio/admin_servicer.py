@@ -1,0 +1,55 @@
+"""The rpcs of `tidegate.v1.Admin`: each blocks, so each has a thread, and none the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from server.api import admin
+from server.serving.administration import Administration
+from server.transport.aio.calls import Context
+from tidegate.v1 import admin_pb2 as pb
+from tidegate.v1 import admin_pb2_grpc
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+AT_ONCE = 4
+
+
+class AdminServicer(admin_pb2_grpc.AdminServicer):
+    """Serves operators."""
+
+    def __init__(self, administration: Administration) -> None:
+        self._administration = administration
+        self._threads = ThreadPoolExecutor(AT_ONCE, "admin")
+
+    async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadReply:  # noqa: N802
+        """Load a version."""
+        return await self._do(admin.load, request)
+
+    async def Unload(  # noqa: N802
+        self, request: pb.UnloadRequest, context: Context
+    ) -> pb.UnloadReply:
+        """Let a version fade out."""
+        return await self._do(admin.unload, request)
+
+    async def Migrate(  # noqa: N802
+        self, request: pb.MigrateRequest, context: Context
+    ) -> pb.MigrateReply:
+        """Move sessions."""
+        return await self._do(admin.migrate, request)
+
+    async def Shadow(  # noqa: N802
+        self, request: pb.ShadowRequest, context: Context
+    ) -> pb.ShadowReply:
+        """Begin or end a shadow."""
+        return await self._do(admin.shadow, request)
+
+    async def _do(
+        self, work: Callable[[Administration, Request], Reply], request: Request
+    ) -> Reply:
+        run = asyncio.get_running_loop().run_in_executor
+        return await run(self._threads, work, self._administration, request)

@@ -62,6 +62,8 @@ def start(repository: Path, *flags: str, code: str = "") -> tuple[subprocess.Pop
         command = [sys.executable, *(["-c", code] if code else ["-m", "server"])]
         command += ["--model-repository", str(repository)]
         command += ["--port", "0", "--metrics-port", "0", *flags]
+        if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
+            command += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
 
 

@@ -14,7 +14,7 @@ from server.errors import (
     UnknownSession,
     VersionLeaves,
 )
-from server.sessions.directory import Directory
+from server.sessions.directory import Directory, Left
 
 MOVED = partial(SessionMigrated, version=2)
 
@@ -62,7 +62,7 @@ def test_one_on_its_way_takes_room_and_keeps_its_version_from_going() -> None:
     second.leaving = True
     assert not second.vacated
     with pytest.raises(VersionLeaves):
-        second.show(hidden, "a", lambda: (0.0, 0.0))
+        second.show(hidden, "a", lambda: Left(0.0, 0.0, 1))
     second.drop(hidden)
     assert second.vacated
     with pytest.raises(VersionLeaves):

@@ -6,11 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
 
 from inference import grpc_service_pb2 as pb
+from server.api.errors import Problems
 from server.api.oip import requests, tensors
 from server.api.oip.refusals import NoStart
 from server.api.oip.requests import Sequence
@@ -65,6 +67,41 @@ class Inference:
     def __init__(self, registry: Registry, address: Callable[[Deliver], Deliver]) -> None:
         self._registry, self._address = registry, address
         self._sequences = Sequences()
+
+    def look(self, request: pb.ModelInferRequest) -> list[Future[Problems]]:
+        """What to wait for, before `make`: the store is asked for the request's sequence, where no
+        version knows it. A request that is wrong is left for `start` to refuse."""
+        found = self._unknown(request)
+        if found is None or (found[1].start and len(found[0]) == 1):
+            return []
+        models, sequence = found
+        sought = [model.seek({sequence.session_id: False}) for model in models]
+        return [each for each in sought if each is not None]
+
+    def make(self, request: pb.ModelInferRequest) -> Future[Problems] | None:
+        """What to wait for before `start`: the store makes the sequence that the request starts,
+        where there is none."""
+        found = self._unknown(request)
+        if found is None or not found[1].start:
+            return None
+        newest = requests.model(self._registry, request.model_name, request.model_version)
+        try:
+            tensors.read(request, newest.manifest)
+            tensors.check_outputs(request, newest.manifest)
+        except ServingError:
+            return None
+        return newest.seek({found[1].session_id: True})
+
+    def _unknown(self, request: pb.ModelInferRequest) -> tuple[list[ServedModel], Sequence] | None:
+        """The versions that may hold the request's sequence, newest first, if none knows it."""
+        try:
+            newest = requests.model(self._registry, request.model_name, request.model_version)
+            sequence = requests.sequence(request.parameters)
+        except ServingError:
+            return None
+        models = [newest] if request.model_version else self._registry.versions(newest.name)
+        known = any(sequence.session_id in model.directory for model in models)
+        return None if known or not sequence.session_id else (models, sequence)
 
     def start(
         self, request: pb.ModelInferRequest, remaining: float | None, on_reply: OnReply

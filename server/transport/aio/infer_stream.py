@@ -10,6 +10,7 @@ import asyncio
 import logging
 
 from inference import grpc_service_pb2 as pb
+from server.api.errors import raise_first
 from server.api.oip.inference import Inference, Pending
 from server.errors import Internal, ServingError
 from server.transport.aio.calls import Context
@@ -26,13 +27,19 @@ class Call:
     """A request under way on the event loop: its reply, or the error that it gets."""
 
     def __init__(
-        self, inference: Inference, request: pb.ModelInferRequest, remaining: float | None
+        self,
+        inference: Inference,
+        request: pb.ModelInferRequest,
+        remaining: float | None,
+        refused: ServingError | None = None,
     ) -> None:
         self.id = request.id
         self.reply: Reply = asyncio.get_running_loop().create_future()
         self.reply.add_done_callback(_heard)
         self._pending: Pending | None = None
         try:
+            if refused is not None:
+                raise refused
             self._pending = inference.start(request, remaining, self._settle)
         except ServingError as error:
             self._settle(error)
@@ -54,6 +61,20 @@ class Call:
             self.reply.set_result(outcome)
 
 
+async def begin(
+    inference: Inference, request: pb.ModelInferRequest, remaining: float | None
+) -> Call:
+    """A request under way, once the store was asked for its sequence where it is not known."""
+    try:
+        for sought in inference.look(request):
+            raise_first(await asyncio.wrap_future(sought))
+        if (made := inference.make(request)) is not None:
+            raise_first(await asyncio.wrap_future(made))
+    except ServingError as error:
+        return Call(inference, request, remaining, error)
+    return Call(inference, request, remaining)
+
+
 class InferStream(Stream[Call]):
     """One stream, from its first request to its last reply."""
 
@@ -65,7 +86,7 @@ class InferStream(Stream[Call]):
 
     async def handle(self, message: pb.ModelInferRequest) -> None:
         """Begin a request."""
-        self.outbox.put_nowait(Call(self._inference, message, None))
+        self.outbox.put_nowait(await begin(self._inference, message, None))
 
     async def reply(self, waiting: Call) -> pb.ModelStreamInferResponse:
         """Wait for a request's reply.

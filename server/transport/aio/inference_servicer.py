@@ -13,7 +13,7 @@ from server.api.oip.inference import Inference
 from server.errors import ServingError
 from server.serving.registry import Registry
 from server.transport.aio.calls import Context, translated
-from server.transport.aio.infer_stream import Call, InferStream
+from server.transport.aio.infer_stream import InferStream, begin
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.stream import Streams
 
@@ -30,7 +30,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """One step of one sequence."""
-        call = Call(self._inference, request, context.time_remaining())
+        call = await begin(self._inference, request, context.time_remaining())
         try:
             return await call.reply
         except asyncio.CancelledError:

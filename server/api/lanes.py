@@ -21,6 +21,16 @@ LIKEWISE = "likewise"
 NONE: Problems = {}
 
 
+def wanted(requests: Sequence[pb.LaneOpen]) -> dict[str, bool]:
+    """The sessions that lanes are to name, and whether each is to be opened; none where there are
+    too many, since none will be named."""
+    if len(requests) > MAX_OPENS:
+        return {}
+    names = {each.session_id: False for each in requests if each.lane < MAX_LANES}
+    names |= {each.session_id: True for each in requests if each.create and each.lane < MAX_LANES}
+    return names
+
+
 class Lanes:
     """The lanes of one stream, all of one model version. Used by the stream's transport alone, one
     message after the other.

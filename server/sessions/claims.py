@@ -89,7 +89,7 @@ class Claims:
         try:
             self._directory.check_room(len(wanted))
         except ServingError as error:
-            return dict.fromkeys(wanted, error)
+            return self._refuse(wanted, error)
         claims = [Claim(name, self._begun(name) if new else None) for name, new in wanted.items()]
         claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
         problems: Problems = {}
@@ -106,6 +106,12 @@ class Claims:
             self._table.delete(made)
             self._table.release([each for each in unwanted if each not in made])
         return problems
+
+    def _refuse(self, wanted: dict[str, bool], error: ServingError) -> Problems:
+        """There is no room for any: of those that do not exist, that is what is told."""
+        sought = [name for name, create in wanted.items() if not create]
+        records = dict(zip(sought, self._table.read(sought) if sought else (), strict=True))
+        return {name: error for name in wanted if records.get(name, b"") is not None}
 
     def _begun(self, name: str) -> bytes:
         """The record of a session that begins now."""

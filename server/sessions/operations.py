@@ -82,6 +82,10 @@ class Operations:
         """A session and its states; the future fails as `Directory.find` does."""
         return self._peeks.ask(session_id)
 
+    def check(self, snapshot: Snapshot) -> None:
+        """Refuse what `take_in` would refuse. Raises `BadSnapshot`."""
+        snapshots.check(snapshot, self._manifest)
+
     def take_in(
         self, snapshot: Snapshot, session_id: str, replace: bool = False
     ) -> Future[SessionInfo]:

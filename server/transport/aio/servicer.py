@@ -95,6 +95,7 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
             raise Draining
         taken = snapshot.imported(message, model)
         session_id = request.session_id or taken.session_id
+        model.operations.check(taken)  # before anything is made
         await self._made(model, session_id)
         made = model.operations.take_in(taken, session_id, request.replace)
         info = await asyncio.wrap_future(made)

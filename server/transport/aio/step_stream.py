@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from server.api import columns
 from server.api.errors import Problems
-from server.api.lanes import Lanes
+from server.api.lanes import Lanes, wanted
 from server.errors import BadInput, Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
@@ -17,7 +17,6 @@ from server.transport.aio.calls import Context, in_turns
 from server.transport.aio.mailbox import Mailbox
 from server.transport.aio.stream import Stream
 from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.wire import MAX_OPENS
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +76,7 @@ class StepStream(Stream[pb.StepBatchReply]):
 
     async def _seek(self, message: pb.StepBatch, model: ServedModel) -> Problems:
         """Have the store asked for the sessions that are named, and are not known here."""
-        if len(message.opens) > MAX_OPENS:
-            return {}  # none will be named
-        sought = model.seek({each.session_id: each.create for each in message.opens})
+        sought = model.seek(wanted(message.opens))
         return {} if sought is None else await asyncio.wrap_future(sought)
 
     def _check_model(self, message: pb.StepBatch, model: ServedModel) -> None:

@@ -22,7 +22,7 @@ from server.sessions.directory import Directory, Standings
 from server.sessions.replay_cache import Floats, Prints, ReplayCache, known, span
 from server.sessions.shelf import Shelved
 from server.sessions.slots import Residence
-from server.store.interface import Table, Write, Wrote
+from server.store.interface import Claim, Table, Write, Wrote
 from server.store.record import Codec, Columns
 
 
@@ -153,7 +153,7 @@ class Checkpoint:
         if not len(sessions.handles):
             return {}
         self._revision += 1
-        writes = self._writes(captured)
+        writes = self._introduce(sessions, self._writes(captured))
         started = time.monotonic()
         wrote = self._table.write(writes)
         self._metrics.store_seconds.observe(time.monotonic() - started, len(writes))
@@ -162,6 +162,19 @@ class Checkpoint:
         self._metrics.stored.inc(len(writes) - int(moved.sum()))
         self._leave_shelf(captured)
         return self._move(sessions.handles[moved])
+
+    def _introduce(self, sessions: Standings, writes: list[Write]) -> list[Write]:
+        """Sessions that came from another version are not known to this table yet."""
+        new = np.flatnonzero(sessions.epochs == 0)
+        if not len(new):
+            return writes
+        strangers = [writes[row] for row in new.tolist()]
+        held = self._table.claim([Claim(each.session_id, each.record) for each in strangers])
+        epochs = np.array([each.epoch for each in held], dtype=np.int64)
+        self._directory.own(sessions.handles[new], epochs)
+        for row, epoch in zip(new.tolist(), epochs.tolist(), strict=True):
+            writes[row] = writes[row]._replace(epoch=epoch)
+        return writes
 
     def _move(self, handles: Handles) -> dict[int, ServingError]:
         self._directory.end(handles, SessionMoved)

@@ -311,7 +311,7 @@ class Directory:
             index = handle & INDEX
             left = leave()
             self._opened_at[index], self._last_used[index] = left.opened_at, left.last_used
-            self._lives[index], self._epochs[index] = left.life, 1
+            self._lives[index], self._epochs[index] = left.life, 0
             self._hidden.discard(handle)
             self._by_id[session_id], self._ids[index] = handle, session_id
             self._tombstones.remove(session_id)
@@ -373,6 +373,12 @@ class Directory:
                 handles, ids, self._epochs[index], self._lives[index], self._counts[index],
                 self._opened_at[index], self._wall() - idle,
             )  # fmt: skip
+
+    def own(self, handles: Handles, epochs: NDArray[np.int64]) -> None:
+        """The store has made records of sessions that it did not know: their epochs there."""
+        with self._lock:
+            live = self._live(handles)
+            self._epochs[handles[live] & INDEX] = epochs[live]
 
     def made_durable(self, stored: Standings) -> None:
         """The store has these sessions as the columns say."""

@@ -16,7 +16,7 @@ from server.engine.device import Device
 from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.scheduler.submission import UNNUMBERED, Submission
-from server.serving.model import ServedModel
+from server.serving.model import Keeping, ServedModel
 from training.bundle import random_bundle
 from training.network import Network, random_network
 from training.reference import NumpyNetwork
@@ -53,12 +53,13 @@ def make_model(
     bundle: Bundle,
     repository: Path,
     clock: Callable[[], float] = time.monotonic,
+    keeping: Keeping | None = None,
     **settings: object,
 ) -> ServedModel:
-    """A served model, not started yet."""
+    """A served model, not started yet; `keeping` is where its sessions outlive it."""
     config = Config(model_repository=repository, **settings)  # type: ignore[arg-type]
     engine = Engine(bundle, CPU, config.max_resident or config.max_sessions)
-    return ServedModel(engine, config, Metrics(), clock=clock)
+    return ServedModel(engine, config, Metrics(), clock=clock, keeping=keeping)
 
 
 class Caller:

@@ -190,6 +190,8 @@ class App:
         if not await asyncio.to_thread(self._registry.flush, deadline):
             finished = False
             log.error("sessions could not be stored as they are")
+        if self._tenure is not None:  # before callers are sent elsewhere
+            await asyncio.to_thread(self._tenure.stop)
         # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
         await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))
         finished &= await transport.stop(max(0.1, deadline - time.monotonic()))

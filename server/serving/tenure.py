@@ -55,11 +55,17 @@ class Tenure:
                 thread.start()
 
     def stop(self) -> None:
-        """Renew it no more."""
+        """Give the lease up. Twice is once."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        try:
+            self._store.give_up()
+        except StoreUnreachable:
+            log.warning("the lease could not be given up: others have to wait until it runs out")
 
     def renew(self) -> None:
         """Renew the lease, and do what follows if it had run out. Raises `StoreUnreachable`."""

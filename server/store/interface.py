@@ -145,5 +145,9 @@ class Store(Protocol):
         of each. A request is made anew with each claim, so one may be told again, or come too late.
         Ends within a second of `close`. Raises `StoreUnreachable`."""
 
+    def give_up(self) -> None:
+        """Own nothing any more: others may take every session at once. What is left to do is to
+        forget sessions, and to close."""
+
     def close(self) -> None:
         """Give the lease up, and whatever else is held."""

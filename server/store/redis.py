@@ -51,6 +51,10 @@ class RedisStore:
         `StoreUnreachable`."""
         return self._owners.asked_for(seconds)
 
+    def give_up(self) -> None:
+        """Give the lease up, so that others may take the sessions at once."""
+        self._owners.leave()
+
     def close(self) -> None:
         """Give the lease up, so that others may take the sessions at once."""
         self._owners.leave()

@@ -128,6 +128,9 @@ class SqliteStore:
         self._closing.wait(seconds)
         return []
 
+    def give_up(self) -> None:
+        """Nobody else can use the folder before it is closed."""
+
     def close(self) -> None:
         """Close the file and give the folder up."""
         self._closing.set()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ def serving(
     bundle: Bundle, folder: Path, kept: Keeping, **more: object
 ) -> Iterator[tuple[ServedModel, Caller]]:
     """A model over a store; it ends without a last word to the store."""
-    more = {"max_sessions": 100, "checkpoint_interval": 0.02, "drift_window": 0.0} | more
-    model = make_model(bundle, folder, keeping=kept, **more)
+    usual: dict[str, Any] = {"max_sessions": 100, "checkpoint_interval": 0.02, "drift_window": 0.0}
+    model = make_model(bundle, folder, keeping=kept, **(usual | more))
     model.start()
     yield model, Caller(model)
     model.stop()

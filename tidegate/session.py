@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.course import Course, Row, Stage
+from tidegate._stream.course import Course
+from tidegate._stream.rows import Row, Stage
 from tidegate._stream.stream import NO_ROOM, Stream
 from tidegate.model import FloatArray, Model, SessionInfo
 
@@ -71,7 +72,11 @@ class Session:
         self.created, self.version = reply.created, reply.session.version
         self._stream = await self._client.stream_of(self.name, self.version, _left(expiry))
         self._stream.lanes.release(self.session_id)
-        self._course = Course(self.session_id, reply.session.steps, self._stream)
+        kept = self._stream.keeping.of_session()
+        told = reply.session
+        self._course = Course(
+            self.session_id, told.steps, self._stream, kept, told.life, told.durable_step
+        )
 
     async def close(self, *, timeout: float | None = None) -> int:
         """End the session; returns the steps the server had applied."""
@@ -80,6 +85,7 @@ class Session:
         )
         if self._course is not None:
             self._stream.lanes.release(self.session_id)
+            self._course.kept.clear()
         return steps
 
     async def info(self, *, timeout: float | None = None) -> SessionInfo:
@@ -98,6 +104,11 @@ class Session:
     def steps(self) -> int:
         """Steps known to be applied; the next step's number."""
         return self._opened().number
+
+    @property
+    def durable_step(self) -> int:
+        """Steps below this number are in the server's store, as it told last; 0 without one."""
+        return self._opened().durable
 
     async def step(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
         """Apply one observation of raw features; returns the outputs, float32 [O].
@@ -175,10 +186,10 @@ class Session:
         async with self._patience(timeout):
             while course.rows:
                 await asyncio.wait([course.settled(course.rows[-1])])
-        await self._client.reset_session(
+        told = await self._client.reset_session(
             self.name, self.session_id, version=self.version, timeout=_left(expiry)
         )
-        course.restart()
+        course.restart(told.life, told.durable_step)
 
     async def export(self, *, timeout: float | None = None) -> bytes:
         """The session's snapshot, for `Client.import_session`."""

@@ -8,75 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from asyncio import Future
 from collections import deque
-from enum import IntEnum
 from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
 
 from tidegate import errors
+from tidegate._stream.kept import Kept
 from tidegate._stream.packing import same
+from tidegate._stream.rows import CERTAIN, Row, Stage
 from tidegate.errors import TidegateError
 from tidegate.model import FloatArray
-
-# With these the server says that the row was not applied, by an earlier attempt neither.
-CERTAIN = (errors.BadInput, errors.MessageTooLarge, errors.SessionGone, errors.WrongStep)
-
-
-class Stage(IntEnum):
-    """How far a row has come."""
-
-    WAITING = 0
-    """Never sent: the server cannot have applied it."""
-    SENT = 1
-    """On its way, or to be sent again: applied, or not, or about to be."""
-    CUT_OFF = 2
-    """Sent over a connection that broke, and not to be sent again: nobody knows."""
-    APPLIED = 3
-    """Answered."""
-    REFUSED = 4
-    """Answered with an error: certainly not applied."""
-
-
-class Row:
-    """`steps` steps of one session, whose features are `packed` (f32, little-endian).
-
-    `number` is the number of the first one, given when the row is sent. `done` is what its caller
-    awaits; it is over before the row is when the caller gives up.
-    """
-
-    __slots__ = (
-        "attempts",
-        "call",
-        "counted",
-        "course",
-        "done",
-        "expiry",
-        "number",
-        "outputs",
-        "packed",
-        "resent",
-        "stage",
-        "steps",
-    )
-
-    def __init__(
-        self, course: Course, packed: bytes, steps: int, done: Future[FloatArray], expiry: float
-    ) -> None:
-        self.course, self.packed, self.steps = course, packed, steps
-        self.done, self.expiry = done, expiry
-        self.number = 0
-        self.attempts = 1
-        self.stage = Stage.WAITING
-        self.resent = False
-        """Whether it went out before over a connection that broke, and may be applied already."""
-        self.counted = False
-        """Whether the server's count told that it was applied, while its outputs are not known."""
-        self.outputs: FloatArray | None = None
-        self.call: list[Row] | None = None
-        """The rows of the same chunk, itself included, where it has several."""
 
 
 class Carrier(Protocol):
@@ -94,10 +37,30 @@ class Course:
     gets their outputs.
     """
 
-    __slots__ = ("carrier", "lane", "number", "rows", "session_id", "uncertain", "unread")
+    __slots__ = (
+        "carrier",
+        "durable",
+        "kept",
+        "lane",
+        "life",
+        "number",
+        "rows",
+        "session_id",
+        "uncertain",
+        "unread",
+    )
 
-    def __init__(self, session_id: str, number: int, carrier: Carrier) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        number: int,
+        carrier: Carrier,
+        kept: Kept | None = None,
+        life: int = 0,
+        durable: int = 0,
+    ) -> None:
         self.session_id, self.number, self.carrier = session_id, number, carrier
+        self.kept, self.life, self.durable = kept or Kept(), life, durable
         self.lane = -1
         self.rows: deque[Row] = deque()
         self.unread: list[Row] = []
@@ -112,6 +75,9 @@ class Course:
 
     def applied(self, row: Row, outputs: FloatArray) -> None:
         """The server has applied the row, now or before."""
+        if row.before is not None:
+            self._again(row, row.before, row.number + row.steps)
+            return
         row.stage, row.outputs = Stage.APPLIED, outputs
         end = row.number + row.steps
         if end > self.number:  # not past where a row that is only read again once was
@@ -123,6 +89,7 @@ class Course:
     def refused(self, row: Row, error: TidegateError) -> None:
         """The server has not applied the row now; whether it had before, not every error tells.
         What follows the row in the same chunk must not go."""
+        row = row.before or row
         if row.resent and not isinstance(error, CERTAIN):
             row.stage, self.uncertain = Stage.CUT_OFF, row
         else:
@@ -165,14 +132,20 @@ class Course:
                     row.done.cancel()
                 told = row.call
 
-    def settle(self, count: int) -> None:
-        """The server's count tells whether the uncertain row was applied. A count that it does not
-        explain is somebody else's doing; the next row's number will meet it."""
+    def told(self, count: int, life: int, durable: int) -> None:
+        """What naming the session's lane told. The count tells whether the uncertain row was
+        applied. One that it does not explain is a crash's or somebody else's doing; the next row's
+        number will meet it."""
+        same_life = life == self.life
+        if same_life:
+            self.durable = durable
+            self.kept.stored(durable)
         row, self.uncertain = self.uncertain, None
         if row is None or row.counted:
             return
-        if count == row.number + row.steps:
+        if same_life and count == row.number + row.steps:
             self.number, row.counted = count, True
+            self.kept.add(row.number, row.packed, row.steps, durable, self.kept.turn)
         else:
             row.stage = Stage.REFUSED
             if row in self.unread:
@@ -189,10 +162,12 @@ class Course:
         elif row.stage is not Stage.REFUSED:
             self.unread.append(row)
 
-    def restart(self) -> None:
-        """The session is back at step 0."""
+    def restart(self, life: int, durable: int) -> None:
+        """The session is back at step 0, for another life."""
         self.number, self.uncertain = 0, None
+        self.life, self.durable = life, durable
         self.unread.clear()
+        self.kept.clear()
 
     def repeats(self, packed: bytes) -> bool:
         """Whether `packed` asks again for what is unread, from its start; if not, that is
@@ -239,6 +214,26 @@ class Course:
             rest.steps = len(rest.outputs)
             self.unread.insert(0, rest)
         return outputs
+
+    def go_back(self, row: Row, start: int, stop: int) -> None:
+        """A crash has taken back steps that were applied: apply again those from `start`, at most
+        to before `stop`, and so on, until `row` may go. It fails where they are not kept."""
+        row.stage, row.resent = Stage.SENT, True  # so whoever gives it up may ask for it again
+        if start >= row.number:
+            self.carrier.offer(row)
+        elif (packed := self.kept.piece(start, min(stop, row.number))) is None:
+            self.refused(row, errors.steps_lost(self.session_id, row.number, start))
+        else:
+            done = row.done.get_loop().create_future()
+            again = Row(self, packed, len(packed) // self.kept.step_bytes, done, row.expiry)
+            again.number, again.counted, again.before = start, True, row
+            self.carrier.offer(again)
+
+    def _again(self, row: Row, before: Row, stop: int) -> None:
+        """Steps that were lost are applied again, up to `stop`."""
+        row.stage = Stage.APPLIED
+        if self.rows and self.rows[0] is before:
+            self.go_back(before, stop, before.number)
 
     def _stranded(self) -> bool:
         return any(row.stage is Stage.CUT_OFF for row in self.unread)

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from tidegate._stream.course import Row, Stage
 from tidegate._stream.message import LaneNames, Message, Share
+from tidegate._stream.rows import Row, Stage
 from tidegate.options import Coalescing
 
 MOST_US = 1 << 62  # longer is for ever

@@ -157,7 +157,11 @@ class Session:
             timeout = _left(expiry)
         if len(known) == len(steps):
             return known
-        outputs = await self._pieces(course, steps[len(known) :], len(known), timeout)
+        try:
+            outputs = await self._pieces(course, steps[len(known) :], len(known), timeout)
+        except BaseException:
+            course.unread_again(steps[: len(known)].tobytes(), known)
+            raise
         return np.concatenate([known, *outputs])
 
     async def forecast(
@@ -240,7 +244,7 @@ class Session:
                     row.expiry = self._expiry(timeout)
                     if row.stage is Stage.CUT_OFF:
                         course.send_again(row)
-                    if row.stage is Stage.SENT:
+                    if row.stage <= Stage.SENT:
                         await course.settled(row)
         except BaseException:
             course.unclaim(claimed)

@@ -42,6 +42,12 @@ def model(xs: FloatArray) -> FloatArray:
     return np.array(outputs([x.tobytes() for x in xs]), np.float32)[:, None]
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Let the others go on until it is so."""
+    while not true():
+        await asyncio.sleep(0)
+
+
 def lose(server: DurableServer, session_id: str = "a", steps: int | None = None) -> None:
     """A crash with the next message, back to `steps`, or to what was told."""
     life = server.lives[session_id]
@@ -224,6 +230,49 @@ def test_a_store_that_is_down_is_waited_for_and_then_named() -> None:
     run(play)
 
 
+def test_a_step_given_up_while_the_server_refuses_it_for_now_holds_nobody_up() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        xs, session = draws(2), await opened(client)
+        server.faults = {0: "down"}
+        first = asyncio.ensure_future(session.step(xs[0]))
+        await until(lambda: len(server.batches) == 1)
+        first.cancel()
+        np.testing.assert_array_equal(await session.step(xs[1]), model(xs[1:])[0])
+        assert server.lives["a"].inputs == [xs[1].tobytes()]
+
+    run(play)
+
+
+def test_a_step_asked_for_again_and_again_while_it_is_refused_for_now_counts_once() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        x, session = draws(1)[0], await opened(client)
+        server.faults = {0: "down"}
+        for _ in range(2):
+            task = asyncio.ensure_future(session.step(x))
+            await until(lambda: len(server.batches) > 0)
+            task.cancel()
+            await asyncio.wait([task])
+        await session.step(x)
+        assert server.lives["a"].inputs == [x.tobytes()]
+
+    run(play, ClientOptions(timeout=20.0, retry=RetryPolicy(5, 0.05, 0.1)))
+
+
+def test_a_chunk_given_up_after_it_was_answered_in_part_from_memory_is_a_retry_again() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        xs, session = draws(9), await opened(client)
+        for part in (xs[:1], xs):
+            before = len(server.batches)
+            task = asyncio.ensure_future(session.chunk(part))
+            await until(lambda: len(server.batches) > before)  # noqa: B023
+            task.cancel()
+            await asyncio.wait([task])
+        np.testing.assert_array_equal(await session.chunk(xs), model(xs))
+        assert server.lives["a"].inputs == [x.tobytes() for x in xs]
+
+    run(play)
+
+
 def test_step_many_tells_what_is_stored_of_each_session() -> None:
     async def play(server: DurableServer, client: Client) -> None:
         ids = ["a", "b"]
@@ -295,7 +344,7 @@ FAULTS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=100)
 @given(faults=FAULTS, lag=st.integers(0, 40), seed=st.integers(0, 2**20))
 def test_whatever_crashes_and_whoever_gives_up_each_step_counts_once_and_in_order(
     faults: dict[int, str], lag: int, seed: int

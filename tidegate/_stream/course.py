@@ -91,24 +91,25 @@ class Course:
         What follows the row in the same chunk must not go."""
         row = row.before or row
         if row.resent and not isinstance(error, CERTAIN):
-            row.stage, self.uncertain = Stage.CUT_OFF, row
+            self._unsure(row)
         else:
-            row.stage = Stage.REFUSED
-            if row in self.unread:
-                self.unread.remove(row)
-        for other in row.call or ():
-            if other.stage is Stage.WAITING:
-                other.stage = Stage.REFUSED
-                other.done.cancel()
-                self.rows.remove(other)
+            self._withdraw(row)
+        self._end_call(row)
         self._next()
         if not row.done.done():
             row.done.set_exception(error)
 
-    def cut_off(self, row: Row) -> None:
-        """The connection broke under a row that nobody waits for any more."""
-        row.stage = Stage.CUT_OFF
-        self.uncertain = row
+    def dropped(self, row: Row) -> None:
+        """Nobody waits for the row any more, and it is not to go (again). One that was sent over a
+        connection that broke leaves its outcome open; one that the server has not applied does not
+        count, and must not stand in the way of those behind it."""
+        if not self.rows or self.rows[0] is not row:
+            return
+        if row.stage is Stage.SENT:
+            self._unsure(row)
+        else:
+            self._withdraw(row)
+            self._end_call(row)
         self._next()
 
     def failed(self, error: TidegateError) -> None:
@@ -116,7 +117,7 @@ class Course:
         self.expire(math.inf, error)
         for row in self.rows:
             if row.stage is Stage.SENT:
-                row.stage, self.uncertain = Stage.CUT_OFF, row
+                self._unsure(row)
             else:
                 row.stage = Stage.REFUSED
         self.rows.clear()
@@ -145,11 +146,10 @@ class Course:
             return
         if same_life and count == row.number + row.steps:
             self.number, row.counted = count, True
-            self.kept.add(row.number, row.packed, row.steps, durable, self.kept.turn)
+            if life:  # else there is no store
+                self.kept.add(row.number, row.packed, row.steps, durable, self.kept.turn)
         else:
-            row.stage = Stage.REFUSED
-            if row in self.unread:
-                self.unread.remove(row)
+            self._withdraw(row)
 
     def give_up(self, row: Row) -> None:
         """The row's caller waits no more: it is withdrawn, or unread where it was sent."""
@@ -190,7 +190,9 @@ class Course:
 
     def send_again(self, row: Row) -> None:
         """Ask the server once more about the row that was cut off."""
-        row.stage, row.resent, self.uncertain = Stage.SENT, True, None
+        row.stage, row.resent = Stage.SENT, True
+        if self.uncertain is row:  # else what was cut off behind it is still to be told of
+            self.uncertain = None
         self.rows.appendleft(row)
         self.carrier.offer(row)
 
@@ -207,13 +209,15 @@ class Course:
         outputs = np.concatenate([np.empty((0, width), np.float32), *map(_table, claimed)])
         features = b"".join(row.packed for row in claimed)
         if len(packed) < len(features):
-            rest = Row(self, features[len(packed) :], 0, claimed[-1].done, 0.0)
-            rest.stage = Stage.APPLIED
             taken = len(outputs) * len(packed) // len(features)
-            outputs, rest.outputs = outputs[:taken], outputs[taken:]
-            rest.steps = len(rest.outputs)
-            self.unread.insert(0, rest)
+            self.unread_again(features[len(packed) :], outputs[taken:])
+            outputs = outputs[:taken]
         return outputs
+
+    def unread_again(self, packed: bytes, outputs: FloatArray) -> None:
+        """What was read for a chunk that failed later: its caller never saw these outputs."""
+        if len(outputs):
+            self.unread.insert(0, self._answered(packed, outputs))
 
     def go_back(self, row: Row, start: int, stop: int) -> None:
         """A crash has taken back steps that were applied: apply again those from `start`, at most
@@ -234,6 +238,29 @@ class Course:
         row.stage = Stage.APPLIED
         if self.rows and self.rows[0] is before:
             self.go_back(before, stop, before.number)
+
+    def _unsure(self, row: Row) -> None:
+        row.stage = Stage.CUT_OFF
+        if not row.counted:
+            self.uncertain = row
+
+    def _withdraw(self, row: Row) -> None:
+        row.stage = Stage.REFUSED
+        if row in self.unread:
+            self.unread.remove(row)
+
+    def _end_call(self, row: Row) -> None:
+        """What follows the row in its chunk must not go."""
+        for other in row.call or ():
+            if other is not row and other.stage is Stage.WAITING:
+                other.stage = Stage.REFUSED
+                other.done.cancel()
+                self.rows.remove(other)
+
+    def _answered(self, packed: bytes, outputs: FloatArray) -> Row:
+        row = Row(self, packed, len(outputs), asyncio.Future(), 0.0)
+        row.stage, row.outputs = Stage.APPLIED, outputs
+        return row
 
     def _stranded(self) -> bool:
         return any(row.stage is Stage.CUT_OFF for row in self.unread)

@@ -118,7 +118,7 @@ class Outbox:
             if message.steps and not self._fits(message, row.steps, len(row.packed)):
                 return
             if row.done.done():
-                _drop(row)
+                row.course.dropped(row)
             else:
                 course = row.course
                 if crowded or course.lane < 0 or names[course.lane] != course.session_id:
@@ -158,13 +158,6 @@ class Outbox:
             message.steps + steps <= self.message_steps
             and message.size + size <= self.message_bytes
         )
-
-
-def _drop(row: Row) -> None:
-    """Nobody waits for the row. One that was sent before leaves its outcome open; one that never
-    was is withdrawn by its caller."""
-    if row.stage is Stage.SENT:
-        row.course.cut_off(row)
 
 
 def timeout_us(expiry: float) -> int:

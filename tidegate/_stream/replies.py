@@ -129,8 +129,8 @@ class Settler:
             course = row.course
             error = unnamed.get(course.session_id, silent)
             if row.done.done():
-                continue
-            if course.uncertain is None:
+                course.dropped(row)
+            elif course.uncertain is None:
                 self._later(0.0, [row], ())
             elif not self._try_again(row, error):
                 if isinstance(error, CERTAIN):

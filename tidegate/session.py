@@ -77,6 +77,7 @@ class Session:
         self._course = Course(
             self.session_id, told.steps, self._stream, kept, told.life, told.durable_step
         )
+        self._course.seen = self._stream.breaks
 
     async def close(self, *, timeout: float | None = None) -> int:
         """End the session; returns the steps the server had applied."""
@@ -169,15 +170,17 @@ class Session:
     ) -> FloatArray:
         """What the session would answer to its next `steps` steps, f32 [steps, O]; it stays as it
         is. `features` as in `Client.forecast`."""
+        left = await self._caught_up(timeout)
         return await self._client.forecast(
-            self.name, self.session_id, steps, features, version=self.version, timeout=timeout
+            self.name, self.session_id, steps, features, version=self.version, timeout=left
         )
 
     async def fork(self, session_id: str, *, timeout: float | None = None) -> Session:
         """Copy the session under another id; the copy is open and goes on from here."""
         expiry = self._expiry(timeout)
+        left = await self._caught_up(timeout)
         await self._client.fork_session(
-            self.name, self.session_id, session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, session_id, version=self.version, timeout=left
         )
         copy = Session(self._client, self.name, session_id, self.version, self.keep)
         await copy.open(timeout=_left(expiry))
@@ -197,15 +200,34 @@ class Session:
 
     async def export(self, *, timeout: float | None = None) -> bytes:
         """The session's snapshot, for `Client.import_session`."""
+        left = await self._caught_up(timeout)
         return await self._client.export_session(
-            self.name, self.session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, version=self.version, timeout=left
         )
 
     async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]]:
         """The session's state: each state's name and its values."""
+        left = await self._caught_up(timeout)
         return await self._client.peek(
-            self.name, self.session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, version=self.version, timeout=left
         )
+
+    async def _caught_up(self, timeout: float | None) -> float | None:
+        """Where a crash may have taken steps back since, have them applied again first; returns the
+        seconds that are left of the timeout."""
+        course = self._course
+        if course is None or not course.kept.data or course.seen == self._stream.breaks:
+            return timeout
+        breaks, row = self._stream.breaks, self._row(course, b"", 0, timeout)
+        async with self._patience(timeout):
+            try:
+                course.put(row)
+                await row.done
+            except BaseException:
+                course.give_up(row)
+                raise
+        course.seen = breaks
+        return _left(row.expiry)
 
     async def _pieces(
         self, course: Course, steps: FloatArray, before: int, timeout: float | None

@@ -104,6 +104,15 @@ class DurableServer(FakeServer):
         self.begin(request.session_id)
         return self._session(request)
 
+    async def Peek(self, request: Any, context: Any) -> pb.PeekReply:  # noqa: N802
+        """The state, for which the inputs stand."""
+        await self._refuse("Peek", context)
+        packed = b"".join(self.lives[request.session_id].inputs)
+        state = pb.StateTensor(
+            name="inputs", dtype="float32", shape=[len(packed) // 4], data=packed
+        )
+        return pb.PeekReply(states=[state])
+
     async def StepStream(  # noqa: N802
         self, requests: AsyncIterator[pb.StepBatch], context: Any
     ) -> AsyncIterator[pb.StepBatchReply]:

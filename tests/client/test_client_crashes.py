@@ -273,6 +273,47 @@ def test_a_chunk_given_up_after_it_was_answered_in_part_from_memory_is_a_retry_a
     run(play)
 
 
+def test_what_is_asked_of_a_session_after_a_crash_is_asked_of_all_its_steps() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        xs, session = draws(22), await opened(client)
+        other = await opened(client, "b")
+        for x in xs[:20]:
+            await session.step(x)
+        for _ in range(2):
+            lose(server, steps=3)
+            server.faults[len(server.batches) + 2] = "after"  # amid what makes it good
+            await other.step(xs[0])
+            assert server.lives["a"].count == 3
+            peeked = (await session.peek())["inputs"]
+            assert peeked.tobytes() == xs[:20].tobytes()
+        await session.peek()
+        sent = len(server.batches)
+        await session.peek()
+        assert len(server.batches) == sent  # nothing broke since
+        np.testing.assert_array_equal(await session.chunk(xs[20:]), model(xs)[20:])
+
+    run(play, lag=100)
+
+
+def test_a_look_that_is_given_up_leaves_the_session_as_it_was() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        xs, session = draws(20), await opened(client)
+        for x in xs[:18]:
+            await session.step(x)
+        lose(server)
+        await (await opened(client, "b")).step(xs[0])
+        for most in (1, 2, 3):
+            before = len(server.batches)
+            task = asyncio.ensure_future(session.peek())
+            await until(lambda: len(server.batches) >= before + most)  # noqa: B023
+            task.cancel()
+            await asyncio.wait([task])
+        np.testing.assert_array_equal(await session.chunk(xs[18:]), model(xs)[18:])
+        assert server.lives["a"].inputs == [x.tobytes() for x in xs]
+
+    run(play, lag=100)
+
+
 def test_step_many_tells_what_is_stored_of_each_session() -> None:
     async def play(server: DurableServer, client: Client) -> None:
         ids = ["a", "b"]

@@ -21,6 +21,8 @@ from tidegate._stream.rows import CERTAIN, Row, Stage
 from tidegate.errors import TidegateError
 from tidegate.model import FloatArray
 
+NOTHING = np.empty((0, 0), np.float32)
+
 
 class Carrier(Protocol):
     """Takes the rows that may go: each course's first."""
@@ -45,6 +47,7 @@ class Course:
         "life",
         "number",
         "rows",
+        "seen",
         "session_id",
         "uncertain",
         "unread",
@@ -64,6 +67,8 @@ class Course:
         self.lane = -1
         self.rows: deque[Row] = deque()
         self.unread: list[Row] = []
+        self.seen = 0
+        """How many of the stream's breaks it has made good for certain."""
         self.uncertain: Row | None = None
         """The row that was cut off, until the server's count tells whether it was applied."""
 
@@ -159,8 +164,19 @@ class Course:
             row.stage = Stage.REFUSED
             if first:
                 self._offer()
-        elif row.stage is not Stage.REFUSED:
+        elif row.stage is not Stage.REFUSED and row.steps:
             self.unread.append(row)
+
+    def caught_up(self, row: Row, count: int, life: int) -> None:
+        """The server has so many steps: what is missing of those applied is applied again, and the
+        row of no steps is over then."""
+        row.number = self.number
+        if life == self.life and count < self.number:
+            self.go_back(row, count, self.number)
+            return
+        row.stage = Stage.APPLIED
+        self._next()
+        row.done.set_result(NOTHING)
 
     def restart(self, life: int, durable: int) -> None:
         """The session is back at step 0, for another life."""

@@ -123,7 +123,7 @@ class Outbox:
                 course = row.course
                 if crowded or course.lane < 0 or names[course.lane] != course.session_id:
                     course.lane = self._lanes.lane(course.session_id)
-                if course.uncertain is None:
+                if course.uncertain is None and row.steps:
                     if not row.counted:
                         row.number = course.number
                     row.stage = Stage.SENT

@@ -123,15 +123,19 @@ class Settler:
         answers: Answers,
         unnamed: dict[str, TidegateError],
     ) -> None:
-        """Rows that waited for their session's count may go now: what was unsure is settled."""
+        """Rows that waited for their session's count may go now: what was unsure is settled. Those
+        of no steps have waited for nothing else, unless the count tells of a crash."""
         silent = answers.errors.get(0) or errors.Internal("the server told no count")
         for row in message.probes:
             course = row.course
             error = unnamed.get(course.session_id, silent)
             if row.done.done():
                 course.dropped(row)
-            elif course.uncertain is None:
-                self._later(0.0, [row], ())
+            elif (lane := told.get(course.session_id)) is not None:
+                if row.steps:
+                    self._later(0.0, [row], ())
+                else:
+                    course.caught_up(row, lane.steps, lane.life)
             elif not self._try_again(row, error):
                 if isinstance(error, CERTAIN):
                     course.uncertain = None

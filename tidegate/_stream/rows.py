@@ -41,7 +41,8 @@ class Stage(IntEnum):
 
 
 class Row:
-    """`steps` steps of one session, whose features are `packed` (f32, little-endian).
+    """`steps` steps of one session, whose features are `packed` (f32, little-endian). One of no
+    steps only makes sure that the server has all that was applied.
 
     `number` is the number of the first one, given when the row is sent. `done` is what its caller
     awaits; it is over before the row is when the caller gives up.

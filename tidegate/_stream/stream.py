@@ -63,6 +63,8 @@ class Stream:
         self._in_flight: dict[int, Message] = {}
         self._held: dict[asyncio.TimerHandle, tuple[Sequence[Row], Sequence[Share]]] = {}
         self._sent = self._failures = 0
+        self.breaks = 0
+        """How many connections broke."""
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,6 +218,7 @@ class Stream:
 
     async def _broken(self, error: TidegateError) -> None:
         """The connection is lost: send again what was not answered, after a pause, or give up."""
+        self.breaks += 1
         self.lanes.forget()
         self._put_back(error)
         if isinstance(error, errors.MessageTooLarge):

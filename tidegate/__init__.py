@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tidegate import errors
     from tidegate.client import Client
     from tidegate.model import Feature, ManySteps, Model, Output, SessionInfo
-    from tidegate.options import ClientOptions, Coalescing, RetryPolicy
+    from tidegate.options import ClientOptions, Coalescing, Replay, RetryPolicy
     from tidegate.session import Session
     from tidegate.sync import SyncClient, SyncSession
 
@@ -25,6 +25,7 @@ __all__ = [
     "ManySteps",
     "Model",
     "Output",
+    "Replay",
     "RetryPolicy",
     "Session",
     "SessionInfo",
@@ -42,6 +43,7 @@ _HOMES = {
     "Coalescing": "options",
     "ManySteps": "model",
     "ClientOptions": "options",
+    "Replay": "options",
     "RetryPolicy": "options",
     "Feature": "model",
     "Model": "model",

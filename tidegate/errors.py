@@ -44,7 +44,7 @@ class TidegateError(Exception):
     @property
     def retry_after(self) -> float | None:
         """Seconds after which to try again, where the server names them: `RetryLater`,
-        `Starting`."""
+        `Starting`, `StoreDown`."""
         if self.detail is None or not self.detail.HasField("retry_after_ms"):
             return None
         return self.detail.retry_after_ms / 1000
@@ -131,12 +131,25 @@ class StepGap(WrongStep):
     """The step's number is ahead of the session's count."""
 
 
+class StepsLost(StepGap):
+    """The server came back from a crash at an earlier step, `expected_step`, and this client does
+    not have the inputs of all steps from there on: they were not given to it, or it has forgotten
+    them (`Replay`)."""
+
+
 class StepTooOld(WrongStep):
     """The step was applied, and its outputs are no longer remembered."""
 
 
 class StepConflict(WrongStep):
     """A step of that number was applied with other features."""
+
+
+class BadRecord(TidegateError):
+    """What the server's store holds of the session cannot be used; the message says why. Closing
+    the session removes it."""
+
+    default_code = grpc.StatusCode.DATA_LOSS
 
 
 class BadInput(TidegateError):
@@ -205,6 +218,14 @@ class Draining(Unavailable):
     """The server is shutting down and takes no more steps."""
 
 
+class SessionMoved(Unavailable):
+    """Another server has taken the session over, and this one has done nothing."""
+
+
+class StoreDown(Unavailable):
+    """The server's store does not answer, and the call cannot be done without it."""
+
+
 class DeadlineExceeded(TidegateError):
     """No reply within the timeout."""
 
@@ -252,6 +273,9 @@ _BY_REASON: dict[int, type[TidegateError]] = {
     pb.REASON_BAD_SNAPSHOT: BadSnapshot,
     pb.REASON_LOST: SessionLost,
     pb.REASON_TOO_MANY_CALLS: TooManyCalls,
+    pb.REASON_MOVED: SessionMoved,
+    pb.REASON_STORE_DOWN: StoreDown,
+    pb.REASON_BAD_RECORD: BadRecord,
 }
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -283,6 +307,22 @@ def bad_input(message: str, field: str = "features") -> BadInput:
     """The exception for what this library cannot send."""
     detail = pb.ErrorDetail(reason=pb.REASON_BAD_INPUT, message=message, field=field)
     return BadInput(message, detail=detail)
+
+
+def steps_lost(session_id: str, number: int, expected: int) -> StepsLost:
+    """The exception for a session that is back at step `expected`, where the inputs from there to
+    before step `number` are not known any more."""
+    message = (
+        f"session {session_id!r}: the server is back at step {expected}, and the inputs from there "
+        f"to step {number} are not kept here"
+    )
+    detail = pb.ErrorDetail(
+        reason=pb.REASON_STEP_GAP,
+        message=message,
+        expected_step=expected,
+        code=StepsLost.default_code.value[0],
+    )
+    return StepsLost(message, detail=detail)
 
 
 def internal(cause: BaseException) -> Internal:

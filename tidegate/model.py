@@ -101,6 +101,10 @@ class SessionInfo:
     opened_at: datetime
     last_used_at: datetime
     expires_at: datetime
+    durable_step: int = 0
+    """Steps below this number are in the server's store; 0 where it has none."""
+    life: int = 0
+    """Another number whenever a session of this id begins anew; the same over restarts."""
 
     @classmethod
     def from_proto(cls, session: pb.Session) -> "SessionInfo":
@@ -113,6 +117,8 @@ class SessionInfo:
             opened_at=session.opened_at.ToDatetime(tzinfo=UTC),
             last_used_at=session.last_used_at.ToDatetime(tzinfo=UTC),
             expires_at=session.expires_at.ToDatetime(tzinfo=UTC),
+            durable_step=session.durable_step,
+            life=session.life,
         )
 
 
@@ -126,6 +132,9 @@ class ManySteps:
     """Which rows had been applied before and were answered from the server's memory."""
     errors: dict[int, TidegateError] = field(default_factory=dict)
     """Why rows failed, by row."""
+    durable: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """i64 [N]: the row's session's steps below this number are in the server's store; 0 where the
+    answer told nothing of it."""
 
     def raise_first(self) -> None:
         """Raise the first row's error, if any row failed."""

@@ -77,6 +77,22 @@ class Coalescing:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """How many inputs are kept, so that steps which a server lost in a crash can be applied again.
+    Only for a server with a store, and only of steps that are not stored yet."""
+
+    kept_steps: int = 4096
+    """The most steps of a session; past it the oldest are forgotten."""
+    kept_bytes: int = 64 << 20
+    """The most bytes of features, a model version; near it those of the sessions that were stepped
+    longest ago are forgotten, until half of it is free."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check_count(f"Replay.{each.name}", getattr(self, each.name))
+
+
+@dataclass(frozen=True)
 class ClientOptions:
     """What holds for every call of one client."""
 
@@ -86,6 +102,8 @@ class ClientOptions:
     """How calls are repeated."""
     coalescing: Coalescing = field(default_factory=Coalescing)
     """How steps travel together."""
+    replay: Replay = field(default_factory=Replay)
+    """How many inputs are kept against a server's crash."""
     max_message_bytes: int = 16 * 1024 * 1024
     """The largest reply accepted."""
     reconnect_backoff: float = 0.1
@@ -106,6 +124,8 @@ class ClientOptions:
             raise ValueError(
                 f"ClientOptions.coalescing must be a Coalescing, not {self.coalescing!r}"
             )
+        if not isinstance(self.replay, Replay):
+            raise ValueError(f"ClientOptions.replay must be a Replay, not {self.replay!r}")
         if not isinstance(self.max_message_bytes, int) or not 1 <= self.max_message_bytes < 2**31:
             raise ValueError(
                 "ClientOptions.max_message_bytes must be a whole number from 1 to 2147483647, "

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.course import Course, Row, Stage
+from tidegate._stream.course import Course
+from tidegate._stream.rows import Row, Stage
 from tidegate._stream.stream import NO_ROOM, Stream
 from tidegate.model import FloatArray, Model, SessionInfo
 
@@ -71,7 +72,12 @@ class Session:
         self.created, self.version = reply.created, reply.session.version
         self._stream = await self._client.stream_of(self.name, self.version, _left(expiry))
         self._stream.lanes.release(self.session_id)
-        self._course = Course(self.session_id, reply.session.steps, self._stream)
+        kept = self._stream.keeping.of_session()
+        told = reply.session
+        self._course = Course(
+            self.session_id, told.steps, self._stream, kept, told.life, told.durable_step
+        )
+        self._course.seen = self._stream.breaks
 
     async def close(self, *, timeout: float | None = None) -> int:
         """End the session; returns the steps the server had applied."""
@@ -80,6 +86,7 @@ class Session:
         )
         if self._course is not None:
             self._stream.lanes.release(self.session_id)
+            self._course.kept.clear()
         return steps
 
     async def info(self, *, timeout: float | None = None) -> SessionInfo:
@@ -98,6 +105,11 @@ class Session:
     def steps(self) -> int:
         """Steps known to be applied; the next step's number."""
         return self._opened().number
+
+    @property
+    def durable_step(self) -> int:
+        """Steps below this number are in the server's store, as it told last; 0 without one."""
+        return self._opened().durable
 
     async def step(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
         """Apply one observation of raw features; returns the outputs, float32 [O].
@@ -146,7 +158,11 @@ class Session:
             timeout = _left(expiry)
         if len(known) == len(steps):
             return known
-        outputs = await self._pieces(course, steps[len(known) :], len(known), timeout)
+        try:
+            outputs = await self._pieces(course, steps[len(known) :], len(known), timeout)
+        except BaseException:
+            course.unread_again(steps[: len(known)].tobytes(), known)
+            raise
         return np.concatenate([known, *outputs])
 
     async def forecast(
@@ -154,15 +170,17 @@ class Session:
     ) -> FloatArray:
         """What the session would answer to its next `steps` steps, f32 [steps, O]; it stays as it
         is. `features` as in `Client.forecast`."""
+        left = await self._caught_up(timeout)
         return await self._client.forecast(
-            self.name, self.session_id, steps, features, version=self.version, timeout=timeout
+            self.name, self.session_id, steps, features, version=self.version, timeout=left
         )
 
     async def fork(self, session_id: str, *, timeout: float | None = None) -> Session:
         """Copy the session under another id; the copy is open and goes on from here."""
         expiry = self._expiry(timeout)
+        left = await self._caught_up(timeout)
         await self._client.fork_session(
-            self.name, self.session_id, session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, session_id, version=self.version, timeout=left
         )
         copy = Session(self._client, self.name, session_id, self.version, self.keep)
         await copy.open(timeout=_left(expiry))
@@ -175,22 +193,41 @@ class Session:
         async with self._patience(timeout):
             while course.rows:
                 await asyncio.wait([course.settled(course.rows[-1])])
-        await self._client.reset_session(
+        told = await self._client.reset_session(
             self.name, self.session_id, version=self.version, timeout=_left(expiry)
         )
-        course.restart()
+        course.restart(told.life, told.durable_step)
 
     async def export(self, *, timeout: float | None = None) -> bytes:
         """The session's snapshot, for `Client.import_session`."""
+        left = await self._caught_up(timeout)
         return await self._client.export_session(
-            self.name, self.session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, version=self.version, timeout=left
         )
 
     async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]]:
         """The session's state: each state's name and its values."""
+        left = await self._caught_up(timeout)
         return await self._client.peek(
-            self.name, self.session_id, version=self.version, timeout=timeout
+            self.name, self.session_id, version=self.version, timeout=left
         )
+
+    async def _caught_up(self, timeout: float | None) -> float | None:
+        """Where a crash may have taken steps back since, have them applied again first; returns the
+        seconds that are left of the timeout."""
+        course = self._course
+        if course is None or not course.kept.data or course.seen == self._stream.breaks:
+            return timeout
+        breaks, row = self._stream.breaks, self._row(course, b"", 0, timeout)
+        async with self._patience(timeout):
+            try:
+                course.put(row)
+                await row.done
+            except BaseException:
+                course.give_up(row)
+                raise
+        course.seen = breaks
+        return _left(row.expiry)
 
     async def _pieces(
         self, course: Course, steps: FloatArray, before: int, timeout: float | None
@@ -229,7 +266,7 @@ class Session:
                     row.expiry = self._expiry(timeout)
                     if row.stage is Stage.CUT_OFF:
                         course.send_again(row)
-                    if row.stage is Stage.SENT:
+                    if row.stage <= Stage.SENT:
                         await course.settled(row)
         except BaseException:
             course.unclaim(claimed)

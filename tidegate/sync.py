@@ -308,6 +308,11 @@ class SyncSession:
         """Steps known to be applied; the next step's number."""
         return self._session.steps
 
+    @property
+    def durable_step(self) -> int:
+        """Steps below this number are in the server's store, as it told last; 0 without one."""
+        return self._session.durable_step
+
     def step(self, features: ArrayLike, *, timeout: float | None = None) -> FloatArray:
         """Apply one observation of raw features; returns the outputs, float32 [O]."""
         return self._client.run(self._session.step(features, timeout=timeout))

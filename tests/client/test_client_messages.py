@@ -14,9 +14,10 @@ from server.api.lanes import Lanes
 from server.bundle.manifest import Feature, Manifest, Output, State
 from server.errors import BadInput, StepGap
 from tidegate import errors
-from tidegate._stream.course import Course, Row
+from tidegate._stream.answers import Answers, plain
+from tidegate._stream.course import Course
 from tidegate._stream.message import Block, LaneNames, Message
-from tidegate._stream.replies import Answers, plain
+from tidegate._stream.rows import Row
 from tidegate.model import FloatArray
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import APPLIED, FAILED, REMEMBERED

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.client.fake import NAME, Broken, FakeServer, applied, detail, refused
 from tests.client.test_client_faults import QUICK, X, opened, run
 from tidegate import Client, ClientOptions, ManySteps, RetryPolicy, errors
-from tidegate._stream.replies import row_errors
+from tidegate._stream.answers import row_errors
 from tidegate.v1 import tidegate_pb2 as pb
 
 STARTING = (grpc.StatusCode.UNAVAILABLE, detail(pb.REASON_STARTING, retry_after_ms=5, code=14))

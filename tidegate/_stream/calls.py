@@ -19,6 +19,8 @@ from tidegate.options import ClientOptions
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
+# Not made again by gRPC after a lost connection.
+CHANGES = (pb.ImportRequest, pb.ForkRequest, pb.ResetRequest)
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Method = Callable[..., Awaitable[Reply]]
@@ -210,14 +212,18 @@ class Calls:
             if starting and isinstance(failure, errors.DeadlineExceeded):
                 raise starting[-1]  # which tells why
             starting.append(failure)
-            pause = self._pause(failure, len(starting))
+            pause = self._pause(failure, len(starting), request)
             if pause is None or loop.time() + pause >= expiry:
                 raise failure
             await asyncio.sleep(pause)
 
-    def _pause(self, error: TidegateError, attempts: int) -> float | None:
+    def _pause(self, error: TidegateError, attempts: int, request: object) -> float | None:
         """Seconds until a call that gRPC has given up is made again. Only a server that starts is
-        waited for longer than gRPC would; it has done nothing yet."""
+        waited for longer than gRPC would; it has done nothing yet. Nor has one from which the
+        session moved, which gRPC cannot tell from one that was lost while it changed things."""
+        if isinstance(error, errors.SessionMoved) and isinstance(request, CHANGES):
+            again = attempts < self.options.retry.attempts
+            return self.options.retry.pause(attempts) if again else None
         if isinstance(error, errors.Starting) and self.options.retry.attempts > 1:
             return error.retry_after or self.options.retry.pause(attempts)
         return None

@@ -8,75 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from asyncio import Future
 from collections import deque
-from enum import IntEnum
 from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
 
 from tidegate import errors
+from tidegate._stream.kept import Kept
 from tidegate._stream.packing import same
+from tidegate._stream.rows import CERTAIN, Row, Stage
 from tidegate.errors import TidegateError
 from tidegate.model import FloatArray
 
-# With these the server says that the row was not applied, by an earlier attempt neither.
-CERTAIN = (errors.BadInput, errors.MessageTooLarge, errors.SessionGone, errors.WrongStep)
-
-
-class Stage(IntEnum):
-    """How far a row has come."""
-
-    WAITING = 0
-    """Never sent: the server cannot have applied it."""
-    SENT = 1
-    """On its way, or to be sent again: applied, or not, or about to be."""
-    CUT_OFF = 2
-    """Sent over a connection that broke, and not to be sent again: nobody knows."""
-    APPLIED = 3
-    """Answered."""
-    REFUSED = 4
-    """Answered with an error: certainly not applied."""
-
-
-class Row:
-    """`steps` steps of one session, whose features are `packed` (f32, little-endian).
-
-    `number` is the number of the first one, given when the row is sent. `done` is what its caller
-    awaits; it is over before the row is when the caller gives up.
-    """
-
-    __slots__ = (
-        "attempts",
-        "call",
-        "counted",
-        "course",
-        "done",
-        "expiry",
-        "number",
-        "outputs",
-        "packed",
-        "resent",
-        "stage",
-        "steps",
-    )
-
-    def __init__(
-        self, course: Course, packed: bytes, steps: int, done: Future[FloatArray], expiry: float
-    ) -> None:
-        self.course, self.packed, self.steps = course, packed, steps
-        self.done, self.expiry = done, expiry
-        self.number = 0
-        self.attempts = 1
-        self.stage = Stage.WAITING
-        self.resent = False
-        """Whether it went out before over a connection that broke, and may be applied already."""
-        self.counted = False
-        """Whether the server's count told that it was applied, while its outputs are not known."""
-        self.outputs: FloatArray | None = None
-        self.call: list[Row] | None = None
-        """The rows of the same chunk, itself included, where it has several."""
+NOTHING = np.empty((0, 0), np.float32)
 
 
 class Carrier(Protocol):
@@ -94,13 +39,36 @@ class Course:
     gets their outputs.
     """
 
-    __slots__ = ("carrier", "lane", "number", "rows", "session_id", "uncertain", "unread")
+    __slots__ = (
+        "carrier",
+        "durable",
+        "kept",
+        "lane",
+        "life",
+        "number",
+        "rows",
+        "seen",
+        "session_id",
+        "uncertain",
+        "unread",
+    )
 
-    def __init__(self, session_id: str, number: int, carrier: Carrier) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        number: int,
+        carrier: Carrier,
+        kept: Kept | None = None,
+        life: int = 0,
+        durable: int = 0,
+    ) -> None:
         self.session_id, self.number, self.carrier = session_id, number, carrier
+        self.kept, self.life, self.durable = kept or Kept(), life, durable
         self.lane = -1
         self.rows: deque[Row] = deque()
         self.unread: list[Row] = []
+        self.seen = 0
+        """How many of the stream's breaks it has made good for certain."""
         self.uncertain: Row | None = None
         """The row that was cut off, until the server's count tells whether it was applied."""
 
@@ -112,6 +80,9 @@ class Course:
 
     def applied(self, row: Row, outputs: FloatArray) -> None:
         """The server has applied the row, now or before."""
+        if row.before is not None:
+            self._again(row, row.before, row.number + row.steps)
+            return
         row.stage, row.outputs = Stage.APPLIED, outputs
         end = row.number + row.steps
         if end > self.number:  # not past where a row that is only read again once was
@@ -123,25 +94,27 @@ class Course:
     def refused(self, row: Row, error: TidegateError) -> None:
         """The server has not applied the row now; whether it had before, not every error tells.
         What follows the row in the same chunk must not go."""
+        row = row.before or row
         if row.resent and not isinstance(error, CERTAIN):
-            row.stage, self.uncertain = Stage.CUT_OFF, row
+            self._unsure(row)
         else:
-            row.stage = Stage.REFUSED
-            if row in self.unread:
-                self.unread.remove(row)
-        for other in row.call or ():
-            if other.stage is Stage.WAITING:
-                other.stage = Stage.REFUSED
-                other.done.cancel()
-                self.rows.remove(other)
+            self._withdraw(row)
+        self._end_call(row)
         self._next()
         if not row.done.done():
             row.done.set_exception(error)
 
-    def cut_off(self, row: Row) -> None:
-        """The connection broke under a row that nobody waits for any more."""
-        row.stage = Stage.CUT_OFF
-        self.uncertain = row
+    def dropped(self, row: Row) -> None:
+        """Nobody waits for the row any more, and it is not to go (again). One that was sent over a
+        connection that broke leaves its outcome open; one that the server has not applied does not
+        count, and must not stand in the way of those behind it."""
+        if not self.rows or self.rows[0] is not row:
+            return
+        if row.stage is Stage.SENT:
+            self._unsure(row)
+        else:
+            self._withdraw(row)
+            self._end_call(row)
         self._next()
 
     def failed(self, error: TidegateError) -> None:
@@ -149,7 +122,7 @@ class Course:
         self.expire(math.inf, error)
         for row in self.rows:
             if row.stage is Stage.SENT:
-                row.stage, self.uncertain = Stage.CUT_OFF, row
+                self._unsure(row)
             else:
                 row.stage = Stage.REFUSED
         self.rows.clear()
@@ -165,18 +138,23 @@ class Course:
                     row.done.cancel()
                 told = row.call
 
-    def settle(self, count: int) -> None:
-        """The server's count tells whether the uncertain row was applied. A count that it does not
-        explain is somebody else's doing; the next row's number will meet it."""
+    def told(self, count: int, life: int, durable: int) -> None:
+        """What naming the session's lane told. The count tells whether the uncertain row was
+        applied. One that it does not explain is a crash's or somebody else's doing; the next row's
+        number will meet it."""
+        same_life = life == self.life
+        if same_life:
+            self.durable = durable
+            self.kept.stored(durable)
         row, self.uncertain = self.uncertain, None
         if row is None or row.counted:
             return
-        if count == row.number + row.steps:
+        if same_life and count == row.number + row.steps:
             self.number, row.counted = count, True
+            if life:  # else there is no store
+                self.kept.add(row.number, row.packed, row.steps, durable, self.kept.turn)
         else:
-            row.stage = Stage.REFUSED
-            if row in self.unread:
-                self.unread.remove(row)
+            self._withdraw(row)
 
     def give_up(self, row: Row) -> None:
         """The row's caller waits no more: it is withdrawn, or unread where it was sent."""
@@ -186,13 +164,26 @@ class Course:
             row.stage = Stage.REFUSED
             if first:
                 self._offer()
-        elif row.stage is not Stage.REFUSED:
+        elif row.stage is not Stage.REFUSED and row.steps:
             self.unread.append(row)
 
-    def restart(self) -> None:
-        """The session is back at step 0."""
+    def caught_up(self, row: Row, count: int, life: int) -> None:
+        """The server has so many steps: what is missing of those applied is applied again, and the
+        row of no steps is over then."""
+        row.number = self.number
+        if life == self.life and count < self.number:
+            self.go_back(row, count, self.number)
+            return
+        row.stage = Stage.APPLIED
+        self._next()
+        row.done.set_result(NOTHING)
+
+    def restart(self, life: int, durable: int) -> None:
+        """The session is back at step 0, for another life."""
         self.number, self.uncertain = 0, None
+        self.life, self.durable = life, durable
         self.unread.clear()
+        self.kept.clear()
 
     def repeats(self, packed: bytes) -> bool:
         """Whether `packed` asks again for what is unread, from its start; if not, that is
@@ -215,7 +206,9 @@ class Course:
 
     def send_again(self, row: Row) -> None:
         """Ask the server once more about the row that was cut off."""
-        row.stage, row.resent, self.uncertain = Stage.SENT, True, None
+        row.stage, row.resent = Stage.SENT, True
+        if self.uncertain is row:  # else what was cut off behind it is still to be told of
+            self.uncertain = None
         self.rows.appendleft(row)
         self.carrier.offer(row)
 
@@ -232,13 +225,58 @@ class Course:
         outputs = np.concatenate([np.empty((0, width), np.float32), *map(_table, claimed)])
         features = b"".join(row.packed for row in claimed)
         if len(packed) < len(features):
-            rest = Row(self, features[len(packed) :], 0, claimed[-1].done, 0.0)
-            rest.stage = Stage.APPLIED
             taken = len(outputs) * len(packed) // len(features)
-            outputs, rest.outputs = outputs[:taken], outputs[taken:]
-            rest.steps = len(rest.outputs)
-            self.unread.insert(0, rest)
+            self.unread_again(features[len(packed) :], outputs[taken:])
+            outputs = outputs[:taken]
         return outputs
+
+    def unread_again(self, packed: bytes, outputs: FloatArray) -> None:
+        """What was read for a chunk that failed later: its caller never saw these outputs."""
+        if len(outputs):
+            self.unread.insert(0, self._answered(packed, outputs))
+
+    def go_back(self, row: Row, start: int, stop: int) -> None:
+        """A crash has taken back steps that were applied: apply again those from `start`, at most
+        to before `stop`, and so on, until `row` may go. It fails where they are not kept."""
+        row.stage, row.resent = Stage.SENT, True  # so whoever gives it up may ask for it again
+        if start >= row.number:
+            self.carrier.offer(row)
+        elif (packed := self.kept.piece(start, min(stop, row.number))) is None:
+            self.refused(row, errors.steps_lost(self.session_id, row.number, start))
+        else:
+            done = row.done.get_loop().create_future()
+            again = Row(self, packed, len(packed) // self.kept.step_bytes, done, row.expiry)
+            again.number, again.counted, again.before = start, True, row
+            self.carrier.offer(again)
+
+    def _again(self, row: Row, before: Row, stop: int) -> None:
+        """Steps that were lost are applied again, up to `stop`."""
+        row.stage = Stage.APPLIED
+        if self.rows and self.rows[0] is before:
+            self.go_back(before, stop, before.number)
+
+    def _unsure(self, row: Row) -> None:
+        row.stage = Stage.CUT_OFF
+        if not row.counted:
+            self.uncertain = row
+
+    def _withdraw(self, row: Row) -> None:
+        row.stage = Stage.REFUSED
+        if row in self.unread:
+            self.unread.remove(row)
+
+    def _end_call(self, row: Row) -> None:
+        """What follows the row in its chunk must not go."""
+        for other in row.call or ():
+            if other is not row and other.stage is Stage.WAITING:
+                other.stage = Stage.REFUSED
+                other.done.cancel()
+                self.rows.remove(other)
+
+    def _answered(self, packed: bytes, outputs: FloatArray) -> Row:
+        row = Row(self, packed, len(outputs), asyncio.Future(), 0.0)
+        row.stage, row.outputs = Stage.APPLIED, outputs
+        return row
 
     def _stranded(self) -> bool:
         return any(row.stage is Stage.CUT_OFF for row in self.unread)

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tidegate import wire
 from tidegate._stream import packing
-from tidegate._stream.course import Row
 from tidegate._stream.packing import WIRE
+from tidegate._stream.rows import Row
 from tidegate.errors import TidegateError
 from tidegate.model import FloatArray, ManySteps
 from tidegate.v1 import tidegate_pb2 as pb
@@ -116,6 +116,7 @@ class Block:
         self.steps, self.inputs = int(features.shape[1]), int(features.shape[2])
         self.outputs = np.full((count, self.steps, width), np.nan, dtype=np.float32)
         self.remembered = np.zeros(count, dtype=np.bool_)
+        self.durable = np.zeros(count, dtype=np.int64)
         self.errors = packing.bad_ids(self.session_ids)
         self._left = count - len(self.errors)
 
@@ -141,7 +142,7 @@ class Block:
     def answer(self) -> ManySteps:
         """What is known of every row."""
         outputs = self.outputs[:, 0] if self.flat else self.outputs
-        return ManySteps(outputs, self.remembered, self.errors)
+        return ManySteps(outputs, self.remembered, self.errors, self.durable)
 
 
 @dataclass

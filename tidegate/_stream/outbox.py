@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from tidegate._stream.course import Row, Stage
 from tidegate._stream.message import LaneNames, Message, Share
+from tidegate._stream.rows import Row, Stage
 from tidegate.options import Coalescing
 
 MOST_US = 1 << 62  # longer is for ever
@@ -118,12 +118,12 @@ class Outbox:
             if message.steps and not self._fits(message, row.steps, len(row.packed)):
                 return
             if row.done.done():
-                _drop(row)
+                row.course.dropped(row)
             else:
                 course = row.course
                 if crowded or course.lane < 0 or names[course.lane] != course.session_id:
                     course.lane = self._lanes.lane(course.session_id)
-                if course.uncertain is None:
+                if course.uncertain is None and row.steps:
                     if not row.counted:
                         row.number = course.number
                     row.stage = Stage.SENT
@@ -158,13 +158,6 @@ class Outbox:
             message.steps + steps <= self.message_steps
             and message.size + size <= self.message_bytes
         )
-
-
-def _drop(row: Row) -> None:
-    """Nobody waits for the row. One that was sent before leaves its outcome open; one that never
-    was is withdrawn by its caller."""
-    if row.stage is Stage.SENT:
-        row.course.cut_off(row)
 
 
 def timeout_us(expiry: float) -> int:

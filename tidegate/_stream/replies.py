@@ -5,23 +5,28 @@ What may succeed later is sent again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tidegate import errors
-from tidegate._stream.course import CERTAIN, Row, Stage
+from tidegate._stream.answers import Answers, plain
+from tidegate._stream.kept import Keeping
 from tidegate._stream.message import LaneNames, Message, Share
-from tidegate._stream.packing import WIRE
+from tidegate._stream.rows import CERTAIN, Row, Stage
 from tidegate.errors import TidegateError
 from tidegate.model import FloatArray, Model
 from tidegate.options import RetryPolicy
 from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.wire import FAILED
 
 # The server refused for now; nothing was applied.
-FOR_NOW = (errors.RetryLater, errors.Draining, errors.Starting)
+FOR_NOW = (
+    errors.RetryLater,
+    errors.Draining,
+    errors.Starting,
+    errors.SessionMoved,
+    errors.StoreDown,
+)
 
 # The session has ended, which another may follow under its id.
 ENDED = (errors.UnknownSession, errors.SessionExpired, errors.SessionClosed)
@@ -31,102 +36,7 @@ SIZES = ("steps", "lanes", "opens")
 
 Later = Callable[[float, Sequence[Row], Sequence[Share]], None]
 Shrink = Callable[[Message], None]
-
-
-def plain(message: Message, reply: pb.StepBatchReply, width: int) -> FloatArray | None:
-    """Outputs [rows, O] of the usual reply: single steps of sessions known, all applied."""
-    if reply.errors or reply.opened or message.shares or message.lengths is not None:
-        return None
-    values = np.frombuffer(reply.outputs, WIRE)
-    if reply.first_steps != message.first_steps or values.size != len(message.rows) * width:
-        return None
-    # A copy, since what protobuf gives cannot be written to.
-    return values.astype(np.float32).reshape(-1, width)
-
-
-def row_errors(reply: pb.StepBatchReply) -> dict[int, TidegateError]:
-    """Why rows failed, by row: an error of its own for each, also where they share an entry.
-
-    Raises:
-        Internal: the entries name rows that the reply has not.
-    """
-    found: dict[int, TidegateError] = {}
-    numbers = np.frombuffer(reply.first_steps, "<u8")
-    for each in reply.errors:
-        found[each.row] = errors.from_detail(each.error)
-        also = np.frombuffer(each.also, "<u4")
-        if len(also) and also.max() >= len(numbers):
-            raise errors.Internal(f"the server gave a reason to row {also.max()}, which is none")
-        for row in also.tolist():
-            found[row] = errors.from_detail(_alike(each.error, int(numbers[row])))
-    return found
-
-
-def _alike(detail: pb.ErrorDetail, number: int) -> pb.ErrorDetail:
-    """The same failure of another row, which expects `number` if it failed on its number."""
-    if not detail.HasField("expected_step") or detail.expected_step == number:
-        return detail
-    other = pb.ErrorDetail()
-    other.CopyFrom(detail)
-    other.expected_step = number
-    return other
-
-
-class Answers:
-    """What became of a message's rows.
-
-    Raises:
-        Internal: the reply does not fit the message.
-    """
-
-    def __init__(self, message: Message, reply: pb.StepBatchReply, width: int) -> None:
-        self.status = np.frombuffer(reply.status, np.uint8)
-        self.errors = row_errors(reply)
-        self._lengths = message.lengths
-        values = np.frombuffer(reply.outputs, WIRE)
-        expected = self._good_steps() * width
-        if 8 * len(self.status) != len(message.first_steps) or values.size != expected:
-            raise errors.Internal(
-                f"the server answered {len(self.status)} rows with {values.size} values to "
-                f"{len(message.first_steps) // 8} rows that have {expected}"
-            )
-        if not self.errors and reply.first_steps != message.first_steps:
-            raise errors.Internal("the server answered other steps than were asked for")
-        for row in np.flatnonzero(self.status == FAILED).tolist():
-            if row not in self.errors:
-                self.errors[row] = errors.Internal("the server gave no reason")
-        self._values = values.astype(np.float32).reshape(-1, width)
-
-    def __iter__(self) -> Iterator[FloatArray | TidegateError]:
-        """Row after row, its outputs ([O] of a single step, else [steps, O]) or its error."""
-        at = 0
-        for row, length in enumerate(self._each_length()):
-            if self.status[row] == FAILED:
-                yield self.errors[row]
-            else:
-                yield self._values[at] if length == 1 else self._values[at : at + length]
-                at += length
-
-    def block(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.uint8]]:
-        """Outputs of the good rows from `start` to before `stop`, and each one's status."""
-        ends = np.concatenate(([0], np.cumsum(self._good_lengths())))
-        return self._values[ends[start] : ends[stop]], self.status[start:stop]
-
-    def _each_length(self) -> Sequence[int]:
-        if self._lengths is None:
-            return [1] * len(self.status)
-        lengths: list[int] = self._lengths.tolist()
-        return lengths
-
-    def _good_lengths(self) -> NDArray[np.int64]:
-        lengths = 1 if self._lengths is None else self._lengths[: len(self.status)]
-        good: NDArray[np.int64] = (self.status != FAILED).astype(np.int64) * lengths
-        return good
-
-    def _good_steps(self) -> int:
-        if self._lengths is not None and len(self._lengths) != len(self.status):
-            return 0
-        return int(self._good_lengths().sum())
+Renew = Callable[[], None]
 
 
 class Settler:
@@ -135,13 +45,23 @@ class Settler:
     Args:
         later: sends rows and shares again after so many seconds.
         shrink: keeps messages smaller than one that the server's queue cannot hold.
+        renew: opens the stream anew, where another server may answer.
+        keeping: told how much the sessions keep.
     """
 
     def __init__(
-        self, model: Model, lanes: LaneNames, later: Later, shrink: Shrink, retry: RetryPolicy
+        self,
+        model: Model,
+        lanes: LaneNames,
+        later: Later,
+        shrink: Shrink,
+        renew: Renew,
+        keeping: Keeping,
+        retry: RetryPolicy,
     ) -> None:
         self._width, self._lanes, self._retry = model.width, lanes, retry
-        self._later, self._shrink = later, shrink
+        self._later, self._shrink, self._renew = later, shrink, renew
+        self._keeping, self._turn = keeping, 0
 
     def settle(self, message: Message, reply: pb.StepBatchReply) -> None:
         """Give every row of the message its outcome.
@@ -152,47 +72,70 @@ class Settler:
         if (singles := plain(message, reply, self._width)) is not None:
             for row, outputs in zip(message.rows, singles, strict=True):
                 row.course.applied(row, outputs)
+            if reply.durable_steps:
+                self._keep(message, np.frombuffer(reply.durable_steps, "<u8").tolist())
             return
         answers = Answers(message, reply, self._width)
-        unnamed = self._named(message, reply)
-        self._probed(message, reply, answers, unnamed)
+        unnamed, told = self._named(message, reply)
+        self._probed(message, told, answers, unnamed)
         if self._too_many(message, answers):
             return
         for row, outcome in zip(message.rows, answers, strict=False):
-            self._settle_row(row, outcome, unnamed)
+            self._settle_row(row, outcome, unnamed, told)
+        if answers.durable is not None:
+            self._keep(message, answers.durable.tolist())
         start = len(message.rows)
         for share in message.shares:
             self._settle_share(share, start, answers, unnamed)
             start += len(share)
 
-    def _named(self, message: Message, reply: pb.StepBatchReply) -> dict[str, TidegateError]:
-        """Why sessions have no lane."""
+    def _keep(self, message: Message, durable: list[int]) -> None:
+        """Keep the inputs of what was applied, until they are stored; a store tells so far."""
+        self._turn += 1
+        for row, step in zip(message.rows, durable, strict=False):
+            if row.stage is Stage.APPLIED:
+                course = row.course
+                course.durable = step
+                course.kept.add(row.number, row.packed, row.steps, step, self._turn)
+        self._keeping.grew(message.size)
+
+    def _named(
+        self, message: Message, reply: pb.StepBatchReply
+    ) -> tuple[dict[str, TidegateError], dict[str, pb.LaneOpened]]:
+        """By session: why it has no lane, or what naming the lane told of it."""
         failed: dict[str, TidegateError] = {}
+        told: dict[str, pb.LaneOpened] = {}
         for opened in reply.opened:
             if opened.HasField("error"):
                 failed[message.opens[opened.lane]] = errors.from_detail(opened.error)
                 self._lanes.known[opened.lane] = 0
-        return failed
+            else:
+                told[message.opens[opened.lane]] = opened
+        for row in message.rows + message.probes if told else ():
+            if (lane := told.get(row.course.session_id)) is not None:
+                row.course.told(lane.steps, lane.life, lane.durable_step)
+        return failed, told
 
     def _probed(
         self,
         message: Message,
-        reply: pb.StepBatchReply,
+        told: dict[str, pb.LaneOpened],
         answers: Answers,
         unnamed: dict[str, TidegateError],
     ) -> None:
-        """Rows that waited for their session's count may go now, which settles what was unsure."""
-        counts = {each.lane: each.steps for each in reply.opened if not each.HasField("error")}
+        """Rows that waited for their session's count may go now: what was unsure is settled. Those
+        of no steps have waited for nothing else, unless the count tells of a crash."""
         silent = answers.errors.get(0) or errors.Internal("the server told no count")
         for row in message.probes:
             course = row.course
             error = unnamed.get(course.session_id, silent)
-            if course.lane in counts:
-                course.settle(counts[course.lane])
             if row.done.done():
-                continue
-            if course.uncertain is None:
-                self._later(0.0, [row], ())
+                course.dropped(row)
+            elif (lane := told.get(course.session_id)) is not None:
+                if row.steps:
+                    self._later(0.0, [row], ())
+                else:
+                    course.caught_up(row, lane.steps, lane.life)
             elif not self._try_again(row, error):
                 if isinstance(error, CERTAIN):
                     course.uncertain = None
@@ -211,20 +154,42 @@ class Settler:
         return True
 
     def _settle_row(
-        self, row: Row, outcome: FloatArray | TidegateError, unnamed: dict[str, TidegateError]
+        self,
+        row: Row,
+        outcome: FloatArray | TidegateError,
+        unnamed: dict[str, TidegateError],
+        told: dict[str, pb.LaneOpened],
     ) -> None:
         if not isinstance(outcome, TidegateError):
             row.course.applied(row, outcome)
             return
         error = self._reason(row.course.session_id, outcome, unnamed)
-        if not self._try_again(row, error):
+        if not self._try_again(row, error) and not self._go_back(row, error, told):
             row.course.refused(row, error)
+
+    def _go_back(self, row: Row, error: TidegateError, told: dict[str, pb.LaneOpened]) -> bool:
+        """Whether a crash explains the error, and what it took back is being made good. Only in the
+        life that the client knows: a session begun anew is somebody else's doing."""
+        course = row.course
+        if not course.life or (back := whence(row, error)) is None:
+            return False
+        opened = told.get(course.session_id)
+        if opened is None:  # its life stands in the answer to naming its lane
+            self._lanes.ask(course.lane)
+            self._later(0.0, [row], ())
+        elif opened.life == course.life:
+            course.go_back(row.before or row, *back)
+        else:
+            return False
+        return True
 
     def _try_again(self, row: Row, error: TidegateError) -> bool:
         if not self._passes(error, row.attempts):
             return False
         row.attempts += 1
         row.stage = Stage.SENT if row.resent else Stage.WAITING
+        if isinstance(error, errors.SessionMoved):
+            self._renew()
         self._later(self._pause(error, row.attempts - 1), [row], ())
         return True
 
@@ -242,6 +207,8 @@ class Settler:
             session_id = share.owner.session_ids[share.start + at]
             failed[at] = error = self._reason(session_id, error, unnamed)
             if self._passes(error, share.attempts):
+                if isinstance(error, errors.SessionMoved):
+                    self._renew()
                 pauses[at] = self._pause(error, share.attempts)
             elif isinstance(error, ENDED) and session_id not in unnamed and share.opens(at):
                 pauses[at] = 0.0
@@ -252,6 +219,8 @@ class Settler:
         ]
         if again:
             self._later(max(pauses.values()), (), again)
+        if answers.durable is not None:
+            share.owner.durable[share.start : share.stop] = answers.durable[start:stop]
         share.answered(*answers.block(start, stop), failed, again)
 
     def _reason(
@@ -272,6 +241,25 @@ class Settler:
 
     def _pause(self, error: TidegateError, failures: int) -> float:
         return error.retry_after or self._retry.pause(failures)
+
+
+def whence(row: Row, error: TidegateError) -> tuple[int, int] | None:
+    """From which step to which, if a crash explains why the row was refused, steps must be applied
+    again; None where it does not explain it.
+
+    A row that goes before another for that may also find that it was applied already, in part or
+    in whole, where its reply was lost.
+    """
+    if not isinstance(error, errors.WrongStep) or (count := error.expected_step) is None:
+        return None
+    if isinstance(error, errors.StepGap):
+        return (count, (row.before or row).number) if count < row.number else None
+    if row.before is None:
+        return None
+    if isinstance(error, errors.StepTooOld):
+        return (count, row.before.number) if count > row.number else None
+    # The part that the server has already shows whether it is the same input.
+    return (row.number, count) if row.number < count < row.number + row.steps else None
 
 
 def _runs(places: Iterable[int]) -> list[tuple[int, int]]:

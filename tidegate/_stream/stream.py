@@ -18,11 +18,12 @@ import grpc
 from grpc import aio
 
 from tidegate import errors, wire
-from tidegate._stream.course import Row, Stage
+from tidegate._stream.kept import Keeping
 from tidegate._stream.message import Block, LaneNames, Message, Share
 from tidegate._stream.outbox import Backlog, Outbox, timeout_us
 from tidegate._stream.packing import WIRE
 from tidegate._stream.replies import Settler
+from tidegate._stream.rows import Row, Stage
 from tidegate.errors import TidegateError
 from tidegate.model import ManySteps, Model
 from tidegate.options import ClientOptions
@@ -48,16 +49,22 @@ class Stream:
     def __init__(self, open_call: Callable[[], Call], model: Model, options: ClientOptions) -> None:
         limits = options.coalescing
         self.model, self.lanes = model, LaneNames()
-        self.backlog = Backlog(limits, len(model.features) * WIRE.itemsize)
+        step_bytes = len(model.features) * WIRE.itemsize
+        self.backlog = Backlog(limits, step_bytes)
+        self.keeping = Keeping(options.replay, step_bytes, model.max_chunk)
         self._open_call, self._retry, self._most = open_call, options.retry, limits.in_flight
         steps = min(limits.message_steps, wire.MAX_OPENS)  # each may need its lane named
         self._outbox = Outbox(self.lanes, steps, limits.message_bytes)
         self._settler = Settler(
-            model, self.lanes, self._later, self._outbox.shrink_steps, options.retry
-        )
+            model, self.lanes, self._later, self._outbox.shrink_steps, self._renew, self.keeping,
+            options.retry,
+        )  # fmt: skip
+        self._call: Call | None = None
         self._in_flight: dict[int, Message] = {}
         self._held: dict[asyncio.TimerHandle, tuple[Sequence[Row], Sequence[Share]]] = {}
         self._sent = self._failures = 0
+        self.breaks = 0
+        """How many connections broke."""
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,7 +136,7 @@ class Stream:
 
     async def _converse(self) -> TidegateError:
         """One connection, until it breaks; returns how it broke."""
-        call = self._open_call()
+        call = self._call = self._open_call()
         reader = self._loop.create_task(self._read(call))
         try:
             try:
@@ -211,6 +218,7 @@ class Stream:
 
     async def _broken(self, error: TidegateError) -> None:
         """The connection is lost: send again what was not answered, after a pause, or give up."""
+        self.breaks += 1
         self.lanes.forget()
         self._put_back(error)
         if isinstance(error, errors.MessageTooLarge):
@@ -282,6 +290,11 @@ class Stream:
 
         timer = self._loop.call_later(seconds, again)
         self._held[timer] = rows, shares
+
+    def _renew(self) -> None:
+        """End the connection as if it had broken: what is not answered goes over another."""
+        if self._call is not None:
+            self._call.cancel()
 
     async def _watch(self) -> None:
         """End the waiting of callers whose time is over, often enough for the usual timeout."""

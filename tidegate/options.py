@@ -18,7 +18,8 @@ CHANGES = ("Import", "Fork", "Reset")
 # gRPC never ends a pause that, varied by 20 %, comes to less than a millisecond.
 LEAST_PAUSE = 0.002
 # gRPC lowers anything above to this by itself; saying so is kinder than silently doing less.
-MOST_ATTEMPTS = 5
+MOST_ATTEMPTS = 1000
+MOST_OF_GRPC = 5  # its own retries of a call, whatever it is told
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _service_config(retry: RetryPolicy) -> dict[str, object]:
             {
                 "name": [{"service": SERVICE, "method": method} for method in methods],
                 "retryPolicy": {
-                    "maxAttempts": retry.attempts,
+                    "maxAttempts": min(retry.attempts, MOST_OF_GRPC),
                     "initialBackoff": f"{max(retry.initial_backoff, LEAST_PAUSE):.3f}s",
                     "maxBackoff": f"{max(retry.max_backoff, LEAST_PAUSE):.3f}s",
                     "backoffMultiplier": retry.multiplier,

@@ -12,7 +12,7 @@ from tidegate import ClientOptions, RetryPolicy
     ("field", "value"),
     [
         ("attempts", 0),
-        ("attempts", 6),
+        ("attempts", 1001),
         ("attempts", 2.5),
         ("initial_backoff", 0.0),
         ("initial_backoff", float("nan")),

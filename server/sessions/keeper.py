@@ -197,6 +197,9 @@ class Keeper:
             while not (self._stopping and not self._asked()):
                 self._turn()
                 self._rest()
+            self._forget()  # sessions that ended while nobody waited for it
+        except StoreUnreachable as error:
+            log.error("sessions that have ended may be found in the store: %s", error)
         except BaseException:
             log.critical("the keeper's loop died", exc_info=True)
             self._abandon()

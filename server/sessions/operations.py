@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from server.bundle.manifest import Manifest
 from server.engine.engine import Engine
-from server.errors import Internal, ServingError
+from server.errors import Internal, ServingError, StoreDown
 from server.metrics import ModelMetrics
 from server.scheduler.control import SHARED, SharedCalls
 from server.scheduler.scheduler import Scheduler
@@ -33,6 +33,8 @@ from server.sessions.snapshot import Snapshot, Tensor
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SOON = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ class Operations:
             initial = [np.full((1, *s.shape), s.initial, s.dtype) for s in states]
             return Found(handle, info, initial)
         if handle not in rows:
+            if self._directory.live(np.array([handle])).all():  # it left the shelf just now
+                return StoreDown(SOON)
             return self._directory.error(handle)
         return Found(handle, info, rows[handle])
 

@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from inference import grpc_service_pb2 as oip
-from inference import grpc_service_pb2_grpc
 from tests.harness import await_ready, small_model, start
 from tests.server.serving.operating import (
     Operated,
@@ -29,8 +28,8 @@ from tidegate.v1 import tidegate_pb2 as pb
 def reasons_not_served(running: Operated) -> dict[str, str]:
     """Of each version that is not served, why."""
     with grpc.insecure_channel(running.server.address) as channel:
-        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        models = stub.RepositoryIndex(oip.RepositoryIndexRequest()).models
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        models = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models
     return {each.version: each.reason for each in models if each.state == "UNAVAILABLE"}
 
 

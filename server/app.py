@@ -173,11 +173,11 @@ class App:
         """End idle sessions, and tell health checks how the store is, again and again."""
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
-            await asyncio.sleep(pause)
-            await asyncio.to_thread(self._registry.expire)
             if self._keeping is not None:
                 self._metrics.store_up.set(not self._keeping.health.down)
                 await transport.store_is(not self._keeping.health.down)
+            await asyncio.sleep(pause)
+            await asyncio.to_thread(self._registry.expire)
 
     async def _drain(self, transport: GrpcServer) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""

@@ -90,7 +90,7 @@ def serving(repository: Path, core: int) -> Iterator[ServerProcess]:
         RuntimeError: it does not start; the message holds its log.
     """
     command = [sys.executable, "-m", "server", "--model-repository", str(repository)]
-    command += ["--port", "0", "--metrics-port", "0", "--device", "cpu"]
+    command += ["--port", "0", "--metrics-port", "0", "--device", "cpu", "--store", "none"]
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         with pinned(core):
             process = subprocess.Popen(command, stderr=log, cwd=ROOT)

@@ -176,8 +176,9 @@ class App:
             await asyncio.sleep(pause)
             await asyncio.to_thread(self._registry.expire)
             if self._keeping is not None:
-                self._metrics.store_up.set(not self._keeping.health.down)
-                await transport.store_is(not self._keeping.health.down)
+                up = not self._keeping.health.down
+                self._metrics.store_up.labels(self._config.store).set(up)
+                await transport.store_is(up)
 
     async def _drain(self, transport: GrpcServer) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""

@@ -173,12 +173,12 @@ class App:
         """End idle sessions, and tell health checks how the store is, again and again."""
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
-            await asyncio.sleep(pause)
-            await asyncio.to_thread(self._registry.expire)
             if self._keeping is not None:
                 up = not self._keeping.health.down
                 self._metrics.store_up.labels(self._config.store).set(up)
                 await transport.store_is(up)
+            await asyncio.sleep(pause)
+            await asyncio.to_thread(self._registry.expire)
 
     async def _drain(self, transport: GrpcServer) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""

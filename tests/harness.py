@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +55,17 @@ class RunningServer:
         return self.process.wait(timeout)
 
 
-def start(repository: Path, *flags: str, code: str = "") -> tuple[subprocess.Popen[bytes], Path]:
+def start(
+    repository: Path, *flags: str, code: str = "", before: Sequence[str] = ()
+) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a server on free ports, without waiting for it; returns it and its log. `code` may
-    stand in place of its main module."""
+    stand in place of its main module; `before` is a command that runs it."""
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        command = [sys.executable, *(["-c", code] if code else ["-m", "server"])]
+        command = [*before, sys.executable, *(["-c", code] if code else ["-m", "server"])]
         command += ["--model-repository", str(repository)]
-        command += ["--port", "0", "--metrics-port", "0", *flags]
+        if "--port" not in flags:
+            command += ["--port", "0"]
+        command += ["--metrics-port", "0", *flags]
         if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
             command += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)

@@ -295,6 +295,14 @@ class Directory:
             self._counts[index], self._last_used[index] = steps, self._clock()
             return handle
 
+    def hidden(self, handles: Handles) -> NDArray[np.bool_]:
+        """Which of the sessions are on their way here, and may have a state although they count no
+        step yet."""
+        with self._lock:
+            if not self._hidden:
+                return np.zeros(len(handles), dtype=np.bool_)
+            return np.array([each in self._hidden for each in handles.tolist()], dtype=np.bool_)
+
     def show(self, handle: int, session_id: str, leave: Callable[[], Left]) -> None:
         """A hidden session is live from now on, as `session_id`.
 

@@ -231,9 +231,9 @@ class Residence:
         self._give_up(slots[chosen].tolist())
 
     def _save(self, engine: Engine, slots: Slots, handles: Handles) -> None:
-        """Shelve what no store has."""
-        counts = self._directory.counts(handles)
-        keep = counts != self._directory.durable(handles) if self._directory.stored else counts > 0
+        """Shelve what no store has, so all of those that are hidden, whatever they count."""
+        counts, keep = self._directory.counts(handles), self._directory.hidden(handles)
+        keep |= counts != self._directory.durable(handles) if self._directory.stored else counts > 0
         slots, handles, counts = slots[keep], handles[keep], counts[keep]
         if not len(slots):
             return

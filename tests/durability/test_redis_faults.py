@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.durability.service import Service, on_redis, serving
-from tests.durability.walks import Walk, check_all, walking
+from tests.durability.walks import Walk, check_all, step_all, until_stored, walking
 from tests.server.store.redis_server import RedisServer
 from tidegate import Client, ClientOptions, RetryPolicy, errors
 
@@ -47,9 +47,7 @@ async def more_steps(walks: list[Walk], more: int) -> None:
 async def all_stored(walks: list[Walk]) -> None:
     """Wait until every session is in the store as it is."""
     for each in walks:
-        async with asyncio.timeout(30):
-            while (info := await each.session.info()).durable_step < info.steps:
-                await asyncio.sleep(0.02)
+        await until_stored(each.session)
 
 
 def test_steps_are_refused_while_redis_stands_still_and_go_on_by_themselves(
@@ -150,14 +148,14 @@ def test_after_a_failover_to_older_data_a_live_server_goes_on_and_writes_its_ses
 
     async def play() -> None:
         async with walking(service.address, small.weights, 20) as walks:
-            await _step_all(walks, 10)
+            await step_all(walks, 10)
             await all_stored(walks)
-            await _fail_over(redis, lambda: _step_all(walks, 10))
-            await _step_all(walks, 10)
+            await _fail_over(redis, lambda: step_all(walks, 10))
+            await step_all(walks, 10)
             await all_stored(walks)
             await asyncio.to_thread(service.kill)
             await asyncio.to_thread(service.start)
-            await _step_all(walks, 5)
+            await step_all(walks, 5)
             assert await check_all(walks) == (0, 0)
 
     with serving(small.repository, *on_redis(redis.url), *QUICK) as service:
@@ -176,13 +174,13 @@ def test_a_failover_to_older_data_and_the_servers_death_at_once_is_told_as_steps
 
     async def play() -> None:
         async with walking(service.address, small.weights, 5) as walks:
-            await _step_all(walks, 10)
+            await step_all(walks, 10)
             await all_stored(walks)
 
             async def meanwhile() -> None:
-                await _step_all(walks, 10)
+                await step_all(walks, 10)
                 await all_stored(walks)
-                await _step_all(walks, 1)  # whose reply tells that those before are stored
+                await step_all(walks, 1)  # whose reply tells that those before are stored
                 await all_stored(walks)
                 await asyncio.to_thread(service.kill)
 
@@ -197,10 +195,6 @@ def test_a_failover_to_older_data_and_the_servers_death_at_once_is_told_as_steps
 
     with serving(small.repository, *on_redis(redis.url), *QUICK) as service:
         asyncio.run(play())
-
-
-async def _step_all(walks: list[Walk], more: int) -> None:
-    await asyncio.gather(*(each.go_to(each.steps + more) for each in walks))
 
 
 async def _fail_over(redis: RedisServer, meanwhile: object) -> None:

@@ -116,6 +116,18 @@ async def walking(
         yield [Walk(each, network, seed) for seed, each in enumerate(found)]
 
 
+async def step_all(walks: Sequence[Walk], more: int) -> None:
+    """Take so many steps with each."""
+    await asyncio.gather(*(each.go_to(each.steps + more) for each in walks))
+
+
+async def until_stored(session: Session) -> None:
+    """Wait until the store has the session as it is."""
+    async with asyncio.timeout(30):
+        while (info := await session.info()).durable_step < info.steps:
+            await asyncio.sleep(0.02)
+
+
 async def check_all(walks: Sequence[Walk]) -> tuple[int, int]:
     """Check everything of all sessions; returns the steps lost and doubled."""
     more = await asyncio.gather(*(each.check_all() for each in walks))

@@ -59,7 +59,7 @@ Failed = dict[int, ServingError]
 """By session: why what was asked for has not come to pass."""
 
 AT_ONCE = 2048  # sessions captured while the engine is held, and written in one go
-PACE = 0.75  # of the checkpoint interval, between two passes: the rest is for writing
+PACE = 0.9  # of the checkpoint interval, between two passes: the rest is for writing
 BUSY_SECONDS = 0.01
 SWEEP_SECONDS, SWEPT = 5.0, 1000  # sessions of nobody's that have expired are looked for so often
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,9 +94,11 @@ class Link:
             answers += answer
         return answers
 
-    def expires_at(self, used_at: float) -> int:
-        """When a record is to vanish by itself, in milliseconds since 1970."""
-        return int((used_at + self.settings.time_to_live + SPARE) * 1000)
+    def stays(self, used_at: float) -> int:
+        """Milliseconds until a record is to vanish by itself. Not a time of day: redis's clock need
+        not agree with this one."""
+        left = used_at - time.time() + self.settings.time_to_live + SPARE
+        return max(1, int(left * 1000))
 
     def close(self) -> None:
         """Close what is open."""

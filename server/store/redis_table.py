@@ -70,10 +70,10 @@ class RedisTable:
     def _claim(self, claims: Sequence[Claim], takeable: Sequence[str]) -> list[Claimed | str]:
         """The outcome of each, or its present owner; `takeable` are owners that are dead."""
         now, me = time.time(), self._owners.me
-        expires, arguments = self._link.expires_at(now), list[Any]()
+        stays, arguments = self._link.stays(now), list[Any]()
         for (_, record), former in zip(claims, takeable, strict=True):
             make = int(record is not None)
-            arguments += (me, former, make, record or b"", repr(now), expires)
+            arguments += (me, former, make, record or b"", repr(now), stays)
         answers = self._run(scripts.CLAIM, claims, arguments)
         return [_claimed(*each) for each in zip(claims, answers, strict=True)]
 
@@ -84,8 +84,8 @@ class RedisTable:
     def _write(self, writes: Sequence[Write], make: bool) -> list[int]:
         me, arguments = self._owners.me, list[Any]()
         for _, epoch, revision, used_at, record in writes:
-            expires = self._link.expires_at(used_at)
-            arguments += (me, epoch, revision, repr(used_at), record, expires, int(make))
+            stays = self._link.stays(used_at)
+            arguments += (me, epoch, revision, repr(used_at), record, stays, int(make))
         answers: list[int] = self._run(scripts.WRITE, writes, arguments)
         return answers
 

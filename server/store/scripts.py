@@ -12,7 +12,7 @@ from typing import Final
 MOVED, STORED, MISSING = 0, 1, 2
 
 CLAIM: Final = """
--- A key: owner, whom it may be taken from, make (0 or 1), record, used, expires (ms).
+-- A key: owner, whom it may be taken from, make (0 or 1), record, used, for how long it stays (ms).
 -- An answer: {} (absent), {owner} (elsewhere), {epoch, used, record} (owned), {epoch, used}
 -- (created).
 local answers = {}
@@ -33,7 +33,7 @@ for i, key in ipairs(KEYS) do
         redis.call('HDEL', key, 'gone')
         redis.call('HSET', key, 'owner', me, 'revision', 0, 'used', ARGV[at + 5],
             'record', ARGV[at + 4])
-        redis.call('PEXPIREAT', key, ARGV[at + 6])
+        redis.call('PEXPIRE', key, ARGV[at + 6])
         answers[i] = {epoch, ARGV[at + 5]}
     else
         answers[i] = {}
@@ -43,7 +43,8 @@ return answers
 """
 
 WRITE: Final = """
--- A key: owner, epoch, revision, used, record, expires (ms), make if missing (0 or 1).
+-- A key: owner, epoch, revision, used, record, for how long it stays (ms), make if missing
+-- (0 or 1).
 local answers = {}
 for i, key in ipairs(KEYS) do
     local at = (i - 1) * 7
@@ -62,7 +63,7 @@ for i, key in ipairs(KEYS) do
         redis.call('HSET', key, 'owner', me, 'epoch', ARGV[at + 2], 'revision', ARGV[at + 3],
             'used', ARGV[at + 4], 'record', ARGV[at + 5])
         redis.call('HDEL', key, 'gone')
-        redis.call('PEXPIREAT', key, ARGV[at + 6])
+        redis.call('PEXPIRE', key, ARGV[at + 6])
     end
     answers[i] = answer
 end

@@ -189,8 +189,16 @@ class SqliteStore:
         """A full disk passes, and opening the file again would need room; of any other failure it
         is not known what the connection still believes."""
         self._roll_back()
+        if isinstance(error, apsw.FullError):
+            self._shorten_log()
         if not isinstance(error, apsw.FullError | apsw.BusyError):
             self._drop()
+
+    def _shorten_log(self) -> None:
+        """It may be the log that takes the room: move it into the file before it has its length."""
+        if self._db is not None:
+            with suppress(apsw.Error):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _roll_back(self) -> None:
         if self._db is not None and self._db.in_transaction:

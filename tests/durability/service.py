@@ -15,10 +15,13 @@ QUICK = ("--checkpoint-interval", "0.2", "--lease-seconds", "1")
 
 
 class Service:
-    """One place for a server, which keeps its port through all its lives."""
+    """One place for a server, which keeps its port through all its lives; `before` and `code` are
+    as `harness.start` has them."""
 
-    def __init__(self, repository: Path, *flags: str, before: Sequence[str] = ()) -> None:
-        self._repository, self.before = repository, before
+    def __init__(
+        self, repository: Path, *flags: str, before: Sequence[str] = (), code: str = ""
+    ) -> None:
+        self._repository, self._before, self._code = repository, before, code
         self._flags = (*QUICK, *flags)
         self.port = _free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -32,7 +35,7 @@ class Service:
     def begin(self) -> None:
         """Start it, without waiting."""
         flags = ("--port", str(self.port), *self._flags)
-        self._begun = start(self._repository, *flags, before=self.before)
+        self._begun = start(self._repository, *flags, before=self._before, code=self._code)
 
     def await_ready(self) -> RunningServer:
         """Wait until what was begun serves."""
@@ -56,9 +59,11 @@ class Service:
 
 
 @contextmanager
-def serving(repository: Path, *flags: str, before: Sequence[str] = ()) -> Iterator[Service]:
+def serving(
+    repository: Path, *flags: str, before: Sequence[str] = (), code: str = ""
+) -> Iterator[Service]:
     """A service that serves; at the end it is killed."""
-    service = Service(repository, *flags, before=before)
+    service = Service(repository, *flags, before=before, code=code)
     service.start()
     try:
         yield service

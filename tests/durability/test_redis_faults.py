@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.durability.service import Service, on_redis, serving
-from tests.durability.walks import Walk, check_all, step_all, until_stored, walking
+from tests.durability.walks import Walk, check_all, step_all, until, until_stored, walking
 from tests.server.store.redis_server import RedisServer
 from tidegate import Client, ClientOptions, RetryPolicy, errors
 
@@ -28,14 +28,6 @@ async def streaming(walks: list[Walk]) -> AsyncIterator[None]:
             tasks.create_task(each.go(stop, 0.01))
         yield
         stop.set()
-
-
-async def until(holds: object, seconds: float = 30.0) -> None:
-    """Wait until it holds."""
-    assert callable(holds)
-    async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(holds):
-            await asyncio.sleep(0.02)
 
 
 async def more_steps(walks: list[Walk], more: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
@@ -114,6 +114,13 @@ async def walking(
         found = [client.session("small", f"{name}-{k}", keep=True) for k in range(sessions)]
         await asyncio.gather(*(each.open() for each in found))
         yield [Walk(each, network, seed) for seed, each in enumerate(found)]
+
+
+async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(holds):
+            await asyncio.sleep(0.02)
 
 
 async def step_all(walks: Sequence[Walk], more: int) -> None:

@@ -85,7 +85,7 @@ def test_a_record_vanishes_an_hour_after_its_time_to_live(
     used_at = made.used_at + 500.25
     table.write([Write("a", made.epoch, 1, used_at, b"second")])
     expires = server.client().execute_command("PEXPIRETIME", raw_key("a"))
-    assert expires == int((used_at + 3600 + 3600) * 1000)
+    assert abs(expires - (used_at + 3600 + 3600) * 1000) < 60_000
 
 
 def test_a_session_that_a_server_closed_is_not_brought_back_by_one_that_owned_it(

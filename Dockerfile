@@ -65,7 +65,11 @@ ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     TIDEGATE_HOST=0.0.0.0 \
     TIDEGATE_PORT=50051 \
     TIDEGATE_METRICS_PORT=9095 \
-    TIDEGATE_MODEL_REPOSITORY=/models
+    TIDEGATE_MODEL_REPOSITORY=/models \
+    TIDEGATE_DATA_FOLDER=/data
+# Sessions: mount a volume here, or they go with the container.
+RUN install -d -o 10001 -g 10001 -m 0700 /data
+VOLUME /data
 COPY --from=packages /venv /venv
 COPY deploy/healthcheck.py deploy/entrypoint.py /usr/local/lib/tidegate/
 COPY models /models

@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        torture train crossval forecasts bench bench-clients perf-analyzer gpu-proof container-check serve clean
+        torture train crossval forecasts bench bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -79,6 +79,9 @@ torture: $(VENV)/.installed tools  ## 1,000 kills under 200 sessions, on SQLite 
 
 bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps
+
+bench-durability: $(VENV)/.installed  ## the price of keeping sessions: stores and modes, restart, spill
+	$(BIN)/python -m benchmarks.durability
 
 perf-analyzer: $(VENV)/.installed  ## Triton's load generator against a server; needs mmdebstrap, root
 	PYTHON=$(BIN)/python benchmarks/perf-analyzer.sh

@@ -83,14 +83,16 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(repository: Path, core: int) -> Iterator[ServerProcess]:
-    """A CPU server over `repository` on a free port of the loopback address.
+def serving(repository: Path, core: int, *flags: str) -> Iterator[ServerProcess]:
+    """A CPU server over `repository` on a free port of the loopback address; it keeps no sessions
+    unless `flags` say so.
 
     Raises:
         RuntimeError: it does not start; the message holds its log.
     """
     command = [sys.executable, "-m", "server", "--model-repository", str(repository)]
     command += ["--port", "0", "--metrics-port", "0", "--device", "cpu"]
+    command += flags or ("--store", "none")
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         with pinned(core):
             process = subprocess.Popen(command, stderr=log, cwd=ROOT)
@@ -98,7 +100,7 @@ def serving(repository: Path, core: int) -> Iterator[ServerProcess]:
             yield ServerProcess(process.pid, _await_ready(process, Path(log.name)))
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 def _await_ready(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -23,7 +23,8 @@ for _ in $(seq 300); do
 done
 [ -n "$address" ] || { echo "the server did not become ready:"; cat "$log"; exit 1; }
 
+sed -n 's/.*\(sessions are kept in .*\)/\1/p' "$log"
 echo "server ready at $address; streaming examples/watch.csv"
 "$bin/tidegate" stream examples/watch.csv --address "$address" --model exercise \
-    --session-column session --label-column label
+    --session-column session --label-column label --prefix "demo-$$-"
 echo "server stopping"

@@ -174,8 +174,9 @@ class App:
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
             if self._keeping is not None:
-                self._metrics.store_up.set(not self._keeping.health.down)
-                await transport.store_is(not self._keeping.health.down)
+                up = not self._keeping.health.down
+                self._metrics.store_up.labels(self._config.store).set(up)
+                await transport.store_is(up)
             await asyncio.sleep(pause)
             await asyncio.to_thread(self._registry.expire)
 

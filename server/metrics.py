@@ -129,9 +129,8 @@ class Metrics:
         self._histograms = [each for each in vars(self).values() if type(each) is HistogramFamily]
         text = "Bundles of the repository that cannot be served."
         self.broken = Gauge("tidegate_models_broken", text, registry=self.registry)
-        self.store_up = Gauge(
-            "tidegate_store_up", "Whether the store answers.", registry=self.registry
-        )
+        text = "Whether the store answers."
+        self.store_up = Gauge("tidegate_store_up", text, ["store"], registry=self.registry)
         self.store_failures = Counter(
             "tidegate_store_failures", "Calls that the store did not answer.",
             registry=self.registry,

@@ -5,8 +5,7 @@
 // The file's columns are `session`, `label` (optional) and the model's features by name.
 
 import { readFileSync } from 'node:fs';
-import { promisify } from 'node:util';
-import { StepStream, connect, disconnect } from './tidegate.js';
+import { StepStream, connect, disconnect, models } from './tidegate.js';
 
 const [address, name, file, most] = process.argv.slice(2);
 if (!file) {
@@ -36,10 +35,10 @@ async function play(stream, { id, label, steps }, labels) {
 }
 
 const stub = connect(address);
-const { models } = await promisify(stub.ListModels.bind(stub))({});
-const model = models.findLast((each) => each.name === name);
+const served = await models(stub);
+const model = served.findLast((each) => each.name === name);
 if (!model) {
-  console.error(`no model ${name}; served: ${models.map((each) => each.name).join(', ')}`);
+  console.error(`no model ${name}; served: ${served.map((each) => each.name).join(', ')}`);
   process.exit(1);
 }
 const stream = new StepStream(stub, model);

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ from server.store.interface import Store
 from server.store.record import Codec
 
 Watcher = Callable[[Applied], None]
+
+T = TypeVar("T")
 
 CLOSED_AT_ONCE = 1000
 
@@ -135,12 +138,15 @@ class ServedModel:
             shelf,
             Claims(table, codec, manifest, directory, shelf, self.metrics),
             checkpoint,
-            lambda work: self._scheduler.between_runs(work),
+            self._between_runs,
             sync=config.durability == "sync",
             interval=config.checkpoint_interval,
             patience=2 * config.lease_seconds,
             on_death=on_death,
         )
+
+    def _between_runs(self, work: Callable[[Engine], T], /) -> Future[T]:
+        return self._scheduler.between_runs(work)
 
     def start(self) -> None:
         """Begin to run steps."""
@@ -188,10 +194,16 @@ class ServedModel:
 
     def fetch(self, session_id: str) -> Future[None]:
         """Done once a session's state is at hand, for calls that need it. Fails as `confirm`."""
-        handle = self.directory.handle(session_id)
-        if handle and not len(self._residence.missing(np.array([handle]))):
-            handle = 0
-        return self._have_kept(session_id if handle else "", lambda keeper: keeper.fetch)
+        if self.keeper is None:
+            return self._have_kept("", lambda keeper: keeper.fetch)
+        handles = np.array([self.directory.handle(session_id)], dtype=np.int64)
+        away = self._scheduler.between_runs(lambda _: len(self._residence.missing(handles)) > 0)
+        return _then(
+            away,
+            lambda is_away: self._have_kept(
+                session_id if is_away else "", lambda keeper: keeper.fetch
+            ),
+        )
 
     def _have_kept(
         self, session_id: str, work: Callable[[Keeper], Callable[[Handles, Told], None]]
@@ -340,6 +352,28 @@ def _kept(engine: Engine, config: Config) -> KeptInputs | None:
     if not config.kept_inputs:
         return None
     return KeptInputs(config.max_sessions, config.kept_inputs, engine.manifest.inputs_width)
+
+
+def _then(first: Future[T], go_on: Callable[[T], Future[None]]) -> Future[None]:
+    """What follows once the first is done; fails as either does."""
+    done: Future[None] = Future()
+
+    def settle(last: Future[Any]) -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        if (error := last.exception()) is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def follow(over: Future[T]) -> None:
+        if over.exception() is not None:
+            settle(over)
+        else:
+            go_on(over.result()).add_done_callback(settle)
+
+    first.add_done_callback(follow)
+    return done
 
 
 def _cache(engine: Engine, config: Config) -> ReplayCache:

@@ -6,6 +6,7 @@ microseconds a session; packing and writing them is done by the keeper's thread,
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Checkpoint:
         self._table, self._codec, self._metrics = table, codec, metrics
         self._directory, self._residence, self._cache = directory, residence, cache
         self._least, self._revision = least, 0
+        self._marking = threading.Lock()
         self._dirty = np.zeros(1024, dtype=np.bool_)  # by index
         self._since: float | None = None  # when the first that is not stored yet was marked
 
@@ -96,20 +98,22 @@ class Checkpoint:
         return 0.0 if since is None else time.monotonic() - since
 
     def mark(self, handles: Handles) -> None:
-        """Sessions have moved. Marking more than those does no harm."""
+        """Sessions have moved, which any thread may say. Marking more than those does no harm."""
         index = handles & INDEX
-        if self._since is None:
-            self._since = time.monotonic()
-        try:
-            self._dirty[index] = True
-        except IndexError:
-            self._dirty = np.pad(self._dirty, (0, int(index.max()) + 1))
-            self._dirty[index] = True
+        with self._marking:  # since the column may be replaced by a longer one
+            if self._since is None:
+                self._since = time.monotonic()
+            try:
+                self._dirty[index] = True
+            except IndexError:
+                self._dirty = np.pad(self._dirty, (0, int(index.max()) + 1))
+                self._dirty[index] = True
 
     def due(self) -> Handles:
         """The sessions that have moved; whoever asks sees to it that they are stored."""
-        index = np.flatnonzero(self._dirty)
-        self._dirty[index] = False  # before it is looked which live: a new one may follow there
+        with self._marking:
+            index = np.flatnonzero(self._dirty)
+            self._dirty[index] = False  # before it is looked which live: new ones may follow there
         if not len(index):
             self._since = None
         return self._directory.at(index)
@@ -121,7 +125,9 @@ class Checkpoint:
     def capture(self, engine: Engine, handles: Handles) -> Captured:
         """Copy sessions as they are, while the engine is held; those that have ended, and those
         that are in the store alone, are left out."""
-        self._dirty[handles & INDEX] = False
+        with self._marking:
+            index = handles & INDEX
+            self._dirty[index[index < len(self._dirty)]] = False
         sessions = self._directory.standings(handles)
         slots = self._residence.search(sessions.handles)
         stepped = sessions.counts > 0
@@ -141,6 +147,19 @@ class Checkpoint:
         return Captured(
             sessions.rows(order), states, _joined(Remembered(outputs, prints, kept), tails), shelved
         )
+
+    def nowhere(self, sessions: Standings) -> Handles:
+        """Those of the sessions that are live as they stood, and neither resident nor shelved. The
+        engine is held."""
+        now = self._directory.standings(sessions.handles)
+        before = {h: (life, n) for h, life, n in zip(*sessions.standing(), strict=True)}
+        same = [before[h] == (life, n) for h, life, n in zip(*now.standing(), strict=True)]
+        handles = now.handles[np.array(same, dtype=np.bool_)]
+        handles = handles[self._residence.search(handles) == 0]
+        shelf = self._residence.shelf
+        away = np.array([handle not in shelf for handle in handles.tolist()], dtype=np.bool_)
+        gone: Handles = handles[away]
+        return gone
 
     def store(self, captured: Captured) -> dict[int, ServingError]:
         """Write what was captured; returns those sessions that another server has taken over, which

@@ -167,5 +167,6 @@ class Claims:
 def shelved(record: Record) -> Shelved:
     """A record as it waits for its slot."""
     return Shelved(
-        record.steps, record.states, record.outputs, record.prints, len(record.prints), ring=False
-    )
+        record.life, record.steps, record.states, record.outputs, record.prints,
+        len(record.prints), ring=False,
+    )  # fmt: skip

@@ -84,6 +84,10 @@ class Standings:
     opened_at: NDArray[np.float64]
     used_at: NDArray[np.float64]
 
+    def standing(self) -> tuple[list[int], list[int], list[int]]:
+        """Their handles, lives and counts."""
+        return self.handles.tolist(), self.lives.tolist(), self.counts.tolist()
+
     def rows(self, rows: NDArray[np.int64]) -> Standings:
         """Some of the sessions."""
         ids = [self.ids[row] for row in rows.tolist()]
@@ -432,6 +436,11 @@ class Directory:
         with self._lock:
             counts: NDArray[np.int64] = self._counts[handles & INDEX]
             return counts
+
+    def lives(self, handles: Handles) -> NDArray[np.int64]:
+        """Which life of theirs the sessions are in; of one that is not live, whatever."""
+        lives: NDArray[np.int64] = self._lives[handles & INDEX]
+        return lives
 
     def use(self, handles: Handles) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64]]:
         """Steps have come to sessions: which of these are live (None: all), and their counts (of

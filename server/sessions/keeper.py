@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from server.engine.engine import Engine
 from server.errors import (
     Internal,
+    QueueFull,
     ServingError,
     SessionClosed,
     SessionExpired,
@@ -37,7 +38,7 @@ from server.scheduler.scheduler import Told
 from server.scheduler.submission import Handles
 from server.sessions.checkpoint import Captured, Checkpoint
 from server.sessions.claims import AGAIN, Claims, Naming, Problems, shelved
-from server.sessions.directory import Directory
+from server.sessions.directory import Directory, Standings
 from server.sessions.shelf import Shelf
 from server.sessions.tombstones import How
 from server.store.health import Health
@@ -46,11 +47,19 @@ from server.store.interface import Claim, End, Hold, StoreUnreachable, Table
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class BetweenRuns(Protocol):
+    """`Scheduler.between_runs`."""
+
+    def __call__(self, work: Callable[[Engine], T], /) -> Future[T]: ...
+
+
 Failed = dict[int, ServingError]
 """By session: why what was asked for has not come to pass."""
 
 AT_ONCE = 2048  # sessions captured while the engine is held, and written in one go
-PACE = 0.75  # of the checkpoint interval, between two passes: the rest is for writing
+PACE = 0.9  # of the checkpoint interval, between two passes: the rest is for writing
 BUSY_SECONDS = 0.01
 SWEEP_SECONDS, SWEPT = 5.0, 1000  # sessions of nobody's that have expired are looked for so often
 
@@ -74,7 +83,7 @@ class Keeper:
         shelf: Shelf,
         claims: Claims,
         checkpoint: Checkpoint,
-        between_runs: Callable[[Callable[[Engine], Captured]], Future[Captured]],
+        between_runs: BetweenRuns,
         *,
         sync: bool,
         interval: float,
@@ -100,6 +109,10 @@ class Keeper:
         self._due = np.zeros(0, dtype=np.int64)  # what is left of the present pass
         self._next_pass = self._next_sweep = 0.0
         self._stopping = self._dead = False
+        self._stages = (
+            self._forget, self._give_up, self._name, self._fetch, self._confirm, self._write_some,
+            self._tell_flushed, self._sweep,
+        )  # fmt: skip
         directory.watch_ends(self._on_end)
         name = f"keeper-{directory.model}-{directory.version}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
@@ -203,8 +216,9 @@ class Keeper:
             log.error("sessions that have ended may be found in the store: %s", error)
         except BaseException:
             log.critical("the keeper's loop died", exc_info=True)
-            self._abandon()
             self._on_death()
+        finally:
+            self._abandon()
 
     def _asked(self) -> bool:
         waits = self._namings or self._wanted or self._unconfirmed or self._forgotten
@@ -233,20 +247,21 @@ class Keeper:
             time.sleep(0.001)
             return
         try:
-            self._forget()
-            self._give_up()
-            self._name()
-            self._fetch()
-            self._confirm()
-            self._write_some()
-            self._tell_flushed()
-            self._sweep()
+            for work in self._stages:
+                self._do(work)
         except StoreUnreachable as error:
             self.health.failed(error)
             self._refuse_all(StoreDown(max(0.05, self.health.wait_to_try())))
-        except ServingError:  # the scheduler has too much to do, or is no more
-            if self._stopping:
-                raise
+        except ServingError as error:  # the scheduler is no more
+            self._refuse_all(error)
+            self._fail_flushes(error)
+            time.sleep(BUSY_SECONDS)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """One stage of a turn. Those that follow need not wait where only the engine is busy."""
+        try:
+            work()
+        except QueueFull:
             time.sleep(BUSY_SECONDS)
 
     def _forget(self) -> None:
@@ -303,7 +318,7 @@ class Keeper:
         with self._unless_done(self._wanted, wanted):
             failed = self._read(np.unique(np.concatenate([handles for handles, _ in wanted])))
         for _, then in wanted:
-            then(failed)
+            _tell(then, failed)
 
     def _read(self, handles: Handles) -> Failed:
         sessions = self._directory.standings(handles)
@@ -319,8 +334,20 @@ class Keeper:
             else:  # the store is behind, or ahead
                 model, name = self._directory.model, sessions.ids[row]
                 failed[handle] = SessionSetBack(model, name, time.time())
-        self._directory.end(np.array(list(failed), dtype=np.int64), SessionSetBack)
-        return failed
+        return self._set_back(sessions, failed) if failed else failed
+
+    def _set_back(self, sessions: Standings, failed: Failed) -> Failed:
+        """What the store has of these sessions is not what they are. End those that are nowhere
+        else; the others came back, or moved on, while the store was asked."""
+        rows = np.flatnonzero(np.isin(sessions.handles, np.array(list(failed))))
+
+        def judge(_: Engine) -> Handles:
+            gone = self.checkpoint.nowhere(sessions.rows(rows))
+            self._directory.end(gone, SessionSetBack)
+            return gone
+
+        gone = self._between_runs(judge).result().tolist()
+        return {handle: error for handle, error in failed.items() if handle in gone}
 
     def _confirm(self) -> None:
         unconfirmed = _drained(self._unconfirmed)
@@ -330,7 +357,7 @@ class Keeper:
             handles = np.unique(np.concatenate([handles for handles, _ in unconfirmed]))
             failed = self._write(handles) | self._moved(handles)
         for _, then in unconfirmed:
-            then(failed)
+            _tell(then, failed)
 
     def _moved(self, handles: Handles) -> Failed:
         """Those of the sessions that have gone elsewhere since they were stepped."""
@@ -370,6 +397,10 @@ class Keeper:
             for done in _drained(self._flushing):
                 done.set_result(None)
 
+    def _fail_flushes(self, error: ServingError) -> None:
+        for done in _drained(self._flushing):
+            done.set_exception(error)
+
     def _sweep(self) -> None:
         now = time.monotonic()
         if now >= self._next_sweep:
@@ -382,10 +413,10 @@ class Keeper:
             self._refuse(naming, error)
         self._waiting = []
         for handles, then in _drained(self._wanted):
-            then(_all(handles, error))
+            _tell(then, _all(handles, error))
         for handles, then in _drained(self._unconfirmed):
             self.mark(handles)
-            then(_all(handles, error) if self.health.refuse else {})
+            _tell(then, _all(handles, error) if self.health.refuse else {})
         for done in _drained(self._forgotten):
             if done.set_running_or_notify_cancel():
                 done.set_exception(error)
@@ -407,13 +438,20 @@ class Keeper:
     def _abandon(self) -> None:
         with self._condition:
             self._dead = True
-        for done in _drained(self._flushing):
-            done.set_exception(Internal())
+        self._fail_flushes(Internal())
         self._refuse_all(Internal())
 
 
 def _drained(queue: deque[T]) -> list[T]:
     return [queue.popleft() for _ in range(len(queue))]
+
+
+def _tell(then: Told, failed: Failed) -> None:
+    """One caller's completion must not cost the others theirs."""
+    try:
+        then(failed)
+    except Exception:
+        log.exception("a completion failed")
 
 
 def _all(handles: Handles, error: ServingError) -> Failed:

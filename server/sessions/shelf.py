@@ -21,9 +21,10 @@ READ_AHEAD = 16_384  # records from the store that may wait for a slot; the olde
 
 @dataclass(frozen=True, eq=False)
 class Shelved:
-    """A session at step `steps` that is not resident: a row of each state, and what is remembered
-    of its latest steps, oldest first: a whole ring of the replay cache, or a tail of it."""
+    """A session that is not resident, in life `life`, at step `steps`: a row of each state, and
+    what is remembered of its latest steps, oldest first: a ring of the replay cache, or a tail."""
 
+    life: int
     steps: int
     states: Sequence[NDArray[Any]]
     outputs: Floats

@@ -180,12 +180,14 @@ class Residence:
         Without one no other session can be live; were one so, it would be lost, and must not go on
         from whatever lies in its slot."""
         handles = np.array(absent, dtype=np.int64)
-        stateless = self._directory.counts(handles) == 0
-        known = [
-            handle
-            for handle, first in zip(absent, stateless.tolist(), strict=True)
-            if first or records[handle] is not None
-        ]
+        counts, lives = self._directory.counts(handles), self._directory.lives(handles)
+        known = []
+        for handle, count, life in zip(absent, counts.tolist(), lives.tolist(), strict=True):
+            record = records[handle]
+            if record is not None and (record.life, record.steps) != (life, count):
+                records[handle] = record = None  # read from the store a moment too early
+            if count == 0 or record is not None:
+                known.append(handle)
         if not self._directory.stored:
             self._directory.lose(np.setdiff1d(handles, known))
         return known
@@ -236,11 +238,11 @@ class Residence:
         if not len(slots):
             return
         states, (outputs, prints) = engine.read(slots), self._cache.rings(slots)
-        latest = self._cache.latest[slots].tolist()
+        lives, latest = self._directory.lives(handles).tolist(), self._cache.latest[slots].tolist()
         for row, (handle, count) in enumerate(zip(handles.tolist(), counts.tolist(), strict=True)):
             rows = [state[row].copy() for state in states]
             ring = outputs[row].copy(), prints[row].copy()
-            self.shelf.put(handle, Shelved(count, rows, *ring, latest[row]))
+            self.shelf.put(handle, Shelved(lives[row], count, rows, *ring, latest[row]))
         self._forget_dead(handles)
 
     def _forget_dead(self, handles: Handles) -> None:

@@ -49,6 +49,10 @@ class Applied:
     outputs: Floats
 
 
+class LeaseLapsed(Exception):
+    """What ran is not to be answered: the sessions may be others' by now."""
+
+
 class SessionSteps:
     """Implements the scheduler's `StepProtocol` over the sessions of one model version.
 
@@ -135,6 +139,8 @@ class SessionSteps:
 
     def commit(self, batch: Batch, rows: Rows, ran: EngineRows, outputs: Floats) -> None:
         """Remember and count the rows that ran; fail those whose result the graph refused."""
+        if self._keeper is not None and self._keeper.health.lapsed:
+            raise LeaseLapsed  # while they ran; another server may have stepped them since
         if not np.isfinite(outputs.sum(dtype=np.float64)):
             rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
         counts = batch.counts[rows]

@@ -78,6 +78,11 @@ class Health:
         """Why no step may be applied now; None: it may."""
         if self._down_since is None and self.held_until == math.inf:
             return None
-        if self.refuse and (self.down or self._clock() > self.held_until):
+        if (self.refuse and self.down) or self.lapsed:
             return StoreDown(max(0.05, self.wait_to_try()))
         return None
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether others may have taken sessions by now, whatever the policy is."""
+        return self.held_until != math.inf and self._clock() > self.held_until

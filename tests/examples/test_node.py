@@ -18,7 +18,8 @@ import pytest
 from tests.client.fake import FakeServer, applied, detail, refused
 from tests.client.proxy import Proxy
 from tests.conftest import SmallModel
-from tests.harness import ROOT, RunningServer, running_server
+from tests.harness import ROOT, RunningServer, await_ready, running_server
+from tests.harness import start as serve
 from tests.server.wire.wire import WIDTH, Floats, observations
 from tidegate.v1 import tidegate_pb2 as pb
 from training.reference import NumpyNetwork
@@ -111,6 +112,33 @@ def test_a_connection_cut_midway_goes_unnoticed_and_every_step_counts_once(
         cutting.join()
         assert server.metric("tidegate_replies_remembered_total") > 0
         assert server.metric("tidegate_steps_total") == steps
+
+
+def test_what_a_killed_server_had_not_stored_is_applied_again_unseen(
+    small: SmallModel, played: tuple[Path, list[Floats]], tmp_path: Path
+) -> None:
+    file, sessions = played
+    steps = sum(map(len, sessions))
+    flags = ["--data-folder", str(tmp_path / "data"), "--checkpoint-interval", "60"]
+    first, log = serve(small.repository, *flags)
+    server = await_ready(first, log)
+    port = server.address.rpartition(":")[2]
+    process = start(server.address, file)
+    deadline = time.monotonic() + 30
+    while server.metric("tidegate_steps_total") < steps / 3 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    before = server.metric("tidegate_steps_total")
+    first.kill()
+    first.wait()
+    second, log = serve(small.repository, *flags, "--port", port)
+    try:
+        server = await_ready(second, log)
+        assert_played(process, sessions, small)
+        assert server.metric("tidegate_sessions_taken_up_total") > 0
+        assert server.metric("tidegate_steps_total") > steps - before  # more than was left to do
+    finally:
+        second.kill()
+        second.wait()
 
 
 def test_refusals_are_told_by_name(small: SmallModel, tmp_path: Path) -> None:

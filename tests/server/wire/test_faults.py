@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_named(small: SmallModel, server: RunningServer,
     taken = (server.address if port == "port" else server.metrics_url.split("/")[2]).split(":")[1]
     flags = {"port": "0", "metrics-port": "0"} | {port: taken}
     command = [sys.executable, "-m", "server", "--model-repository", str(small.repository)]
-    command += [f"--{name}={value}" for name, value in flags.items()]
+    command += ["--store=none", *(f"--{name}={value}" for name, value in flags.items())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 2
     assert f"127.0.0.1:{taken}" in done.stderr and "Traceback" not in done.stderr

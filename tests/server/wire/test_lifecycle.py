@@ -51,7 +51,8 @@ def listening(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "server", "--port", "0", "--metrics-port", "0", *flags]
+    command = [sys.executable, "-m", "server", "--port", "0", "--metrics-port", "0"]
+    command += ["--store", "none", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 

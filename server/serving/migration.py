@@ -55,6 +55,7 @@ def migrate(
     size = min(AT_ONCE, origin.moving.most, target.moving.most, target.manifest.max_batch)
     named = iter(dict.fromkeys(ids)) if ids is not None else _all(origin)
     while group := list(islice(named, size)):
+        _fetch(origin, group)
         for session_id, outcome in zip(group, move(origin, target, group, how), strict=True):
             if outcome is None:
                 done.went.append(session_id)
@@ -62,6 +63,13 @@ def migrate(
                 done.stay[session_id] = outcome
         _store(origin, target, [each for each in group if each not in done.stay])
     return done
+
+
+def _fetch(origin: ServedModel, ids: Sequence[str]) -> None:
+    """Sessions whose state is in the store alone are read first; why one cannot be is told later,
+    when it is not found."""
+    for each in [origin.fetch(session_id) for session_id in ids]:
+        each.exception()
 
 
 def _store(origin: ServedModel, target: ServedModel, went: list[str]) -> None:

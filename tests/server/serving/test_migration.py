@@ -16,6 +16,7 @@ from tests.server.serving.operating import (
     Floats,
     Operated,
     assert_close,
+    eventually,
     observations,
     operated,
 )
@@ -121,6 +122,26 @@ def test_under_steps_every_step_is_answered_once_by_one_version(
             assert_close_to_one(outputs, answers(running, xs[name], at, by, kept))
             info = running.stub.Get(pb.GetRequest(model="small", session_id=name))
             assert (info.version, info.steps) == (2, count)
+
+
+@pytest.mark.parametrize("by", [admin_pb2.MIGRATE_BY_STATE, INPUTS])
+def test_sessions_whose_state_is_in_the_store_alone_go_as_well(tmp_path: Path, by: int) -> None:
+    names, xs = [f"s{k}" for k in range(12)], observations(1, 6)
+    flags: dict[str, Any] = {"max_resident": 4, "checkpoint_interval": 0.05, "kept_inputs": 16}
+    with operated(tmp_path, 1, 2, **flags) as running:
+        for name in names:
+            running.open(name, version=1)
+            running.step(name, 0, xs[:5])
+        for name in names:
+            eventually(
+                lambda name=name: running.open(name, version=1).durable_step == 5  # type: ignore[misc]
+            )
+        assert len(running.migrate(by=by).migrated) == len(names)
+        wanted = went_by_state(running, xs, 5)
+        if by == INPUTS:
+            wanted = went_by_inputs(running, xs, 5, 5)
+        for name in names:
+            assert_close(running.step(name, 5, xs[5:]), wanted[5:])
 
 
 def stepped(running: Operated, name: str, xs: Floats, got: list[Floats]) -> None:

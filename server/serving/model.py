@@ -136,7 +136,7 @@ class ServedModel:
             keeping.health,
             directory,
             shelf,
-            Claims(table, codec, manifest, directory, shelf, self.metrics),
+            Claims(table, codec, manifest, directory, shelf, self.metrics, keeping.health),
             checkpoint,
             self._between_runs,
             sync=config.durability == "sync",

@@ -74,6 +74,7 @@ class Tenure:
         lease = self._store.renew()
         if lease.lapsed:
             log.error("the lease had run out: others may have taken sessions, all are let go")
+            self._health.lapses += 1  # first, so that none is missed that is just being claimed
             for model in self._registry:
                 model.directory.end(model.directory.handles(), SessionMoved)
         if lease.emptied:

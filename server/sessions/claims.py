@@ -17,6 +17,7 @@ from server.errors import BadRecord, ServingError, SessionExpired, SessionMoved
 from server.metrics import ModelMetrics
 from server.sessions.directory import Adopted, Directory, new_life
 from server.sessions.shelf import Shelf, Shelved
+from server.store.health import Health
 from server.store.interface import Claim, Claimed, End, Hold, Table
 from server.store.record import Codec, Record
 
@@ -54,10 +55,11 @@ class Claims:
         directory: Directory,
         shelf: Shelf,
         metrics: ModelMetrics,
+        health: Health,
     ) -> None:
         self._table, self._codec, self._metrics = table, codec, metrics
         self._manifest = manifest
-        self._directory, self._shelf = directory, shelf
+        self._directory, self._shelf, self._health = directory, shelf, health
         self.bad: dict[str, int] = {}
         """Sessions whose records cannot be used, and their epochs, so that they can be removed."""
 
@@ -90,6 +92,7 @@ class Claims:
             self._directory.check_room(len(wanted))
         except ServingError as error:
             return self._refuse(wanted, error)
+        lapses = self._health.lapses
         claims = [Claim(name, self._begun(name) if new else None) for name, new in wanted.items()]
         claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
         problems: Problems = {}
@@ -105,7 +108,14 @@ class Claims:
             made = [each for each in unwanted if claimed[each.session_id].hold is Hold.CREATED]
             self._table.delete(made)
             self._table.release([each for each in unwanted if each not in made])
+        if self._health.lapses != lapses:
+            self._let_go(list(claimed))
         return problems
+
+    def _let_go(self, names: list[str]) -> None:
+        """The lease ran out while sessions were claimed: others may have taken them since."""
+        handles = np.array([self._directory.handle(name) for name in names], dtype=np.int64)
+        self._directory.end(handles[handles > 0], SessionMoved)
 
     def _refuse(self, wanted: dict[str, bool], error: ServingError) -> Problems:
         """There is no room for any: of those that do not exist, that is what is told."""

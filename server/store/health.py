@@ -37,6 +37,8 @@ class Health:
         self.refuse = refuse
         self.held_until = math.inf
         """Until when, by the clock, nobody else takes this server's sessions."""
+        self.lapses = 0
+        """How often the lease was found to have run out: what was claimed before is no more."""
         self._clock, self._on_failure = clock, on_failure
         self._lock = threading.Lock()
         self._down_since: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class Failing(SqliteStore):
     """A store that does not answer while it is told not to."""
 
     down = False
+    claimed: Callable[[], object] = staticmethod(lambda: None)
+    """Called after each claim."""
 
     def table(self, model: str, version: int) -> SqliteTable:
         store, table = self, super().table(model, version)
@@ -40,7 +43,10 @@ def _unless_down(store: Failing, call: Callable[..., object]) -> Callable[..., o
     def answer(*args: object) -> object:
         if store.down:
             raise StoreUnreachable("told not to answer")
-        return call(*args)
+        answered = call(*args)
+        if call.__name__ == "claim":
+            store.claimed()
+        return answered
 
     return answer
 
@@ -281,6 +287,36 @@ def _act(
             return
         assert np.allclose(outputs, expected(XS[: count + many])[count:], atol=1e-5)
         counts[who] = count + many
+
+
+def test_a_session_that_was_claimed_while_the_lease_ran_out_is_claimed_again(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Between the claim and its being known here, another server has had it for a step."""
+    with keeping(tmp_path) as (_, kept), serving(bundle, tmp_path, kept) as (model, caller):
+        name(model, "a")
+        step(caller, "a", 0, XS[:1])
+        wait_durable(model, "a", 1)
+    with keeping(tmp_path) as (store, kept):
+        claims: list[int] = []
+        store.claimed = partial(_step_elsewhere, bundle, tmp_path, kept, claims)
+        with serving(bundle, tmp_path, kept) as (model, caller):
+            name(model, "a")
+            assert len(claims) == 2
+            assert model.get("a").steps == 2
+            assert np.allclose(step(caller, "a", 2, XS[2:3]), expected(XS[:3])[2:], atol=1e-5)
+
+
+def _step_elsewhere(bundle: Bundle, folder: Path, kept: Keeping, claims: list[int]) -> None:
+    """What another server does once the lease of this one has run out, as it claimed first."""
+    claims.append(1)
+    if len(claims) > 1:
+        return
+    kept.health.lapses += 1
+    with keeping(folder) as (_, theirs), serving(bundle, folder, theirs) as (model, caller):
+        name(model, "a", create=False)
+        step(caller, "a", 1, XS[1:2])
+        wait_durable(model, "a", 2)
 
 
 def test_a_session_that_was_closed_says_so(bundle: Bundle, tmp_path: Path) -> None:

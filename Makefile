@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        train crossval forecasts bench bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
+        torture train crossval forecasts bench bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -72,6 +72,10 @@ crossval: $(VENV)/.installed  ## accuracy on unseen people, 5 folds of 2
 forecasts: $(VENV)/.installed  ## train the two forecasters and compare them with baselines
 	$(BIN)/python -m training fit weather --out runs/models/weather/1
 	$(BIN)/python -m training fit flights --out runs/models/flights/1
+
+torture: $(VENV)/.installed tools  ## 1,000 kills under 200 sessions, on SQLite and on redis; minutes
+	$(BIN)/python -m tests.durability.torture --kills 1000 --store both
+	$(BIN)/python -m tests.durability.torture --kills 40 --store both --durability sync
 
 bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps

@@ -102,16 +102,17 @@ class Keeper:
         self._namings: deque[Naming] = deque()
         self._wanted: deque[tuple[Handles, Told]] = deque()
         self._unconfirmed: deque[tuple[Handles, Told]] = deque()
+        self._flushing: deque[Future[None]] = deque()
         self._asked_for: deque[str] = deque()
         self._handing: deque[Captured] = deque()  # no longer ours here, and not stored yet
         self._waiting: list[Naming] = []  # for another server to give up a session
         self._migrated: dict[str, End] = {}
         self._due = np.zeros(0, dtype=np.int64)  # what is left of the present pass
         self._next_pass = self._next_sweep = 0.0
-        self._stopping = self._dead = self._cut_off = False
+        self._stopping = self._dead = False
         self._stages = (
             self._forget, self._give_up, self._name, self._fetch, self._confirm, self._write_some,
-            self._sweep,
+            self._tell_flushed, self._sweep,
         )  # fmt: skip
         directory.watch_ends(self._on_end)
         name = f"keeper-{directory.model}-{directory.version}"
@@ -163,13 +164,13 @@ class Keeper:
 
     def flush(self, deadline: float) -> bool:
         """Have everything written; False if `deadline` (monotonic) came first, or cannot be."""
-        while self._unsaved():
-            with self._condition:
-                self._next_pass = 0.0
-                self._condition.notify()
-            if self._dead or self._cut_off or time.monotonic() > deadline:
-                return False
-            time.sleep(0.005)
+        done: Future[None] = Future()
+        self._ask(self._flushing, done, done.set_exception)
+        try:
+            done.result(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, ServingError):
+            self._flushing.clear()
+            return False
         return True
 
     def stop(self) -> None:
@@ -222,7 +223,7 @@ class Keeper:
 
     def _asked(self) -> bool:
         waits = self._namings or self._wanted or self._unconfirmed or self._forgotten
-        return bool(waits or self._asked_for)
+        return bool(waits or self._asked_for or self._flushing)
 
     def _rest(self) -> None:
         """Until something is asked for, or is due."""
@@ -253,8 +254,8 @@ class Keeper:
             self.health.failed(error)
             self._refuse_all(StoreDown(max(0.05, self.health.wait_to_try())))
         except ServingError as error:  # the scheduler is no more
-            self._cut_off = True
             self._refuse_all(error)
+            self._fail_flushes(error)
             time.sleep(BUSY_SECONDS)
 
     def _do(self, work: Callable[[], None]) -> None:
@@ -383,13 +384,23 @@ class Keeper:
     def _write_some(self) -> None:
         """Go on with the present pass, or begin the next if it is time."""
         now = time.monotonic()
-        if not len(self._due) and now >= self._next_pass:
+        if not len(self._due) and (now >= self._next_pass or self._flushing):
             self._due, self._next_pass = self.checkpoint.due(), now + PACE * self._interval
         if len(self._due):
             some, self._due = self._due[:AT_ONCE], self._due[AT_ONCE:]
             self._write(some)
             if not len(self._due):
                 self.checkpoint.done()
+
+    def _tell_flushed(self) -> None:
+        """Whoever waits for everything to be written; nothing is under way now."""
+        if self._flushing and not self._unsaved():
+            for done in _drained(self._flushing):
+                done.set_result(None)
+
+    def _fail_flushes(self, error: ServingError) -> None:
+        for done in _drained(self._flushing):
+            done.set_exception(error)
 
     def _sweep(self) -> None:
         now = time.monotonic()
@@ -428,6 +439,7 @@ class Keeper:
     def _abandon(self) -> None:
         with self._condition:
             self._dead = True
+        self._fail_flushes(Internal())
         self._refuse_all(Internal())
 
 

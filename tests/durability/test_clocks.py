@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.durability.service import on_redis, on_sqlite, serving
-from tests.durability.walks import PATIENT, check_all, step_all, until, until_stored, walking
+from tests.durability.walks import PATIENT, all_stored, check_all, step_all, until, walking
 from tests.server.store.redis_server import RedisServer
 from tidegate import Client, errors
 
@@ -77,15 +77,13 @@ def test_over_a_restart_a_session_is_as_old_as_the_time_of_day_says(
         async with walking(service.address, small.weights, 5) as walks:
             for jump in (-DAY, 0.0, 1800.0, -DAY):
                 await step_all(walks, 5)
-                for each in walks:
-                    await until_stored(each.session)
+                await all_stored(walks)
                 await asyncio.to_thread(service.kill)
                 clock.jump(jump)
                 await asyncio.to_thread(service.start)
             await step_all(walks, 5)
             assert await check_all(walks) == (0, 0)
-            for each in walks:
-                await until_stored(each.session)
+            await all_stored(walks)
             await asyncio.to_thread(service.kill)
             clock.jump(DAY)
             await asyncio.to_thread(service.start)
@@ -109,8 +107,7 @@ def test_a_server_whose_clock_is_not_redis_s_keeps_its_sessions(
     async def play() -> None:
         async with walking(service.address, small.weights, 5) as walks:
             await step_all(walks, 5)
-            for each in walks:
-                await until_stored(each.session)
+            await all_stored(walks)
             await asyncio.to_thread(service.kill)
             await asyncio.to_thread(service.start)
             infos = [await each.session.info() for each in walks]

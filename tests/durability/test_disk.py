@@ -22,10 +22,10 @@ from tests.durability.service import Service, on_sqlite, serving
 from tests.durability.walks import (
     PATIENT,
     Walk,
+    all_stored,
     check_all,
     step_all,
     until,
-    until_stored,
     walking,
 )
 from tests.harness import start
@@ -76,8 +76,7 @@ def test_steps_go_on_over_a_full_disk_and_are_stored_once_there_is_room(
             ballast.unlink()
             await until(lambda: bool(service.running.metric("tidegate_store_up")))
             await until(lambda: store_health(service.address) == SERVING)
-            for each in walks:
-                await until_stored(each.session)
+            await all_stored(walks)
             assert await check_all(walks) == (0, 0)
 
     before = (*MOUNTED, str(tmp_path), "32m")
@@ -117,8 +116,7 @@ def move_log(service: Service, folder: Path) -> None:
 async def store_round(walks: list[Walk]) -> None:
     """A step of each, and all of them stored."""
     await step_all(walks, 1)
-    for each in walks:
-        await until_stored(each.session)
+    await all_stored(walks)
 
 
 def flipped(record: bytes) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.durability.service import Service, on_redis, serving
-from tests.durability.walks import Walk, check_all, step_all, until, until_stored, walking
+from tests.durability.walks import Walk, all_stored, check_all, step_all, until, walking
 from tests.server.store.redis_server import RedisServer
 from tidegate import Client, ClientOptions, RetryPolicy, errors
 
@@ -34,12 +34,6 @@ async def more_steps(walks: list[Walk], more: int) -> None:
     """Wait until every session has so many steps more, which it streams."""
     wanted = [each.steps + more for each in walks]
     await until(lambda: all(w.steps >= n for w, n in zip(walks, wanted, strict=True)))
-
-
-async def all_stored(walks: list[Walk]) -> None:
-    """Wait until every session is in the store as it is."""
-    for each in walks:
-        await until_stored(each.session)
 
 
 def test_steps_are_refused_while_redis_stands_still_and_go_on_by_themselves(

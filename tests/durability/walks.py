@@ -36,18 +36,25 @@ class Walk:
         self.session, self._network = session, NumpyNetwork(network)
         self._state = self._network.initial()
         self._draws = np.random.default_rng(seed)
+        self._next: Floats | None = None
         self._given: list[Floats] = []
         self._got: list[Floats] = []
         self.steps = 0
         self.longest_pause = 0.0
 
+    def peek_next(self) -> Floats:
+        """The next observation, which stays the same until it is answered."""
+        if self._next is None:
+            self._next = self._draws.normal(0, 2, WIDTH).astype(np.float32)
+        return self._next
+
     async def step(self) -> Floats:
         """One step with the next observation."""
-        loop = asyncio.get_running_loop()
-        x = self._draws.normal(0, 2, WIDTH).astype(np.float32)
+        loop, x = asyncio.get_running_loop(), self.peek_next()
         started = loop.time()
         self._got.append(await self.session.step(x))
         self._given.append(x)
+        self._next = None
         self.steps += 1
         self.longest_pause = max(self.longest_pause, loop.time() - started)
         return self._got[-1]
@@ -133,6 +140,12 @@ async def until_stored(session: Session) -> None:
     async with asyncio.timeout(30):
         while (info := await session.info()).durable_step < info.steps:
             await asyncio.sleep(0.02)
+
+
+async def all_stored(walks: Sequence[Walk]) -> None:
+    """Wait until every session is in the store as it is."""
+    for each in walks:
+        await until_stored(each.session)
 
 
 async def check_all(walks: Sequence[Walk]) -> tuple[int, int]:

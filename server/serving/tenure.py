@@ -75,7 +75,9 @@ class Tenure:
         if lease.lapsed:
             log.error("the lease had run out: others may have taken sessions, all are let go")
             for model in self._registry:
-                model.directory.end(model.directory.handles(), SessionMoved)
+                handles = model.directory.handles()
+                model.directory.end(handles, SessionMoved)
+                model.metrics.moved.inc(len(handles))
         if lease.emptied:
             log.error("the store has been emptied: every session is written again")
             for model in self._registry:

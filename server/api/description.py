@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.errors import BadInput, Starting
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.sessions.directory import SessionInfo
+from server.sessions.standing import SessionInfo
 from tidegate.v1 import tidegate_pb2 as pb
 
 PAGE, LARGEST_PAGE = 100, 1000

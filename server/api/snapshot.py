@@ -12,9 +12,9 @@ from server.api.description import session
 from server.errors import BadInput, BadSnapshot
 from server.serving.model import ServedModel
 from server.sessions import validation
-from server.sessions.directory import SessionInfo
 from server.sessions.forecast import Forecast
 from server.sessions.snapshot import Snapshot, Tensor, shown
+from server.sessions.standing import SessionInfo
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import DTYPES
 

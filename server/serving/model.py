@@ -24,13 +24,14 @@ from server.scheduler.submission import Handles, Submission
 from server.serving.drift import Drift, watch
 from server.sessions.checkpoint import Checkpoint
 from server.sessions.claims import Claims, Problems
-from server.sessions.directory import Directory, SessionInfo, is_id
+from server.sessions.directory import Directory
 from server.sessions.keeper import Keeper
 from server.sessions.kept_inputs import KeptInputs
 from server.sessions.moving import Moving
 from server.sessions.operations import Operations
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Residence
+from server.sessions.standing import SessionInfo, is_id
 from server.sessions.step_protocol import Applied, SessionSteps
 from server.store.health import Health
 from server.store.interface import Store

@@ -76,7 +76,9 @@ class Tenure:
             log.error("the lease had run out: others may have taken sessions, all are let go")
             self._health.lapses += 1  # first, so that none is missed that is just being claimed
             for model in self._registry:
-                model.directory.end(model.directory.handles(), SessionMoved)
+                handles = model.directory.handles()
+                model.directory.end(handles, SessionMoved)
+                model.metrics.moved.inc(len(handles))
         if lease.emptied:
             log.error("the store has been emptied: every session is written again")
             for model in self._registry:

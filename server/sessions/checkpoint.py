@@ -19,10 +19,11 @@ from server.engine.engine import Engine
 from server.errors import ServingError, SessionMoved
 from server.metrics import ModelMetrics
 from server.scheduler.submission import INDEX, Handles
-from server.sessions.directory import Directory, Standings
+from server.sessions.directory import Directory
 from server.sessions.replay_cache import Floats, Prints, ReplayCache, known, span
 from server.sessions.shelf import Shelved
 from server.sessions.slots import Residence
+from server.sessions.standing import Standings
 from server.store.interface import Claim, Table, Write, Wrote
 from server.store.record import Codec, Columns
 

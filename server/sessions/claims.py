@@ -15,8 +15,9 @@ import numpy as np
 from server.bundle.manifest import Manifest
 from server.errors import BadRecord, ServingError, SessionExpired, SessionMoved
 from server.metrics import ModelMetrics
-from server.sessions.directory import Adopted, Directory, new_life
+from server.sessions.directory import Directory
 from server.sessions.shelf import Shelf, Shelved
+from server.sessions.standing import Adopted, new_life
 from server.store.health import Health
 from server.store.interface import Claim, Claimed, End, Hold, Table
 from server.store.record import Codec, Record

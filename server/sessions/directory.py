@@ -9,11 +9,9 @@ is held for microseconds.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import chain
 
@@ -21,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import (
-    BadInput,
     Draining,
     SessionClosed,
     SessionEnded,
@@ -34,8 +31,15 @@ from server.errors import (
     VersionLeaves,
 )
 from server.scheduler.submission import INDEX, SHIFT, Handles
+from server.sessions.standing import (
+    Adopted,
+    Left,
+    SessionInfo,
+    Standings,
+    check_id,
+    new_life,
+)
 from server.sessions.tombstones import How, Tombstones
-from tidegate.wire import MAX_ID_BYTES
 
 LONGEST_WAIT = 1.0
 OLDEST_FOR = 0.1  # seconds for which the longest idle session is not looked for again
@@ -45,69 +49,6 @@ SLICE, PAUSE = 4000, 0.001  # ids looked at in one go, and seconds between two o
 
 OnEnd = Callable[[int, str, int, How], None]
 """Told of a session that ended: its handle, id ("" if it was hidden), epoch at the store, how."""
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """A live session, as callers see it. Times are seconds since the epoch."""
-
-    model: str
-    version: int
-    session_id: str
-    steps: int
-    opened_at: float
-    last_used_at: float
-    expires_at: float
-    durable_step: int = 0
-    life: int = 0
-
-
-@dataclass(frozen=True)
-class Left:
-    """What stays the same of a session that goes to another version; `last_used` by the clock."""
-
-    opened_at: float
-    last_used: float
-    life: int
-
-
-@dataclass(frozen=True)
-class Standings:
-    """Where live sessions stand, in columns over them, for a store to be told.
-    Times are seconds since the epoch."""
-
-    handles: Handles
-    ids: list[str]
-    epochs: NDArray[np.int64]
-    lives: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    opened_at: NDArray[np.float64]
-    used_at: NDArray[np.float64]
-
-    def standing(self) -> tuple[list[int], list[int], list[int]]:
-        """Their handles, lives and counts."""
-        return self.handles.tolist(), self.lives.tolist(), self.counts.tolist()
-
-    def rows(self, rows: NDArray[np.int64]) -> Standings:
-        """Some of the sessions."""
-        ids = [self.ids[row] for row in rows.tolist()]
-        return Standings(
-            self.handles[rows], ids, self.epochs[rows], self.lives[rows], self.counts[rows],
-            self.opened_at[rows], self.used_at[rows],
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Adopted:
-    """A session that comes out of a store, or has just been made there."""
-
-    session_id: str
-    epoch: int
-    life: int
-    steps: int
-    opened_at: float
-    used_at: float
-    created: bool
 
 
 class Directory:
@@ -594,33 +535,3 @@ class Directory:
             durable_step=int(self._durable[index]),
             life=int(self._lives[index]),
         )
-
-
-def new_life() -> int:
-    """A number that no other session's life has, but for one chance in 2**48; numbers after it are
-    for the lives that follow, and every language's numbers hold it."""
-    return random.getrandbits(48) + 1
-
-
-def is_id(session_id: str) -> bool:
-    """Whether it can be a session's id."""
-    try:
-        check_id(session_id)
-    except BadInput:
-        return False
-    return True
-
-
-def check_id(session_id: str) -> None:
-    """Refuse what cannot be a session's id.
-
-    Raises:
-        BadInput: it is empty, longer than 256 bytes of UTF-8, or no text that UTF-8 can say.
-    """
-    must = f"session_id must have 1 to {MAX_ID_BYTES} bytes of UTF-8"
-    try:
-        size = len(session_id.encode())
-    except UnicodeEncodeError as error:
-        raise BadInput(f"{must}, which cannot say {session_id!r}", field="session_id") from error
-    if not 1 <= size <= MAX_ID_BYTES:
-        raise BadInput(f"{must}, not {size}", field="session_id")

@@ -38,8 +38,9 @@ from server.scheduler.scheduler import Told
 from server.scheduler.submission import Handles
 from server.sessions.checkpoint import Captured, Checkpoint
 from server.sessions.claims import AGAIN, Claims, Naming, Problems, shelved
-from server.sessions.directory import Directory, Standings
+from server.sessions.directory import Directory
 from server.sessions.shelf import Shelf
+from server.sessions.standing import Standings
 from server.sessions.tombstones import How
 from server.store.health import Health
 from server.store.interface import Claim, End, Hold, StoreUnreachable, Table

@@ -22,11 +22,12 @@ from server.engine.engine import Engine, EngineRows
 from server.errors import CannotMigrate, Internal, ServingError
 from server.metrics import ModelMetrics
 from server.scheduler.scheduler import Scheduler
-from server.sessions.directory import Directory, Left
+from server.sessions.directory import Directory
 from server.sessions.kept_inputs import KeptInputs
 from server.sessions.operations import Operations
 from server.sessions.slots import Residence
 from server.sessions.snapshot import Snapshot
+from server.sessions.standing import Left
 from server.sessions.tombstones import How
 
 log = logging.getLogger(__name__)

@@ -24,11 +24,12 @@ from server.scheduler.control import SHARED, SharedCalls
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.submission import Handles
 from server.sessions import snapshot as snapshots
-from server.sessions.directory import Directory, SessionInfo
+from server.sessions.directory import Directory
 from server.sessions.forecast import Forecast
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import Residence
 from server.sessions.snapshot import Snapshot, Tensor
+from server.sessions.standing import SessionInfo
 
 log = logging.getLogger(__name__)
 

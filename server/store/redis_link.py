@@ -79,14 +79,21 @@ class Link:
             answers: list[Any] = pipe.execute()
         return answers
 
-    def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
-        """Run a script over sessions, chunk by chunk, and wait until the changes are durable."""
+    def run(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[Any],
+        shared: Sequence[Any] = (),
+    ) -> list[Any]:
+        """Run a script over sessions, chunk by chunk, and wait until the changes are durable. What
+        they share goes before their own arguments."""
         width, answers = len(arguments) // max(len(keys), 1), list[Any]()
         for at in range(0, len(keys), CHUNK):
             here, there = keys[at : at + CHUNK], arguments[at * width : (at + CHUNK) * width]
             with self.answering():
                 pipe = self.client.pipeline(transaction=False)
-                self._scripts[script](keys=here, args=there, client=pipe)
+                self._scripts[script](keys=here, args=[*shared, *there], client=pipe)
                 if self._confirm:
                     pipe.execute_command(*self._confirm)
                 answer, *confirmed = pipe.execute()
@@ -97,8 +104,11 @@ class Link:
     def stays(self, used_at: float) -> int:
         """Milliseconds until a record is to vanish by itself. Not a time of day: redis's clock need
         not agree with this one."""
-        left = used_at - time.time() + self.settings.time_to_live + SPARE
-        return max(1, int(left * 1000))
+        return max(1, self.left(used_at))
+
+    def left(self, used_at: float) -> int:
+        """Likewise, below 0 for one that should have vanished."""
+        return int((used_at - time.time() + self.settings.time_to_live + SPARE) * 1000)
 
     def close(self) -> None:
         """Close what is open."""

@@ -82,11 +82,15 @@ class RedisTable:
             self._owners.ask([(who, self._model, self._version, name) for who, name in held])
 
     def _write(self, writes: Sequence[Write], make: bool) -> list[int]:
-        me, arguments = self._owners.me, list[Any]()
+        arguments, left = list[Any](), self._link.left(0.0)
         for _, epoch, revision, used_at, record in writes:
-            stays = self._link.stays(used_at)
-            arguments += (me, epoch, revision, repr(used_at), record, stays, int(make))
-        answers: list[int] = self._run(scripts.WRITE, writes, arguments)
+            stays = max(1, left + int(used_at * 1000))
+            arguments += (epoch, revision, repr(used_at), record, stays)
+        keys, shared = (
+            self._keys([each.session_id for each in writes]),
+            (self._owners.me, int(make)),
+        )
+        answers: list[int] = self._link.run(scripts.WRITE, keys, arguments, shared)
         return answers
 
     def _run(self, script: str, those: Sequence[Claim | Write | End], values: list[Any]) -> Any:

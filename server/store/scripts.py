@@ -43,16 +43,17 @@ return answers
 """
 
 WRITE: Final = """
--- A key: owner, epoch, revision, used, record, for how long it stays (ms), make if missing
--- (0 or 1).
+-- First the owner, and whether to make what is missing (0 or 1). Then for a key: epoch, revision,
+-- used, record, for how long it stays (ms).
 local answers = {}
+local me, make = ARGV[1], ARGV[2]
 for i, key in ipairs(KEYS) do
-    local at = (i - 1) * 7
-    local me, epoch, revision = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+    local at = (i - 1) * 5 + 2
+    local epoch, revision = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
     local held = redis.call('HMGET', key, 'owner', 'epoch', 'revision', 'gone')
     local theirs = tonumber(held[2] or -1)
     local answer = 1
-    if not held[2] and ARGV[at + 7] == '0' then
+    if not held[2] and make == '0' then
         answer = 2
     elseif theirs > epoch then
         answer = 0
@@ -60,10 +61,12 @@ for i, key in ipairs(KEYS) do
         answer = 0
     elseif theirs < epoch or tonumber(held[3]) < revision then
         -- First what needs memory: a full redis lets a script go on that has changed something.
-        redis.call('HSET', key, 'owner', me, 'epoch', ARGV[at + 2], 'revision', ARGV[at + 3],
-            'used', ARGV[at + 4], 'record', ARGV[at + 5])
-        redis.call('HDEL', key, 'gone')
-        redis.call('PEXPIRE', key, ARGV[at + 6])
+        redis.call('HSET', key, 'owner', me, 'epoch', ARGV[at + 1], 'revision', ARGV[at + 2],
+            'used', ARGV[at + 3], 'record', ARGV[at + 4])
+        if held[4] then
+            redis.call('HDEL', key, 'gone')
+        end
+        redis.call('PEXPIRE', key, ARGV[at + 5])
     end
     answers[i] = answer
 end

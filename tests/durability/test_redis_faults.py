@@ -78,11 +78,12 @@ def test_steps_go_on_while_redis_stands_still_where_they_may(
         asyncio.run(play())
 
 
-def test_steps_of_a_server_whose_lease_ran_out_with_nobody_else_there_are_kept(
+def test_steps_of_a_server_whose_lease_ran_out_are_applied_again(
     small: SmallModel, redis: RedisServer
 ) -> None:
-    """Redis stands still for longer than the lease. The server's memory is worth more than the
-    records: nobody has claimed the sessions since, so it goes on with them and writes them."""
+    """Redis stands still for longer than the lease. The server cannot know whether others have
+    taken its sessions since: it lets go of them all, and takes each from its record again. What it
+    applied after that record was written, the client applies again."""
 
     async def play() -> None:
         async with walking(service.address, small.weights, 20) as walks:

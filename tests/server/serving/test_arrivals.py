@@ -14,7 +14,8 @@ from server.errors import (
     UnknownSession,
     VersionLeaves,
 )
-from server.sessions.directory import Directory, Left
+from server.sessions.directory import Directory
+from server.sessions.standing import Left
 
 MOVED = partial(SessionMigrated, version=2)
 

@@ -1,8 +1,8 @@
 // A small client of Tidegate's columnar stream (docs/protocol.md), for one model version.
 //
 // Steps that are asked for while a message is on its way travel together in the next one. Each session's
-// steps are numbered, so what was not answered before a connection broke is sent again, and counts once. The
-// inputs of steps that the server has not stored yet are kept: should it come back at an earlier step, they go again.
+// steps are numbered, so what was not answered before a connection broke is sent again, and counts once.
+// Inputs are kept until the server has stored their steps: what a crash takes back is applied again.
 
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -13,12 +13,13 @@ import loader from '@grpc/proto-loader';
 const PROTOS = fileURLToPath(new URL('../../protos', import.meta.url));
 const FAILED = 2;
 const ATTEMPTS = 8;
-const MOST_KEPT = 4096; // inputs a session; past it the oldest are forgotten, and may be lost with the server
-const FOR_NOW = ['REASON_STORE_DOWN', 'REASON_QUEUE_FULL', 'REASON_SESSIONS_FULL', 'REASON_DRAINING'];
+const MOST_KEPT = 4096; // steps a session; past it the oldest are forgotten
+const FOR_NOW = ['REASON_MOVED', 'REASON_STORE_DOWN', 'REASON_STARTING', 'REASON_DRAINING']; // nothing was done
 
 const definition = loader.loadSync('tidegate/v1/tidegate.proto', {
   includeDirs: [PROTOS], keepCase: true, longs: Number, enums: String, defaults: true,
 });
+const Detail = definition['tidegate.v1.ErrorDetail'];
 const { Tidegate } = grpc.loadPackageDefinition(definition).tidegate.v1;
 
 /** A stub for every call of the service. */
@@ -27,13 +28,14 @@ export const connect = (address) => new Tidegate(address, grpc.credentials.creat
 /** The end of it. (Its own `close` is the call that ends a session.) */
 export const disconnect = (stub) => grpc.Client.prototype.close.call(stub);
 
-/** The models served, once the server has loaded them. */
+/** The models served, once the server is there and has loaded them. */
 export async function models(stub) {
   for (let failures = 1; ; failures += 1) {
     try {
       return (await promisify(stub.ListModels.bind(stub))({})).models;
     } catch (error) {
-      if (error.code !== grpc.status.UNAVAILABLE || (failures >= ATTEMPTS && !starting(error))) throw error;
+      if (error.code !== grpc.status.UNAVAILABLE || failures >= ATTEMPTS) throw error;
+      if (detail(error).reason === 'REASON_STARTING') failures = 0; // a server that starts is waited for
       await pause(backoff(failures));
     }
   }
@@ -56,11 +58,7 @@ export class StepStream {
 
   /** A session, opened with its first step if it is not live. */
   session(id) {
-    const session = {
-      id, lane: this.#sessions.length, named: false, queue: [],
-      number: null, life: null, // of the next step; which life of the session this is
-      kept: [], // inputs of the latest steps, those that may not be stored yet
-    };
+    const session = { id, lane: this.#sessions.length, number: null, named: false, queue: [], life: null, kept: [] };
     this.#sessions.push(session);
     return { id, step: (features) => this.#step(session, features) };
   }
@@ -77,7 +75,7 @@ export class StepStream {
       return Promise.reject(new RangeError(`a step has ${this.#features} features, not ${features.length}`));
     }
     return new Promise((resolve, reject) => {
-      session.queue.push({ session, features: Float32Array.from(features), resolve, reject });
+      session.queue.push({ session, features: Float32Array.from(features), resolve, reject, refusals: 0 });
       if (session.queue.length === 1) this.#offer(session.queue[0]);
     });
   }
@@ -110,9 +108,9 @@ export class StepStream {
     const lanes = Buffer.alloc(4 * rows.length);
     const numbers = Buffer.alloc(8 * rows.length);
     const features = Buffer.alloc(4 * this.#features * rows.length);
-    rows.forEach(({ session, features: values }, row) => {
+    rows.forEach(({ session, number, features: values }, row) => {
       lanes.writeUInt32LE(session.lane, 4 * row);
-      numbers.writeBigUInt64LE(BigInt(session.number), 8 * row);
+      numbers.writeBigUInt64LE(BigInt(number ?? session.number), 8 * row);
       values.forEach((value, k) => features.writeFloatLE(value, 4 * (row * values.length + k)));
     });
     return {
@@ -135,67 +133,40 @@ export class StepStream {
     this.#inFlight = null;
     this.#failures = 0;
     const refused = new Map(reply.errors.flatMap((entry) => alike(entry).map((row) => [row, entry.error])));
-    reply.opened.forEach((opened, k) => this.#named(unnamed[k], opened));
+    const failed = new Map();
+    reply.opened.forEach(({ error, steps, life }, k) => {
+      const session = unnamed[k];
+      if (error) {
+        session.named = false;
+        failed.set(session, error);
+      } else {
+        session.number ??= steps;
+        session.life ??= life;
+        session.told = life;
+      }
+    });
     let at = 0;
-    let moved = false;
     rows.forEach((step, row) => {
+      const { session } = step;
       if (reply.status[row] === FAILED) {
-        moved ||= this.#refused(step, refused.get(row));
+        this.#refused(step, failed.get(session) ?? refused.get(row));
         return;
       }
       const outputs = new Float32Array(this.#width());
       for (let k = 0; k < outputs.length; k++, at += 4) outputs[k] = reply.outputs.readFloatLE(at);
-      keep(step, reply.durable_steps.length ? Number(reply.durable_steps.readBigUInt64LE(8 * row)) : Infinity);
+      if (step.before) { // it was answered long ago; the next one that was lost, or the step itself, may go
+        this.#goBack(step.before, step.number + 1);
+        return;
+      }
+      if (reply.durable_steps.length) keep(step, Number(reply.durable_steps.readBigUInt64LE(8 * row)));
+      session.number += 1;
       this.#finish(step, () => step.resolve(outputs));
     });
-    for (const step of waiting.filter((each) => each.session.queue[0] === each)) {
-      if (step.session.named) this.#offer(step);
-      else pause(100).then(() => this.#offer(step)); // refused for now
+    for (const step of waiting) {
+      if (failed.has(step.session)) this.#refused(step, failed.get(step.session));
+      else this.#offer(step);
     }
-    if (moved) this.#reopen();
     this.#send();
-  }
-
-  /** The server has told where a session stands, or why there is none. */
-  #named(session, { error, steps, life }) {
-    session.number ??= steps;
-    session.life ??= life;
-    if (error && (FOR_NOW.includes(error.reason) || error.reason === 'REASON_MOVED')) session.named = false;
-    else if (error) this.#refuseAll(session, error);
-    else if (session.life !== life) this.#refuseAll(session, { message: `session ${session.id} began anew` });
-  }
-
-  /** A row was not applied; returns whether another server has its session. */
-  #refused(step, error) {
-    const { session } = step;
-    if (session.queue[0] !== step) return false; // refused with its session
-    if (error.reason === 'REASON_MOVED' || !session.named) {
-      this.#offer(step);
-      return error.reason === 'REASON_MOVED';
-    }
-    if (FOR_NOW.includes(error.reason)) {
-      pause(error.retry_after_ms ?? 100).then(() => this.#offer(step));
-      return false;
-    }
-    const lost = session.number - error.expected_step; // steps that went with the server
-    if (error.reason === 'REASON_STEP_GAP' && lost > 0 && lost <= session.kept.length) {
-      const again = session.kept.splice(-lost).map((features) => (
-        { session, features, resolve() {}, reject: (failed) => step.reject(failed) }));
-      session.number = error.expected_step;
-      session.queue.unshift(...again);
-      this.#offer(again[0]);
-    } else {
-      this.#finish(step, () => step.reject(failure(error)));
-    }
-    return false;
-  }
-
-  /** A new stream, which a proxy may lead to another server. */
-  #reopen() {
-    const call = this.#call;
-    this.#call = null;
-    for (const session of this.#sessions) session.named = false;
-    call.end();
   }
 
   #width() {
@@ -209,9 +180,32 @@ export class StepStream {
     tell();
   }
 
-  #refuseAll(session, error) {
-    session.named = false;
-    for (const step of session.queue.splice(0)) step.reject(failure(error));
+  /** The server did not apply the row: it goes again later, or after what a crash took back, or its caller is told. */
+  #refused(row, error) {
+    const step = row.before ?? row;
+    const { session } = step;
+    if (FOR_NOW.includes(error.reason) && ++step.refusals < ATTEMPTS) {
+      if (error.reason === 'REASON_MOVED') this.#call?.cancel(); // another server may answer a new stream
+      setTimeout(() => this.#offer(row), Number(error.retry_after_ms) || backoff(step.refusals));
+    } else if (row.before && error.reason === 'REASON_STEP_TOO_OLD') {
+      this.#goBack(step, Number(error.expected_step)); // it was applied, and its reply lost
+    } else if (error.reason === 'REASON_STEP_GAP' && session.told === session.life) {
+      this.#goBack(step, Number(error.expected_step), error);
+    } else {
+      this.#finish(step, () => step.reject(failure(error)));
+    }
+  }
+
+  /** The server is at step `from`: apply again what is kept from there on, before `step` goes. */
+  #goBack(step, from, error) {
+    const { session } = step;
+    if (from >= session.number) {
+      this.#offer(step);
+      return;
+    }
+    const features = session.kept[from - (session.number - session.kept.length)];
+    if (features) this.#offer({ session, features, number: from, before: step });
+    else this.#finish(step, () => step.reject(failure(error ?? { message: `step ${from} is lost` })));
   }
 
   /** The connection is lost: what was not answered goes again, under the same numbers. */
@@ -219,33 +213,35 @@ export class StepStream {
     const lost = this.#inFlight;
     this.#inFlight = this.#call = null;
     const again = lost ? [...lost.rows, ...lost.waiting] : [];
-    this.#failures = starting(error) ? 0 : this.#failures + 1;
-    if (error.code !== grpc.status.UNAVAILABLE || this.#failures >= ATTEMPTS || this.#closed) {
+    const { reason, retry_after_ms: asked } = detail(error);
+    this.#failures += reason === 'REASON_STARTING' ? 0 : 1; // a server that starts is waited for
+    const passes = [grpc.status.UNAVAILABLE, grpc.status.CANCELLED].includes(error.code); // we cancel where it moved
+    if (!passes || this.#failures >= ATTEMPTS || this.#closed) {
       for (const { session } of [...again, ...this.#ready.splice(0)]) {
         for (const step of session.queue.splice(0)) step.reject(error);
       }
       return;
     }
-    await pause(backoff(this.#failures));
+    await pause(Number(asked) || backoff(this.#failures));
     this.#ready.unshift(...again);
     this.#send();
   }
 }
 
-/** The step was applied; its input is kept until the server has stored it. */
+/** Keep an applied step's input, and drop those that are stored. */
 function keep({ session, features }, durable) {
-  session.number += 1;
   session.kept.push(features);
-  const unstored = Math.max(0, session.number - durable);
-  if (session.kept.length > Math.min(unstored, MOST_KEPT)) {
-    session.kept.splice(0, session.kept.length - Math.min(unstored, MOST_KEPT));
-  }
+  const unstored = Math.max(0, session.number + 1 - durable);
+  session.kept.splice(0, session.kept.length - Math.min(unstored, MOST_KEPT));
 }
 
-const starting = (error) => error.code === grpc.status.UNAVAILABLE && /still loading/.test(error.details);
-
-/** Milliseconds to wait after so many failures in a row. */
 const backoff = (failures) => Math.min(2000, 50 * 2 ** failures) * (0.8 + 0.4 * Math.random());
+
+/** What a Tidegate server told of why a call ended. */
+function detail(error) {
+  const [packed] = error.metadata?.get('tidegate-error-bin') ?? [];
+  return packed ? Detail.deserialize(packed) : {};
+}
 
 /** The rows that one entry of `errors` is about: the first, and those that failed in the same way. */
 function alike({ row, also }) {

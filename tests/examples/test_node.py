@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from tests.client.durable import DurableServer, outputs
 from tests.client.fake import FakeServer, applied, detail, refused
 from tests.client.proxy import Proxy
 from tests.conftest import SmallModel
@@ -184,3 +186,67 @@ def test_rows_that_failed_alike_are_each_told() -> None:
             return (await asyncio.wait_for(process.communicate(), 30))[0]
 
     assert json.loads(asyncio.run(play())) == ["REASON_RUN_FAILED"] * 4
+
+
+STEADY = """
+const { StepStream, connect, disconnect } = await import(process.argv[2]);
+const stub = connect(process.argv[1]);
+const model = { name: 'fake', version: 1, features: [{}, {}], outputs: [{ size: 1 }] };
+const stream = new StepStream(stub, model);
+const play = async (id) => {
+  const session = stream.session(id), outputs = [];
+  for (let at = 0; at < 40; at++) outputs.push((await session.step([at, 1 / (at + 1)]))[0]);
+  return outputs;
+};
+console.log(JSON.stringify(await Promise.all(['a', 'b', 'c'].map(play))));
+stream.close();
+disconnect(stub);
+"""
+
+
+async def played_by_node(server: DurableServer, script: str) -> bytes:
+    words = tool("node", "--input-type=module", "-e", script, server.address)
+    process = await asyncio.create_subprocess_exec(
+        *words, (FOLDER / "tidegate.js").as_uri(), stdout=subprocess.PIPE
+    )
+    return (await asyncio.wait_for(process.communicate(), 60))[0]
+
+
+@pytest.mark.parametrize("lag", [0, 4, 100])
+def test_what_crashes_take_back_is_applied_again_and_every_step_counts_once(lag: int) -> None:
+    async def play() -> None:
+        async with DurableServer(lag) as server:  # type: ignore[abstract]
+            server.faults = {
+                3: "moved", 6: "down", 10: "before", 13: "after", 20: "after", 23: "before",
+                24: "after", 33: "moved", 40: "after",
+            }  # fmt: skip
+            starting = detail(pb.REASON_STARTING, retry_after_ms=5)
+            server.refusals = [(grpc.StatusCode.UNAVAILABLE, starting)] * 10
+            told = json.loads(await played_by_node(server, STEADY))
+            xs = [np.array([at, 1 / (at + 1)], "<f4").tobytes() for at in range(40)]
+            for life in server.lives.values():
+                assert life.inputs == xs
+            np.testing.assert_array_equal(np.array(told, "<f4"), [outputs(xs)] * 3)
+
+    asyncio.run(play())
+
+
+def test_a_session_begun_anew_by_somebody_else_is_not_filled_with_old_steps() -> None:
+    async def play() -> None:
+        async with DurableServer(100) as server:  # type: ignore[abstract]
+            server.faults = {20: "before"}
+            crash = server.crash
+
+            def begin_anew() -> None:
+                crash()
+                server.begin("a")
+
+            server.crash = begin_anew  # type: ignore[method-assign]
+            script = STEADY.replace("Promise.all(['a', 'b', 'c'].map(play))", REASON)
+            assert json.loads(await played_by_node(server, script)) == "REASON_STEP_GAP"
+            assert server.lives["a"].count == 0
+
+    asyncio.run(play())
+
+
+REASON = "play('a').catch(({ reason }) => reason)"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.durability.service import Service, on_redis, on_sqlite
-from tests.durability.walks import Walk, check_all, counting_replays, walking
+from tests.durability.walks import Replays, Walk, check_all, counting_replays, walking
 from tests.harness import small_model
 from tests.server.store.redis_server import RedisServer
 from training.network import Network
@@ -83,16 +83,18 @@ async def torture(
                 for at in range(kills):
                     await killer.kill(at)
                     tally.kills += 1
-                    _check(walks)
+                    _count(walks, replays, tally)
                 stop.set()
             tally.lost, tally.doubled = await check_all(walks)
-    tally.steps, tally.replayed = sum(each.steps for each in walks), replays.steps
-    tally.longest_pause = max(each.longest_pause for each in walks)
+            _count(walks, replays, tally)
 
 
-def _check(walks: Sequence[Walk]) -> None:
+def _count(walks: Sequence[Walk], replays: Replays, tally: Tally) -> None:
+    """Check what was answered so far, and count it."""
     for each in walks:
         each.check()
+    tally.steps, tally.replayed = sum(each.steps for each in walks), replays.steps
+    tally.longest_pause = max(each.longest_pause for each in walks)
 
 
 @contextmanager
@@ -130,8 +132,10 @@ def main() -> None:
             flags = ("--durability", told.durability)
             with services(Path(folder), store, *flags) as those:
                 kills = told.kills // len(stores)
-                asyncio.run(torture(those, network, kills, told.sessions, tally, told.seed))
-            print(tally, flush=True)
+                try:
+                    asyncio.run(torture(those, network, kills, told.sessions, tally, told.seed))
+                finally:  # also of one that was interrupted, or failed
+                    print(tally, flush=True)
             if tally.lost or tally.doubled:
                 raise SystemExit(1)
 

@@ -305,7 +305,7 @@ def test_a_look_that_is_given_up_leaves_the_session_as_it_was() -> None:
         for most in (1, 2, 3):
             before = len(server.batches)
             task = asyncio.ensure_future(session.peek())
-            await until(lambda: len(server.batches) >= before + most)  # noqa: B023
+            await until(lambda: task.done() or len(server.batches) >= before + most)  # noqa: B023
             task.cancel()
             await asyncio.wait([task])
         np.testing.assert_array_equal(await session.chunk(xs[18:]), model(xs)[18:])

@@ -21,6 +21,10 @@ VARIABLES = {"$model": ".*", "$version": ".*", "$__rate_interval": "1m"}
 PATIENCE = 10
 # Features drift over a window of an hour, in models whose bundles say how they were in training.
 LATER = {"Drift of features", "Steps that drift rests on"}
+# A session of two seconds is written once or twice, perhaps not between two scrapes.
+LATER |= {"Time to write a record"}
+# There is no shadow unless one is asked for.
+LATER |= {"Shadows: differences", "Shadows: steps/s"}
 
 
 def expressions() -> Iterator[tuple[str, str]]:

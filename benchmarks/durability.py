@@ -223,7 +223,7 @@ def known(repository: Path, folder: Path, core: int, sessions: int) -> Known:
         load.name(create=True)
         load.step_all()
         size = (_resident_bytes(server.pid) - before) / sessions
-        hot = [load.window(SECONDS, among=ROWS)[1] for _ in range(WINDOWS)]
+        hot = [load.window(SECONDS, min(ROWS, sessions))[1] for _ in range(WINDOWS)]
         churn = [load.window(SECONDS)[0] for _ in range(WINDOWS)]
         load.close()
     return Known(sessions, statistics.median(hot), statistics.median(churn), size)

@@ -118,13 +118,15 @@ class StepQueue:
         return self._calls.popleft() if self._calls else None
 
     def finish(self, picked: list[Picked]) -> None:
-        """The rows have left their run: let in what was held back behind them."""
+        """The rows have left their run, and are confirmed where they have to be: let in what was
+        held back behind them. Any thread may say so."""
         with self._condition:
             for part, start, stop in picked:
                 self.steps -= part.steps(start, stop)
                 part.entry.unfinished -= stop - start
                 if part.entry.unfinished == 0:
                     self._next_round(part.entry)
+            self._condition.notify()
 
     def defer(self, parts: list[Part]) -> None:
         """These rows were taken, and could not run because their sessions are not resident: they

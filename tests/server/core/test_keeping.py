@@ -209,6 +209,22 @@ def test_a_confirmed_step_is_stored_when_it_is_answered(bundle: Bundle, tmp_path
             assert model.get("a").durable_step == at + 1
 
 
+def test_steps_that_wait_behind_one_to_be_confirmed_follow_it(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Nothing else comes that would wake the scheduler."""
+    with (
+        keeping(tmp_path) as (_, kept),
+        serving(bundle, tmp_path, kept, durability="sync") as (model, caller),
+    ):
+        name(model, "a")
+        sent = [caller.send([("a", at, XS[at : at + 1])]) for at in range(6)]
+        for submission, done in sent:
+            assert done.wait(20), "a step was never answered"
+            assert not submission.errors
+        assert model.get("a").durable_step == 6
+
+
 def test_two_owners_never_both_apply(bundle: Bundle, tmp_path: Path) -> None:
     with (
         keeping(tmp_path) as (_, one),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -49,7 +50,8 @@ def test_steps_cancelled_as_their_sessions_expire_leave_nothing_behind(
     async def live_and_die(stub: tidegate_pb2_grpc.TidegateAsyncStub, name: str) -> None:
         for _ in range(4):
             await stub.Open(pb.OpenRequest(model="small", session_id=name))
-            await stub.Step(step_request(name, None, x))
+            with suppress(aio.AioRpcError):  # on a slow machine it has expired by now
+                await stub.Step(step_request(name, None, x))
             await asyncio.sleep(chance.uniform(0.38, 0.56))
             step = stub.Step(step_request(name, None, x))
             await asyncio.sleep(chance.uniform(0, 0.003))

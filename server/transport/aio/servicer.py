@@ -10,7 +10,7 @@ from typing import Protocol
 
 from server.api import description, snapshot, step
 from server.api.errors import raise_first
-from server.errors import Draining
+from server.errors import Draining, VersionLeaves
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -62,6 +62,14 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenReply:  # noqa: N802
         """Open a session or attach to it."""
+        try:
+            return await self._open(request)
+        except VersionLeaves:  # the newest version was taken away while the store was asked
+            if request.version:
+                raise
+            return await self._open(request)
+
+    async def _open(self, request: pb.OpenRequest) -> pb.OpenReply:
         model = self._registry.resolve(request.model, request.version)
         holder = await self._sought(request)
         model = holder if request.session_id in holder.directory else model

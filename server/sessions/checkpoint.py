@@ -155,12 +155,7 @@ class Checkpoint:
         now = self._directory.standings(sessions.handles)
         before = {h: (life, n) for h, life, n in zip(*sessions.standing(), strict=True)}
         same = [before[h] == (life, n) for h, life, n in zip(*now.standing(), strict=True)]
-        handles = now.handles[np.array(same, dtype=np.bool_)]
-        handles = handles[self._residence.search(handles) == 0]
-        shelf = self._residence.shelf
-        away = np.array([handle not in shelf for handle in handles.tolist()], dtype=np.bool_)
-        gone: Handles = handles[away]
-        return gone
+        return self._residence.nowhere(now.handles[np.array(same, dtype=np.bool_)])
 
     def store(self, captured: Captured) -> dict[int, ServingError]:
         """Write what was captured; returns those sessions that another server has taken over, which

@@ -135,11 +135,15 @@ class Residence:
         """Those of the sessions whose state is in the store alone."""
         if not self._directory.stored:
             return handles[:0]
-        absent = handles[(self._search(handles) == 0) & (self._directory.counts(handles) > 0)]
-        absent = absent[self._directory.live(absent)]
+        absent = handles[self._directory.live(handles) & (self._directory.counts(handles) > 0)]
+        return self.nowhere(absent)
+
+    def nowhere(self, handles: Handles) -> Handles:
+        """Those of the sessions that are neither resident nor shelved."""
+        absent = handles[self._search(handles) == 0]
         away = np.array([handle not in self.shelf for handle in absent.tolist()], dtype=np.bool_)
-        missing: Handles = absent[away]
-        return missing
+        nowhere: Handles = absent[away]
+        return nowhere
 
     def search(self, handles: Handles) -> Slots:
         """The sessions' slots, 0 for those that have none."""

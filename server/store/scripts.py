@@ -43,13 +43,12 @@ return answers
 """
 
 WRITE: Final = """
--- First the owner, and whether to make what is missing (0 or 1). Then for a key: epoch, revision,
--- used, record, for how long it stays (ms).
+-- First the owner, whether to make what is missing (0 or 1), for how long a session used at 0 stays
+-- (ms), and of all keys the epoch, the revision (int64) and used (float64). Then a key's record.
 local answers = {}
-local me, make = ARGV[1], ARGV[2]
+local me, make, left, numbers = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 for i, key in ipairs(KEYS) do
-    local at = (i - 1) * 5 + 2
-    local epoch, revision = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local epoch, revision, used = struct.unpack('<i8i8d', numbers, (i - 1) * 24 + 1)
     local held = redis.call('HMGET', key, 'owner', 'epoch', 'revision', 'gone')
     local theirs = tonumber(held[2] or -1)
     local answer = 1
@@ -61,12 +60,12 @@ for i, key in ipairs(KEYS) do
         answer = 0
     elseif theirs < epoch or tonumber(held[3]) < revision then
         -- First what needs memory: a full redis lets a script go on that has changed something.
-        redis.call('HSET', key, 'owner', me, 'epoch', ARGV[at + 1], 'revision', ARGV[at + 2],
-            'used', ARGV[at + 3], 'record', ARGV[at + 4])
+        redis.call('HSET', key, 'owner', me, 'epoch', epoch, 'revision', revision, 'used', used,
+            'record', ARGV[4 + i])
         if held[4] then
             redis.call('HDEL', key, 'gone')
         end
-        redis.call('PEXPIRE', key, ARGV[at + 5])
+        redis.call('PEXPIRE', key, math.max(1, left + math.floor(used * 1000)))
     end
     answers[i] = answer
 end

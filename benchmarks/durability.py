@@ -32,7 +32,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
 ROWS, OPENS, IN_FLIGHT = 1024, 8192, 4
-WINDOWS, SECONDS = 5, 3.0
+WINDOWS, SECONDS = 15, 2.0
 RESIDENT = 10_000
 
 

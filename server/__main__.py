@@ -12,7 +12,7 @@ from server.config import Config, ConfigError, from_arguments
 from server.engine.device import DeviceError
 from server.serving.loader import NoModels
 from server.store.interface import StoreUnreachable, StoreUnusable
-from server.transport.aio.server import PortTaken
+from server.transport.listening import PortTaken
 
 CANNOT_START = (
     ConfigError, DeviceError, NoModels, PortTaken, StoreUnreachable, StoreUnusable,

@@ -24,7 +24,9 @@ from server.serving.registry import Registry
 from server.serving.tenure import Tenure
 from server.store.choose import open_store
 from server.store.health import Health
-from server.transport.aio.server import GrpcServer, PortTaken
+from server.transport.aio import AioServer
+from server.transport.listening import PortTaken, Transport
+from server.transport.rpcs.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class App:
             config, self._loader, self._registry, self._metrics, self._on_change,
             partial(self._on_death, "the watcher of the model repository died"),
         )  # fmt: skip
-        self._transport: GrpcServer | None = None
+        self._services: Services | None = None
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
@@ -74,8 +76,10 @@ class App:
     async def _serve(self) -> bool:
         if self._tenure is not None:
             self._tenure.start()
-        transport = GrpcServer(self._config, self._registry, self._administration)
+        services = Services(self._config, self._registry, self._administration)
+        transport = self._choose_transport(services)
         metrics_port = self._serve_metrics()
+        await services.starting()
         port = await transport.start()
         log.info("listening on %s:%d; loading", self._host, port)
         self._loading, loaded = _in_thread(self._loader.load)
@@ -88,14 +92,22 @@ class App:
         gc.collect()
         gc.freeze()
         await asyncio.to_thread(self._administration.start)
-        await self._announce(transport, port, metrics_port)
-        expiry = asyncio.create_task(self._expire(transport))
+        await self._announce(services, port, metrics_port)
+        expiry = asyncio.create_task(self._expire(services))
         if await self._unless_stopped(expiry):
             self._die("the expiry of sessions ended")
         expiry.cancel()
         if self._died:
-            await transport.unwell()
-        return await self._drain(transport) and not self._died
+            await services.unwell()
+        return await self._drain(services, transport) and not self._died
+
+    def _choose_transport(self, services: Services) -> Transport:
+        if self._config.transport == "aio":
+            return AioServer(self._config, services)
+        from server.transport.cq.server import CqServer
+
+        died = partial(self._on_death, "the transport's loop died")
+        return CqServer(self._config, self._registry, services, died)
 
     def _open_store(self, config: Config) -> Keeping | None:
         store = open_store(config)
@@ -129,8 +141,8 @@ class App:
             self._loop.call_soon_threadsafe(self._tell_health)
 
     def _tell_health(self) -> None:
-        if self._transport is not None and not self._stop.is_set() and any(self._registry):
-            self._health = self._loop.create_task(self._transport.ready())
+        if self._services is not None and not self._stop.is_set() and any(self._registry):
+            self._health = self._loop.create_task(self._services.ready())
 
     def _die(self, why: str) -> None:
         log.critical("stopping: %s", why)
@@ -159,32 +171,32 @@ class App:
             raise PortTaken(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
         return int(server.server_port)
 
-    async def _announce(self, transport: GrpcServer, port: int, metrics_port: int) -> None:
+    async def _announce(self, services: Services, port: int, metrics_port: int) -> None:
         names = ",".join(f"{model.name}/{model.version}" for model in self._registry)
         if names:
-            await transport.ready()
-        self._transport = transport
+            await services.ready()
+        self._services = services
         log.info(
             "serving grpc=%s:%d metrics=%s:%d device=%s models=%s",
             self._host, port, self._host, metrics_port, self._device.name, names,
         )  # fmt: skip
 
-    async def _expire(self, transport: GrpcServer) -> None:
+    async def _expire(self, services: Services) -> None:
         """End idle sessions, and tell health checks how the store is, again and again."""
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
             if self._keeping is not None:
                 up = not self._keeping.health.down
                 self._metrics.store_up.labels(self._config.store).set(up)
-                await transport.store_is(up)
+                await services.store_is(up)
             await asyncio.sleep(pause)
             await asyncio.to_thread(self._registry.expire)
 
-    async def _drain(self, transport: GrpcServer) -> bool:
+    async def _drain(self, services: Services, transport: Transport) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""
         log.info("draining for at most %g s", self._config.drain_seconds)
         deadline = time.monotonic() + self._config.drain_seconds
-        await transport.refuse()
+        await services.refuse()
         self._registry.refuse()
         self._administration.stop()
         finished = await asyncio.to_thread(self._registry.drain, deadline)

@@ -6,6 +6,7 @@ field. A bad value stops the start with a message naming the field.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +52,11 @@ class Config(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: Port = Field(50051, description="gRPC port; 0 takes a free one")
+    transport: Literal["cq", "aio"] = Field(
+        "cq",
+        description="what carries calls: cq is gRPC's completion queue, with a thread of its own; "
+        "aio is grpc.aio, some times slower, over public interfaces alone",
+    )
     metrics_port: Port = Field(9095, description="metrics port; 0 takes a free one")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA when there is one"
@@ -135,6 +141,14 @@ class Config(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )
+
+    @property
+    def at_once(self) -> int:
+        """Steps that may run in the transport's thread. On one core there is nobody else to run
+        them meanwhile; with more, the transport decodes while a large batch runs."""
+        if self.transport == "aio":
+            return 16
+        return self.max_batch if len(os.sched_getaffinity(0)) == 1 else 256
 
 
 def from_arguments(arguments: Sequence[str] | None = None) -> Config:

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.api.errors import detail, row_errors
+from server.api.gathering import Caller, Single
 from server.api.lanes import Lanes
 from server.bundle.manifest import Manifest
 from server.errors import BadInput, ServingError, UnknownLane
 from server.scheduler.submission import UNNUMBERED, Submission
+from server.serving.model import ServedModel
 from server.sessions import validation
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import FAILED, MAX_STEP
@@ -50,6 +52,38 @@ def read(
     )
     _fail_unfit(submission, named, manifest)
     return submission
+
+
+def read_single(message: pb.StepBatch, lanes: Lanes, caller: Caller) -> Single | None:
+    """A message of one plain row, a single step of a session that is named, in the shortest way.
+    None for any other, wrong ones too: `read` tells what to do with those."""
+    plain = len(message.lanes) == 4 and not (message.lengths or message.opens or message.timeout_us)
+    if not plain or message.model not in ("", lanes.model.name):
+        return None
+    handle = lanes.handle(int.from_bytes(message.lanes, "little"))
+    numbers, features = message.first_steps, message.features
+    first = int.from_bytes(numbers, "little") if numbers else UNNUMBERED
+    sized = len(numbers) in (0, 8) and len(features) == 4 * lanes.model.manifest.inputs_width
+    if not (handle and sized) or first > MAX_STEP:
+        return None
+    return Single(handle, first, features, math.inf, caller)
+
+
+def reply_single(message_id: int, submission: Submission, row: int, model: ServedModel) -> bytes:
+    """The reply to a message of one row, which was gathered as row `row` of this submission."""
+    handle, first = int(submission.handles[row]), int(submission.first_steps[row])
+    told = pb.StepBatchReply(id=message_id, status=submission.status[row : row + 1].tobytes())
+    told.first_steps = max(first, 0).to_bytes(8, "little")
+    if submission.status[row] == FAILED:
+        error = submission.error(row)
+        model.metrics.error(error.code, error.reason)
+        told.errors.add(row=0, error=detail(error))
+    else:
+        outputs = submission.room(model.manifest.outputs_width)[row]
+        told.outputs = outputs.astype("<f4", copy=False).tobytes()
+    if model.keeper is not None:
+        told.durable_steps = model.directory.told(handle)[0].to_bytes(8, "little")
+    return told.SerializeToString()
 
 
 def reply(

@@ -40,10 +40,14 @@ class Lanes:
     """
 
     def __init__(self, model: ServedModel) -> None:
-        self._model = model
+        self.model = model
         self._near = np.zeros(64, dtype=np.int64)  # handles; 0: the lane names nothing
         self._far: dict[int, int] = {}
         self._named = 0
+
+    def handle(self, lane: int) -> int:
+        """The session of a lane, 0 where it names none."""
+        return int(self._near[lane]) if lane < len(self._near) else self._far.get(lane, 0)
 
     def handles(self, lanes: NDArray[np.uint32]) -> Handles:
         """The sessions of the lanes, 0 where a lane names none."""
@@ -86,7 +90,7 @@ class Lanes:
             return self._open(request)
         except ServingError as error:
             self._set(request.lane, 0)  # its rows must not step the session it named before
-            self._model.metrics.error(error.code, error.reason)
+            self.model.metrics.error(error.code, error.reason)
             told[error.reason] += 1
             failure = detail(error)
             if told[error.reason] > IN_FULL:  # the reply must not be many times the message
@@ -97,9 +101,9 @@ class Lanes:
         if request.lane >= MAX_LANES:
             text = f"lane {request.lane} is above {MAX_LANES - 1}"
             raise BadInput(text, field="opens.lane")
-        handle, steps, created = self._model.attach(request.session_id, request.create)
+        handle, steps, created = self.model.attach(request.session_id, request.create)
         self._set(request.lane, handle)
-        durable, life = self._model.directory.told(handle)
+        durable, life = self.model.directory.told(handle)
         return pb.LaneOpened(
             lane=request.lane, steps=steps, created=created, durable_step=durable, life=life
         )

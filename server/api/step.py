@@ -11,9 +11,11 @@ import numpy as np
 from server.errors import BadInput
 from server.scheduler.submission import UNNUMBERED, Submission
 from server.serving.model import ServedModel
+from server.serving.registry import Registry
 from server.sessions import validation
+from tidegate.v1 import packed_pb2
 from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.wire import MAX_STEP, REMEMBERED
+from tidegate.wire import FAILED, MAX_STEP, REMEMBERED
 
 
 def read(
@@ -47,6 +49,41 @@ def read(
         on_done=on_done,
         deadline=math.inf if remaining is None else time.monotonic() + remaining,
     )
+
+
+def read_packed(packed: bytes, registry: Registry) -> tuple[ServedModel, int, int, bytes] | None:
+    """A plain request, one that is a single step of a session known here, in the shortest way: its
+    model, the session's handle, the step's number, and its features. None for any other, wrong ones
+    too: `read` tells what to do with those."""
+    request = packed_pb2.PackedStepRequest.FromString(packed)
+    request.DiscardUnknownFields()
+    if request.ByteSize() != len(packed):  # said in another way, in which more may be said
+        return None
+    model = registry.holding(request.model, request.version, request.session_id)
+    if model is None or request.steps > 1:
+        return None
+    first = request.first_step if request.HasField("first_step") else UNNUMBERED
+    features = request.features
+    if len(features) != 4 * model.manifest.inputs_width or first > MAX_STEP:
+        return None
+    return model, model.directory.handle(request.session_id), first, features
+
+
+def reply_packed(submission: Submission, row: int, model: ServedModel) -> bytes:
+    """The outcome of one of the submission's rows, each of one step.
+
+    Raises:
+        ServingError: why the step was not applied.
+    """
+    if submission.status[row] == FAILED:
+        raise submission.error(row)
+    reply = packed_pb2.PackedStepReply(
+        steps=1, outputs=submission.room(model.manifest.outputs_width)[row].tobytes()
+    )
+    reply.first_step = int(submission.first_steps[row])
+    reply.remembered = bool(submission.status[row] == REMEMBERED)
+    reply.durable_step = model.directory.told(int(submission.handles[row]))[0]
+    return reply.SerializeToString()
 
 
 def reply(submission: Submission, model: ServedModel) -> pb.StepReply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -87,13 +88,24 @@ class Batch:
     def drop_late(self) -> None:
         """Fail the rows whose caller cancelled or whose deadline has passed, before they run."""
         now = time.monotonic()
-        for segment, (part, _, _) in enumerate(self.picked):
+        for segment, (part, start, stop) in enumerate(self.picked):
             submission = part.submission
-            if not submission.cancelled and submission.deadline > now:
-                continue
-            self.late = True
-            rows = np.arange(self._starts[segment], self._starts[segment + 1])
-            self.fail(rows, StepCancelled() if submission.cancelled else DeadlinePassed())
+            if submission.deadlines is not None:
+                self._drop_rows(segment, submission.deadlines[part.at(start, stop)], now)
+            elif submission.cancelled or submission.deadline <= now:
+                late = -math.inf if submission.cancelled else submission.deadline
+                self._drop_rows(segment, np.full(stop - start, late), now)
+
+    def _drop_rows(self, segment: int, deadlines: NDArray[np.float64], now: float) -> None:
+        late = deadlines <= now
+        if not late.any():
+            return
+        self.late = True
+        gone, first = deadlines == -math.inf, self._starts[segment]
+        if gone.any():
+            self.fail(first + np.flatnonzero(gone), StepCancelled())
+        if (late & ~gone).any():
+            self.fail(first + np.flatnonzero(late & ~gone), DeadlinePassed())
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
         """The features of some rows, padded with zeros to f32 [len(rows), T, I]."""

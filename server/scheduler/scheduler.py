@@ -94,6 +94,7 @@ class Scheduler:
     """Drives one engine from one queue.
 
     Args:
+        at_once: steps that may run in the thread that brings them.
         on_death: called from the loop's thread should it ever end other than by `stop`.
     """
 
@@ -105,12 +106,13 @@ class Scheduler:
         *,
         max_batch: int,
         max_queued_steps: int,
+        at_once: int = FEW_STEPS,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = StepQueue(max_queued_steps)
         self._engine, self._steps, self._metrics = engine, steps, metrics
         self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
-        self._rate = 0.0
+        self._rate, self._few = 0.0, at_once
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
@@ -214,7 +216,7 @@ class Scheduler:
         """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
         it, takes longer than a short run does."""
         steps = submission.steps
-        if steps > FEW_STEPS or self._short_run > SHORT_RUN or not self._thread.is_alive():
+        if steps > self._few or self._short_run > SHORT_RUN or not self._thread.is_alive():
             return False
         if self._steps.confirms:  # rows have to wait
             return False

@@ -52,6 +52,7 @@ class Submission:
         "_shared",
         "cancelled",
         "deadline",
+        "deadlines",
         "enqueued_at",
         "features",
         "first_steps",
@@ -75,6 +76,8 @@ class Submission:
         self.handles, self.first_steps = handles, first_steps
         self.lengths, self.features = lengths, features
         self.on_done, self.deadline = on_done, deadline
+        self.deadlines: NDArray[np.float64] | None = None
+        """Each row's own, where rows are of several callers; of one that was cancelled, -inf."""
         self.offsets: NDArray[np.int64] | None = None
         if len(features) != len(handles):
             self.offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
@@ -116,12 +119,25 @@ class Submission:
         """Each failed row's error."""
         return {row: error for rows, error in self.failures for row in rows.tolist()}
 
+    def error(self, row: int) -> ServingError:
+        """A failed row's error."""
+        assert self._cause is not None
+        return self._causes[int(self._cause[row])]
+
     @property
     def queued_rows(self) -> Rows:
         """The rows to be queued: those that have not failed already."""
         if not self.failed:
             return np.arange(len(self.handles))
         return np.flatnonzero(self.status != FAILED)
+
+    def cancel(self, row: int = 0) -> None:
+        """The row's caller has gone: it is dropped if it has not entered a run. Where all rows are
+        one caller's, so are they."""
+        if self.deadlines is None:
+            self.cancelled = True
+        else:
+            self.deadlines[row] = -math.inf
 
     def span(self, row: int) -> slice:
         """Where the row's steps lie in `features` and `outputs`."""

@@ -93,6 +93,7 @@ class ServedModel:
             self.metrics,
             max_batch=config.max_batch,
             max_queued_steps=config.max_queued_steps,
+            at_once=config.at_once,
             on_death=on_death,
         )
         queue = self._scheduler.queue
@@ -230,6 +231,11 @@ class ServedModel:
     def durable(self, handles: Handles) -> NDArray[np.int64] | None:
         """How many steps of each session are stored; None where there is no store."""
         return None if self.keeper is None else self.directory.durable(handles)
+
+    def at_hand(self, handles: Handles) -> NDArray[np.bool_]:
+        """Which of the sessions may step without having their state brought in first, as far as
+        can be told beside a run."""
+        return self._residence.at_hand(handles)
 
     def forgotten(self) -> Future[None] | None:
         """Done once the store has forgotten the sessions that have ended."""

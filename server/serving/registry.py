@@ -123,6 +123,18 @@ class Registry:
             return served[version]
         raise BadModel(broken[version]) if version in broken else UnknownVersion(name, version)
 
+    def holding(self, name: str, version: int, session_id: str) -> ServedModel | None:
+        """The model version that has a live session, newest first where `version` is 0; None where
+        that takes a longer look (`holder`)."""
+        if not self.ready:
+            return None
+        versions = self._served.get(name, {})
+        if version or len(versions) == 1:
+            model = versions.get(version) if version else self._newest[name]
+            return model if model is not None and session_id in model.directory else None
+        served = (versions[v] for v in sorted(versions, reverse=True))
+        return next((each for each in served if session_id in each.directory), None)
+
     def holder(self, name: str, version: int, session_id: str) -> ServedModel:
         """The model version that holds a session, newest first where `version` is 0.
 

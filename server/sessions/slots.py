@@ -131,6 +131,17 @@ class Residence:
             self._any_awaited = bool(self._awaited.any())
         return slots
 
+    def at_hand(self, handles: Handles) -> NDArray[np.bool_]:
+        """Which of the sessions are resident, or have no state yet. Any thread may ask; what it
+        hears may be of a moment ago."""
+        if self.roomy:
+            return np.ones(len(handles), dtype=np.bool_)
+        index = handles & INDEX
+        known = index < len(self._slots)
+        slots = self._slots[np.where(known, index, 0)]
+        here: NDArray[np.bool_] = known & (self._holders[slots] == handles)
+        return here if here.all() else here | (self._directory.counts(handles) == 0)
+
     def missing(self, handles: Handles) -> Handles:
         """Those of the sessions whose state is in the store alone."""
         if not self._directory.stored:

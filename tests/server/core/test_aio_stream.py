@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.errors import Draining
-from server.transport.aio.stream import Stream, Streams
+from server.transport.rpcs.stream import Stream, Streams
 
 
 class Silent:

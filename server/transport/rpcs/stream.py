@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from server.errors import Draining
-from server.transport.aio.calls import Context, read
+from server.transport.rpcs.calls import Context, read
 
 Waiting = TypeVar("Waiting")
 

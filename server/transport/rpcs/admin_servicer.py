@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from server.api import admin
 from server.serving.administration import Administration
-from server.transport.aio.calls import Context
+from server.transport.rpcs.calls import Context
 from tidegate.v1 import admin_pb2 as pb
 from tidegate.v1 import admin_pb2_grpc
 

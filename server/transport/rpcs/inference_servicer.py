@@ -12,10 +12,10 @@ from server.api.oip import description, requests
 from server.api.oip.inference import Inference
 from server.errors import ServingError
 from server.serving.registry import Registry
-from server.transport.aio.calls import Context, translated
-from server.transport.aio.infer_stream import InferStream, begin
-from server.transport.aio.mailbox import Mailbox
-from server.transport.aio.stream import Streams
+from server.transport.rpcs.calls import Context, translated
+from server.transport.rpcs.infer_stream import InferStream, begin
+from server.transport.rpcs.mailbox import Mailbox
+from server.transport.rpcs.stream import Streams
 
 
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):

@@ -13,8 +13,8 @@ from inference import grpc_service_pb2 as pb
 from server.api.errors import raise_first
 from server.api.oip.inference import Inference, Pending
 from server.errors import Internal, ServingError
-from server.transport.aio.calls import Context
-from server.transport.aio.stream import Stream
+from server.transport.rpcs.calls import Context
+from server.transport.rpcs.stream import Stream
 
 log = logging.getLogger(__name__)
 

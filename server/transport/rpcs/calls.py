@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
@@ -118,11 +119,11 @@ async def in_turns(work: Generator[None, None, T]) -> T:
 
 
 class Gate:
-    """Bounds the unary calls under way. gRPC itself would cancel those past its own limits, without
-    a word of when to come again."""
+    """Bounds the unary calls under way, in whatever threads. gRPC itself would cancel those past
+    its own limits, without a word of when to come again."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit, self._lock = limit, threading.Lock()
         self.under_way = 0
         self._seconds = 0.0  # that a call takes, of late
 
@@ -132,14 +133,15 @@ class Gate:
         Raises:
             TooManyCalls: as many as may be are under way already.
         """
-        if self.under_way >= self._limit:
-            # About as long as it takes until those under way are through.
-            delay = min(LONGEST_DELAY, max(LEAST_DELAY, self._seconds))
-            raise TooManyCalls(self._limit, delay)
-        self.under_way += 1
-        return time.monotonic()
+        with self._lock:
+            if self.under_way < self._limit:
+                self.under_way += 1
+                return time.monotonic()
+        # About as long as it takes until those under way are through.
+        raise TooManyCalls(self._limit, min(LONGEST_DELAY, max(LEAST_DELAY, self._seconds)))
 
     def leave(self, entered: float) -> None:
         """The call is over."""
-        self.under_way -= 1
-        self._seconds += 0.05 * (time.monotonic() - entered - self._seconds)
+        with self._lock:
+            self.under_way -= 1
+            self._seconds += 0.05 * (time.monotonic() - entered - self._seconds)

@@ -13,9 +13,9 @@ from server.errors import BadInput, Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.transport.aio.calls import Context, in_turns
-from server.transport.aio.mailbox import Mailbox
-from server.transport.aio.stream import Stream
+from server.transport.rpcs.calls import Context, in_turns
+from server.transport.rpcs.mailbox import Mailbox
+from server.transport.rpcs.stream import Stream
 from tidegate.v1 import tidegate_pb2 as pb
 
 log = logging.getLogger(__name__)

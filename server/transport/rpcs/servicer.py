@@ -14,10 +14,10 @@ from server.errors import Draining, VersionLeaves
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.transport.aio.calls import Context, translated
-from server.transport.aio.mailbox import Deliver, Mailbox
-from server.transport.aio.step_stream import StepStream
-from server.transport.aio.stream import Streams
+from server.transport.rpcs.calls import Context, translated
+from server.transport.rpcs.mailbox import Deliver, Mailbox
+from server.transport.rpcs.step_stream import StepStream
+from server.transport.rpcs.stream import Streams
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 

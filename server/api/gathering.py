@@ -1,0 +1,138 @@
+"""Single steps of many callers that arrive together, as one submission: what would cost each its
+own arrays and its own way through the queue is done for all of them at once.
+
+Only steps that can run at once are gathered. A session that is gathered already, and one whose
+state has to be brought in first, would keep the others waiting: those are submitted by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from server.errors import Internal, ServingError
+from server.scheduler.submission import Submission
+from server.serving.model import ServedModel
+from server.sessions import validation
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Submission], None]
+
+
+class Caller(Protocol):
+    """Who sent a step."""
+
+    def address(self, deliver: Deliver, /) -> Deliver:
+        """A function that may be called from any thread, and then has `deliver` called in the
+        thread that gathers."""
+
+    def done(self, submission: Submission, row: int, /) -> None:
+        """The step is row `row` of this submission, and has its outcome."""
+
+    def waits(self, single: Single, /) -> None:
+        """The step was not done at once: it may be cancelled."""
+
+
+@dataclass(slots=True, eq=False)
+class Single:
+    """One step of one session. Its features are f32 [I], as little-endian bytes; the deadline is by
+    the monotonic clock."""
+
+    handle: int
+    first_step: int
+    features: bytes
+    deadline: float
+    caller: Caller
+    submission: Submission | None = None
+    row: int = 0
+
+    def cancel(self) -> None:
+        """The caller has gone: the step is dropped if it has not entered a run."""
+        if self.submission is not None:
+            self.submission.cancel(self.row)
+
+
+class Gathering:
+    """The steps that were taken in since the last `submit`, by model version. One thread alone
+    uses it."""
+
+    def __init__(self) -> None:
+        self._singles: dict[ServedModel, dict[int, Single]] = {}
+
+    def add(self, model: ServedModel, single: Single) -> None:
+        """Take in a step; `submit` follows."""
+        singles = self._singles.setdefault(model, {})
+        if single.handle in singles:
+            self._submit_all(model)
+            singles = self._singles[model] = {}
+        singles[single.handle] = single
+
+    def submit(self) -> None:
+        """Have the steps run."""
+        while self._singles:
+            self._submit_all(next(iter(self._singles)))
+
+    def _submit_all(self, model: ServedModel) -> None:
+        singles = list(self._singles.pop(model).values())
+        handles = np.fromiter((each.handle for each in singles), np.int64, len(singles))
+        together = model.at_hand(handles)
+        if together.all():
+            _submit(model, singles)
+            return
+        _submit(model, [singles[row] for row in np.flatnonzero(together).tolist()])
+        for row in np.flatnonzero(~together).tolist():
+            _submit(model, [singles[row]])
+
+
+def _submit(model: ServedModel, singles: Sequence[Single]) -> None:
+    if not singles:
+        return
+    submission = _joined(model, singles)
+    try:
+        model.submit(submission)
+    except ServingError as error:
+        _refuse(submission, error)
+    except Exception:  # others are still to be submitted
+        log.exception("%d steps could not be submitted", len(singles))
+        _refuse(submission, Internal())
+    if not submission.done:
+        for single in singles:
+            single.caller.waits(single)
+
+
+def _joined(model: ServedModel, singles: Sequence[Single]) -> Submission:
+    count, manifest = len(singles), model.manifest
+    packed = b"".join([each.features for each in singles])
+    submission = Submission(
+        handles=np.fromiter((each.handle for each in singles), np.int64, count),
+        first_steps=np.fromiter((each.first_step for each in singles), np.int64, count),
+        lengths=np.ones(count, dtype=np.int32),
+        features=np.frombuffer(packed, dtype="<f4").reshape(count, manifest.inputs_width),
+        on_done=singles[0].caller.address(lambda done: _tell(singles, done)),
+    )
+    for row, single in enumerate(singles):
+        single.submission, single.row = submission, row
+    submission.deadlines = np.fromiter((each.deadline for each in singles), np.float64, count)
+    if not validation.acceptable(submission.features, manifest):
+        for rows, error in validation.problems(submission.features, submission.lengths, manifest):
+            submission.fail(rows, error)
+    return submission
+
+
+def _refuse(submission: Submission, error: ServingError) -> None:
+    """None of its rows was queued."""
+    submission.fail(submission.queued_rows, error)
+    submission.on_done(submission)
+
+
+def _tell(singles: Sequence[Single], submission: Submission) -> None:
+    for row, single in enumerate(singles):
+        try:
+            single.caller.done(submission, row)
+        except Exception:  # one caller must not cost the others their replies
+            log.exception("a completion failed")

@@ -1,0 +1,42 @@
+"""The transport over grpc.aio: plain, public interfaces alone, and the slower one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+
+from server.config import Config
+from server.transport.listening import LAST_WORDS, address, options, taken
+from server.transport.rpcs.services import Services
+
+
+class AioServer:
+    """Implements `listening.Transport`."""
+
+    def __init__(self, config: Config, services: Services) -> None:
+        self._services = services
+        self._server = grpc.aio.server(options=options(config))
+        services.add_to(self._server)
+        self._address = address(config)
+
+    async def start(self) -> int:
+        """Listen, not serving yet; returns the port."""
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise taken(self._address, error) from error
+        await self._server.start()
+        return port
+
+    async def stop(self, grace: float) -> bool:
+        """End the streams, let our calls finish for `grace` seconds, then close whatever else is
+        open, such as a watch of the health; returns whether every call of ours has finished."""
+        self._services.drain()
+        deadline = time.monotonic() + grace
+        while not self._services.idle and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        finished = self._services.idle
+        await self._server.stop(LAST_WORDS if finished else 0)
+        return finished

@@ -1,0 +1,1 @@
+"""The transport over gRPC's completion queue: one thread takes in all that is ready, in one run."""

@@ -1,0 +1,172 @@
+"""Rpcs that are coroutines, for calls of the completion queue: all that is not stepping.
+
+A call gets a task of the event loop and a context that does what grpc.aio's does for them. What the
+task awaits, the core's thread brings; each way costs a wake-up, which none of these calls is too
+frequent for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from server.transport.cq import core
+from server.transport.cq.core import Call, Event
+from server.transport.rpcs.services import Handler
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+INTERNAL = "internal error; the server's log has the details"
+
+
+class Context:
+    """A call as its coroutine sees it: those of grpc.aio's methods that ours use."""
+
+    def __init__(self, bridge: Bridge, call: Call, handler: Handler) -> None:
+        self._bridge, self._call = bridge, call
+        self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
+        self._pack: Callable[[Any], bytes] = handler.response_serializer or bytes
+
+    def invocation_metadata(self) -> core.Metadata:
+        """The call's headers."""
+        return self._call.metadata
+
+    def time_remaining(self) -> float | None:
+        """Seconds until its deadline, if it has one."""
+        return self._call.remaining
+
+    async def abort(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        trailing_metadata: core.Metadata = (),
+    ) -> NoReturn:
+        """End the call with a status."""
+        self._call.end(code.value[0], details, trailing_metadata)
+        raise grpc.aio.AbortError
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF."""
+        packed = await self._bridge.awaited(self._call.receive, core.message)
+        return grpc.aio.EOF if packed is None else self._parse(packed)
+
+    async def write(self, message: Any) -> None:
+        """Send a message."""
+        packed = self._pack(message)
+        await self._bridge.awaited(lambda then: self._call.send(packed, then), _sent)
+
+    async def messages(self) -> AsyncIterator[Any]:
+        """Every message that comes."""
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+
+class Bridge:
+    """Runs handlers' coroutines on the event loop; made in its thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve(self, call: Call, handler: Handler, packed: bytes | None = None) -> None:
+        """Serve a call from the core's thread; `packed` is its first message, if that was read."""
+        self._soon(self._start, call, handler, packed)
+
+    def awaited(
+        self, begin: Callable[[core.Then], None], of: Callable[[Event], T]
+    ) -> asyncio.Future[T]:
+        """What an operation brings; to be called on the event loop."""
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(result: T) -> None:
+            if not done.done():
+                done.set_result(result)
+
+        def then(event: Event) -> None:
+            self._soon(settle, of(event))
+
+        begin(then)
+        return done
+
+    def _soon(self, work: Callable[..., object], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(work, *arguments)
+        except RuntimeError:
+            log.debug("a call outlives the event loop")
+
+    def _start(self, call: Call, handler: Handler, packed: bytes | None) -> None:
+        task = self._loop.create_task(self._run(call, handler, packed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        def closed(event: Event) -> None:
+            if core.was_cancelled(event):
+                self._soon(task.cancel)
+
+        call.watch(closed)
+
+    async def _run(self, call: Call, handler: Handler, packed: bytes | None) -> None:
+        context = Context(self, call, handler)
+        try:
+            await self._answer(context, call, handler, packed)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            pass  # the caller has gone, or has been told
+        except Exception:
+            log.exception("a call failed unexpectedly")
+            call.end(grpc.StatusCode.INTERNAL.value[0], INTERNAL)
+
+    async def _answer(
+        self, context: Context, call: Call, handler: Handler, packed: bytes | None
+    ) -> None:
+        parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
+        if handler.stream_stream is not None:
+            await _all(handler.stream_stream, context.messages(), context)
+            call.end()
+            return
+        if packed is None:
+            packed = await self.awaited(call.receive, core.message)
+        if packed is None:
+            call.end(grpc.StatusCode.INVALID_ARGUMENT.value[0], "the call has no message")
+        elif handler.unary_stream is not None:
+            await _all(handler.unary_stream, parse(packed), context)
+            call.end()
+        else:
+            behaviour: Any = handler.unary_unary
+            reply = await behaviour(parse(packed), context)
+            call.answer((handler.response_serializer or bytes)(reply))
+
+
+async def _all(behaviour: Callable[..., Any], requests: Any, context: Context) -> None:
+    """Run a handler that writes by itself, or yields what is to be written."""
+    result = behaviour(requests, context)
+    if inspect.isasyncgen(result):
+        async for message in result:
+            await context.write(message)
+    else:
+        await result
+
+
+def _sent(_: Event) -> None:
+    return None
+
+
+class Methods:
+    """Collects handlers, as a `grpc.aio.Server` would take them."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: dict[str, Handler]
+    ) -> None:
+        """Serve the methods of a service."""
+        self.handlers |= {f"/{service_name}/{name}": each for name, each in method_handlers.items()}
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        """Generated code offers its handlers both ways; they are taken as registered ones."""

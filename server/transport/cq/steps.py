@@ -1,0 +1,100 @@
+"""The unary `Step`: calls that are ready at once are stepped in one run, and answered.
+
+A plain call, a single step of a session known here, never leaves the core's thread. Any other goes
+the long way, over the bridge, to the coroutine that knows all there is to know.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from server.api import step
+from server.api.errors import CODES, trailing, words
+from server.api.gathering import Gathering, Single
+from server.errors import Internal, ServingError
+from server.scheduler.submission import Submission
+from server.serving.model import ServedModel
+from server.serving.registry import Registry
+from server.transport.cq import core
+from server.transport.cq.core import Call, Event
+from server.transport.rpcs.calls import Gate
+
+log = logging.getLogger(__name__)
+
+LongWay = Callable[[Call, bytes | None], None]
+
+
+class Steps:
+    """Takes in calls of `Step`.
+
+    Args:
+        long_way: serves a call whose message is not plain.
+    """
+
+    def __init__(
+        self, registry: Registry, gathering: Gathering, gate: Gate, long_way: LongWay
+    ) -> None:
+        self.registry, self.gathering, self.gate = registry, gathering, gate
+        self.long_way = long_way
+
+    def begin(self, call: Call) -> None:
+        """A call has come; its message follows."""
+        call.receive(_Step(self, call).take)
+
+
+class _Step:
+    """One call under way."""
+
+    __slots__ = ("_call", "_entered", "_model", "_steps", "address")
+    _model: ServedModel
+    _entered: float
+
+    def __init__(self, steps: Steps, call: Call) -> None:
+        self._steps, self._call, self.address = steps, call, call.address
+
+    def take(self, event: Event) -> None:
+        """The message is there."""
+        packed = core.message(event)
+        try:
+            plain = step.read_packed(packed, self._steps.registry) if packed else None
+        except DecodeError:
+            plain = None
+        if plain is None:
+            self._steps.long_way(self._call, packed)
+        else:
+            self._gather(*plain)
+
+    def _gather(self, model: ServedModel, handle: int, first: int, features: bytes) -> None:
+        self._model = model
+        try:
+            self._entered = self._steps.gate.enter()
+        except ServingError as error:
+            self._refuse(error)
+            return
+        remaining = self._call.remaining
+        deadline = math.inf if remaining is None else time.monotonic() + remaining
+        self._steps.gathering.add(model, Single(handle, first, features, deadline, self))
+
+    def waits(self, single: Single) -> None:
+        """It is cancelled with its call."""
+        self._call.watch(lambda event: single.cancel() if core.was_cancelled(event) else None)
+
+    def done(self, submission: Submission, row: int) -> None:
+        """Answer the call."""
+        self._steps.gate.leave(self._entered)
+        try:
+            self._call.answer(step.reply_packed(submission, row, self._model))
+        except ServingError as error:
+            self._refuse(error)
+        except Exception:
+            log.exception("a reply could not be made")
+            self._refuse(Internal())
+
+    def _refuse(self, error: ServingError) -> None:
+        self._model.metrics.error(error.code, error.reason)
+        self._call.end(CODES[error.code], words(error), trailing(error))

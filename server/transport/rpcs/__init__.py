@@ -1,0 +1,1 @@
+"""The rpcs as coroutines, for whichever transport carries them."""

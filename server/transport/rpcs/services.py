@@ -1,0 +1,142 @@
+"""What is served, whatever carries it: both protocols, administration, health and reflection, as
+coroutines over the api. A transport asks for their handlers, and calls them as grpc.aio would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from inference import grpc_service_pb2
+from server.api import parsing
+from server.config import Config
+from server.errors import ServingError
+from server.serving.administration import Administration
+from server.serving.registry import Registry
+from server.transport.rpcs.admin_servicer import AdminServicer
+from server.transport.rpcs.calls import Gate, unary
+from server.transport.rpcs.inference_servicer import InferenceServicer
+from server.transport.rpcs.mailbox import Mailbox
+from server.transport.rpcs.servicer import Servicer
+from tidegate.v1 import admin_pb2, tidegate_pb2
+
+SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+STORE = "tidegate.store"
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+PARSERS: dict[str, Callable[[bytes], Any]] = {
+    "StepStream": parsing.step_batch,
+    "Import": parsing.import_request,
+    "ModelInfer": parsing.infer_request,
+    "ModelStreamInfer": parsing.infer_request,
+}
+"""Of the messages that could unfold to many times their bytes."""
+
+PROBES = ("ServerLive", "ServerReady", "ModelReady")
+"""Asked by whoever decides whether the server lives: answered however busy it is."""
+
+
+class Takes(Protocol):
+    """A server that takes handlers, as `grpc.aio.Server` does."""
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: dict[str, Handler], /
+    ) -> None:
+        """Serve the methods of a service."""
+
+    def add_generic_rpc_handlers(self, handlers: Any, /) -> None:
+        """Serve whatever these handlers know."""
+
+
+class Services:
+    """Made in the event loop's thread, where their handlers run."""
+
+    def __init__(self, config: Config, registry: Registry, administration: Administration) -> None:
+        mailbox = Mailbox(asyncio.get_running_loop())
+        self._registry, self.gate = registry, Gate(config.max_calls)
+        self._tidegate = Servicer(registry, mailbox, config.max_inflight_messages)
+        self._inference = InferenceServicer(registry, mailbox, config.max_inflight_messages)
+        self._admin = AdminServicer(administration)
+        self._health = health.HealthServicer()
+
+    def add_to(self, server: Takes) -> None:
+        """Have all of it served."""
+        self._handle(server, tidegate_pb2.DESCRIPTOR, "Tidegate", self._tidegate)
+        self._handle(server, admin_pb2.DESCRIPTOR, "Admin", self._admin)
+        self._handle(server, grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE, ADMIN, INFERENCE, HEALTH, reflection.SERVICE_NAME)
+        servicer = reflection.aio.ReflectionServicer(names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+
+    async def starting(self) -> None:
+        """Nothing is served yet: tell health checks so."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def ready(self) -> None:
+        """The models are warm: tell health checks so."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def store_is(self, up: bool) -> None:
+        """Tell health checks whether the store answers, as a service of its own: the server serves
+        on."""
+        states = health_pb2.HealthCheckResponse
+        await self._health.set(STORE, states.SERVING if up else states.NOT_SERVING)
+
+    async def unwell(self) -> None:
+        """The server serves no more: tell health checks so."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def refuse(self) -> None:
+        """Tell health checks that the server is going."""
+        await self._health.enter_graceful_shutdown()
+
+    def drain(self) -> None:
+        """End the streams once what they have read is answered."""
+        self._tidegate.streams.drain()
+        self._inference.streams.drain()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way, but for those that others serve: health, reflection."""
+        return not (self.gate.under_way or self._tidegate.streams or self._inference.streams)
+
+    def _handle(self, server: Takes, file: FileDescriptor, name: str, servicer: object) -> None:
+        """In place of the generated handlers: calls are bounded, bytes become messages within
+        bounds, and whatever fails is told in typed words and counted."""
+        service = file.services_by_name[name]
+        handlers: dict[str, Handler] = {}
+        for method in service.methods:
+            call = getattr(servicer, method.name)
+            parse = PARSERS.get(method.name) or GetMessageClass(method.input_type).FromString
+            reply = GetMessageClass(method.output_type).SerializeToString
+            if method.client_streaming:  # the stream itself tells what it cannot parse
+                handler = grpc.stream_stream_rpc_method_handler(call, parse, reply)
+            else:
+                gate = None if method.name in PROBES else self.gate
+                call = unary(call, parse, gate, self.count)
+                handler = grpc.unary_unary_rpc_method_handler(call, None, reply)
+            handlers[method.name] = handler
+        server.add_registered_method_handlers(service.full_name, handlers)
+
+    def count(self, error: ServingError, request: Any) -> None:
+        """A unary call failed: count it under the model that its request names, if it does."""
+        about = getattr(request, "snapshot", request)
+        name = getattr(about, "model", "") or getattr(about, "model_name", "")
+        version = getattr(about, "version", 0)
+        self._registry.count_error(error, name, version if isinstance(version, int) else 0)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", SERVICE, INFERENCE):
+            await self._health.set(service, status)

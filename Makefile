@@ -17,6 +17,7 @@ demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out 
 
 test: $(VENV)/.installed tools  ## all tests, with everything they need
 	$(BIN)/python -m pytest
+	TIDEGATE_TRANSPORT=aio $(BIN)/python -m pytest tests/server/wire tests/server/oip
 
 $(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(DEMO_VENV)

@@ -24,7 +24,7 @@ from server.errors import (
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch
 from server.scheduler.scheduler import Told
-from server.scheduler.submission import RESTART, Handles, Rows
+from server.scheduler.submission import RESTART, UNNUMBERED, Handles, Rows
 from server.sessions.directory import Directory
 from server.sessions.keeper import Keeper
 from server.sessions.replay_cache import Floats, ReplayCache
@@ -126,9 +126,7 @@ class SessionSteps:
         if self._keeper is not None and (why := self._keeper.health.refusal()) is not None:
             batch.fail(np.flatnonzero(batch.open_rows), why)
         live, counts = self._directory.use(batch.handles)
-        usual = live is None and not batch.late and (batch.first_steps == counts).all()
-        if usual and (slots := self._residence.here(batch.handles)) is not None:
-            batch.slots, batch.counts = slots, counts  # every row is its session's next
+        if live is None and not batch.late and self._usual(batch, counts):
             first: Bools = counts == 0
             return first
         batch.counts = np.where(batch.first_steps == RESTART, 0, counts)
@@ -136,6 +134,20 @@ class SessionSteps:
         self._settle_rows(batch)
         fresh: Bools = batch.counts == 0
         return fresh
+
+    def _usual(self, batch: Batch, counts: NDArray[np.int64]) -> bool:
+        """Whether every row is its session's next, by its number or for want of one, and resident:
+        then that is noted."""
+        due = batch.first_steps == counts
+        numbered = bool(due.all())
+        if not numbered and not (due | (batch.first_steps == UNNUMBERED)).all():
+            return False
+        if (slots := self._residence.here(batch.handles)) is None:
+            return False
+        batch.slots, batch.counts = slots, counts
+        if not numbered:
+            batch.number(np.flatnonzero(~due))
+        return True
 
     def commit(self, batch: Batch, rows: Rows, ran: EngineRows, outputs: Floats) -> None:
         """Remember and count the rows that ran; fail those whose result the graph refused."""

@@ -13,7 +13,6 @@ of it has changed.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,9 +33,6 @@ AWAITED: Final = 256
 """Calls that the core may hand out before it is asked for more; so many are met at once."""
 AT_ONCE: Final = 512
 """Outcomes taken in a turn, so that none waits for ever for those that keep coming."""
-EXPERIMENTS: Final = "-event_engine_listener"
-"""Sockets are read and written by whoever waits on the queue. The core reads this when it is first
-used; what the user has set stands."""
 OK: Final = cygrpc.StatusCode.ok
 MORE: Final = cygrpc.WriteFlag.buffer_hint
 NEVER: Final = 1e15  # a call without a deadline has one far beyond any
@@ -149,10 +145,9 @@ class Core:
         self,
         options: Sequence[tuple[str, Any]],
         on_call: Callable[[Call], None],
-        settle: Callable[[], None],
+        settle: Callable[[], object],
         on_death: Callable[[], None],
     ) -> None:
-        os.environ.setdefault("GRPC_EXPERIMENTS", EXPERIMENTS)
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(list(options), False)
         self._server.register_completion_queue(self._queue)

@@ -61,13 +61,14 @@ class _Step:
         """The message is there."""
         packed = core.message(event)
         try:
-            plain = step.read_packed(packed, self._steps.registry) if packed else None
-        except DecodeError:
-            plain = None
-        if plain is None:
-            self._steps.long_way(self._call, packed)
-        else:
-            self._gather(*plain)
+            plain = _plain(packed, self._steps.registry)
+            if plain is None:
+                self._steps.long_way(self._call, packed)
+            else:
+                self._gather(*plain)
+        except Exception:
+            log.exception("a call failed unexpectedly")
+            self._end(Internal())
 
     def _gather(self, model: ServedModel, handle: int, first: int, features: bytes) -> None:
         self._model = model
@@ -97,4 +98,15 @@ class _Step:
 
     def _refuse(self, error: ServingError) -> None:
         self._model.metrics.error(error.code, error.reason)
+        self._end(error)
+
+    def _end(self, error: ServingError) -> None:
         self._call.end(CODES[error.code], words(error), trailing(error))
+
+
+def _plain(packed: bytes | None, registry: Registry) -> tuple[ServedModel, int, int, bytes] | None:
+    """As `step.read_packed`; None, too, where there is no message or it is none."""
+    try:
+        return step.read_packed(packed, registry) if packed else None
+    except DecodeError:
+        return None

@@ -1,0 +1,165 @@
+"""Steps gathered for one run: each has its own outcome, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.api.gathering import Gathering, Single
+from server.errors import ServingError
+from server.scheduler.submission import UNNUMBERED, Submission
+from server.serving.model import ServedModel
+from tests.server.core.parts import expected, make_bundle, make_model
+from tidegate.wire import APPLIED, FAILED, REMEMBERED
+
+FEATURES = 5
+
+
+class Caller:
+    """Keeps what it is told; all in one thread, as steps run at once."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.error: ServingError | None = None
+        self.output = np.zeros(0, np.float32)
+        self.first = -9
+        self.waited: list[Single] = []
+
+    def address(self, deliver: Callable[[Submission], None]) -> Callable[[Submission], None]:
+        return deliver
+
+    def done(self, submission: Submission, row: int) -> None:
+        assert self.status is None, "told twice"
+        self.status, self.first = int(submission.status[row]), int(submission.first_steps[row])
+        if self.status == FAILED:
+            self.error = submission.error(row)
+        else:
+            assert submission.outputs is not None
+            self.output = submission.outputs[row].copy()
+
+    def waits(self, single: Single) -> None:
+        self.waited.append(single)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    """Small, with two slots for ten sessions, its scheduler running."""
+    yield from _started(tmp_path_factory.mktemp("models"), max_sessions=1000, max_resident=2)
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    """With a slot for each session."""
+    yield from _started(tmp_path_factory.mktemp("models"), max_sessions=1000)
+
+
+def _started(folder: Path, **settings: int) -> Iterator[ServedModel]:
+    model = make_model(make_bundle(folder), folder, **settings)  # type: ignore[arg-type]
+    model.start()
+    yield model
+    model.stop()
+
+
+def _observation(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=FEATURES).astype("<f4")
+
+
+def _single(
+    model: ServedModel,
+    name: str,
+    values: np.ndarray,
+    first: int = UNNUMBERED,
+    deadline: float = math.inf,
+) -> tuple[Single, Caller]:
+    handle, _, _ = model.attach(name, create=True)
+    caller = Caller()
+    return Single(handle, first, values.tobytes(), deadline, caller), caller
+
+
+def _run(model: ServedModel, singles: list[Single]) -> None:
+    gathering = Gathering()
+    for single in singles:
+        gathering.add(model, single)
+    gathering.submit()
+    until = time.monotonic() + 30
+    while any(single.caller.status is None for single in singles):  # type: ignore[attr-defined]
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@settings(max_examples=30, deadline=None)
+@given(names=st.lists(st.integers(0, 5), min_size=1, max_size=40), crowded=st.booleans())
+def test_each_step_is_applied_once_and_in_order_however_sessions_mingle(
+    names: list[int], crowded: bool, model: ServedModel, roomy: ServedModel
+) -> None:
+    """A session may be named again and again, and may not be resident."""
+    served = model if crowded else roomy
+    run = time.monotonic_ns()
+    fed: dict[int, list[np.ndarray]] = {}
+    asked: list[tuple[int, int, Caller]] = []
+    singles = []
+    for at, name in enumerate(names):
+        values = _observation(at)
+        single, caller = _single(served, f"{run}-{name}", values)
+        fed.setdefault(name, []).append(values)
+        asked.append((name, len(fed[name]) - 1, caller))
+        singles.append(single)
+    _run(served, singles)
+    for name, step, caller in asked:
+        assert (caller.status, caller.first) == (APPLIED, step)
+        wanted = expected(np.array(fed[name]))[step]
+        np.testing.assert_allclose(caller.output, wanted, atol=1e-5)
+    for name in fed:
+        served.close(f"{run}-{name}")
+
+
+def test_a_step_that_is_wrong_fails_alone(roomy: ServedModel) -> None:
+    good, told = _single(roomy, "good", _observation(1), first=0)
+    bad, refused = _single(roomy, "bad", np.full(FEATURES, np.inf, "<f4"), first=0)
+    gap, gapped = _single(roomy, "gap", _observation(1), first=7)
+    late, dropped = _single(roomy, "late", _observation(1), deadline=time.monotonic() - 1)
+    ended, gone = _single(roomy, "ended", _observation(1))
+    roomy.close("ended")
+    _run(roomy, [bad, gap, late, ended, good])
+    assert told.status == APPLIED
+    reasons = [caller.error and caller.error.reason for caller in (refused, gapped, dropped, gone)]
+    assert reasons == ["BAD_INPUT", "STEP_GAP", "DEADLINE", "CLOSED"]
+    again, remembered = _single(roomy, "good", _observation(1), first=0)
+    _run(roomy, [again])
+    assert remembered.status == REMEMBERED
+    np.testing.assert_array_equal(remembered.output, told.output)
+
+
+def test_a_step_that_waits_and_is_cancelled_does_not_run(roomy: ServedModel) -> None:
+    """While the engine is busy, the steps gathered wait; one's caller goes."""
+    held, free = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        held.set()
+        free.wait(30)
+
+    holding = roomy._scheduler.between_runs(hold)
+    assert held.wait(30)
+    singles = [_single(roomy, f"waits-{k}", _observation(k)) for k in range(3)]
+    gathering = Gathering()
+    for single, _ in singles:
+        gathering.add(roomy, single)
+    gathering.submit()
+    assert [caller.waited for _, caller in singles] == [[single] for single, _ in singles]
+    singles[1][0].cancel()
+    free.set()
+    holding.result(30)
+    until = time.monotonic() + 30
+    while any(caller.status is None for _, caller in singles):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert [caller.status for _, caller in singles] == [APPLIED, FAILED, APPLIED]
+    assert roomy.get("waits-1").steps == 0

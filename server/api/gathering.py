@@ -66,11 +66,9 @@ class Gathering:
 
     def add(self, model: ServedModel, single: Single) -> None:
         """Take in a step; `submit` follows."""
-        singles = self._singles.setdefault(model, {})
-        if single.handle in singles:
+        while single.handle in self._singles.get(model, ()):  # a completion may add others
             self._submit_all(model)
-            singles = self._singles[model] = {}
-        singles[single.handle] = single
+        self._singles.setdefault(model, {})[single.handle] = single
 
     def submit(self) -> None:
         """Have the steps run."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from inference import grpc_service_pb2 as pb
 from server.api.errors import Problems
+from server.api.gathering import Deliver, Gathering, Single
 from server.api.oip import requests, tensors
 from server.api.oip.refusals import NoStart
 from server.api.oip.requests import Sequence
@@ -21,30 +22,40 @@ from server.errors import Internal, ServingError, UnknownSession
 from server.scheduler.submission import RESTART, UNNUMBERED, Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
+from tidegate.wire import FAILED
 
 log = logging.getLogger(__name__)
 
 OnReply = Callable[[pb.ModelInferResponse | ServingError], None]
-Deliver = Callable[[Submission], None]
 
 
 class Pending:
     """An accepted request: its step is queued, or waits for the START before it. Its reply, or why
     there is none, goes to `on_reply`, once."""
 
-    submission: Submission
+    submission: Submission | None = None
+    row = 0
+    gathered = False
+    """Whether it waits for others to be run with; should it wait longer, `on_wait` is called."""
+    on_wait: Callable[[], None] | None = None
 
-    def __init__(self, request: pb.ModelInferRequest, turn: Turn, on_reply: OnReply) -> None:
+    def __init__(
+        self, request: pb.ModelInferRequest, turn: Turn, on_reply: OnReply, deadline: float
+    ) -> None:
         self.request, self.turn, self._on_reply = request, turn, on_reply
+        self.deadline = deadline
 
     def cancel(self) -> None:
         """The caller has gone: the step is dropped if it has not entered a run."""
-        self.submission.cancelled = True
+        self.deadline = -math.inf
+        if self.submission is not None:
+            self.submission.cancel(self.row)
 
     def answer(self) -> None:
         """The step was applied."""
+        assert self.submission is not None
         manifest = self.turn.model.manifest
-        outputs = self.submission.room(manifest.outputs_width)[0]
+        outputs = self.submission.room(manifest.outputs_width)[self.row]
         self._on_reply(tensors.reply(self.request, outputs, manifest))
 
     def fail(self, error: ServingError) -> None:
@@ -52,6 +63,34 @@ class Pending:
         self.turn.model.metrics.error(error.code, error.reason)
         error.counted = True
         self._on_reply(error)
+
+
+class _Row:
+    """A request's step, as a gathering knows it."""
+
+    __slots__ = ("_done", "_pending", "address")
+
+    def __init__(
+        self,
+        pending: Pending,
+        address: Callable[[Deliver], Deliver],
+        done: Callable[[Pending], None],
+    ) -> None:
+        self._pending, self.address, self._done = pending, address, done
+
+    def waits(self, single: Single) -> None:
+        """It can be cancelled from now on."""
+        self._note(single.submission, single.row)
+        if self._pending.on_wait is not None:
+            self._pending.on_wait()
+
+    def done(self, submission: Submission, row: int) -> None:
+        """It has its outcome."""
+        self._note(submission, row)
+        self._done(self._pending)
+
+    def _note(self, submission: Submission | None, row: int) -> None:
+        self._pending.submission, self._pending.row = submission, row
 
 
 class Inference:
@@ -62,10 +101,16 @@ class Inference:
     Args:
         address: makes of a function one that may be called from any thread, and then has it called
             in that one thread.
+        gathering: where steps that start nothing wait to be run together, if anywhere.
     """
 
-    def __init__(self, registry: Registry, address: Callable[[Deliver], Deliver]) -> None:
-        self._registry, self._address = registry, address
+    def __init__(
+        self,
+        registry: Registry,
+        address: Callable[[Deliver], Deliver],
+        gathering: Gathering | None = None,
+    ) -> None:
+        self._registry, self._address, self._gathering = registry, address, gathering
         self._sequences = Sequences()
 
     def look(self, request: pb.ModelInferRequest) -> list[Future[Problems]]:
@@ -104,21 +149,30 @@ class Inference:
         return None if known or not sequence.session_id else (models, sequence)
 
     def start(
-        self, request: pb.ModelInferRequest, remaining: float | None, on_reply: OnReply
+        self,
+        request: pb.ModelInferRequest,
+        remaining: float | None,
+        on_reply: OnReply,
+        address: Callable[[Deliver], Deliver] | None = None,
     ) -> Pending:
-        """Queue the request's step; `remaining` seconds until the caller's deadline.
+        """Queue the request's step; `remaining` seconds until the caller's deadline. `address` may
+        be the request's own.
 
         Raises:
             ServingError: the request is refused; nothing has changed.
         """
         try:
-            return self._start(request, remaining, on_reply)
+            return self._start(request, remaining, on_reply, address or self._address)
         except ServingError as error:
             self._registry.count_error(error, request.model_name, requests.version_of(request))
             raise
 
     def _start(
-        self, request: pb.ModelInferRequest, remaining: float | None, on_reply: OnReply
+        self,
+        request: pb.ModelInferRequest,
+        remaining: float | None,
+        on_reply: OnReply,
+        address: Callable[[Deliver], Deliver],
     ) -> Pending:
         newest = requests.model(self._registry, request.model_name, request.model_version)
         sequence = requests.sequence(request.parameters)
@@ -126,10 +180,9 @@ class Inference:
         features = tensors.read(request, model.manifest)
         tensors.check_outputs(request, model.manifest)
         sequence.check(model.name)
-        pending = Pending(request, self._sequences.take(model, sequence), on_reply)
-        pending.submission = self._submission(pending, features)
-        pending.submission.deadline = _limit(sequence.timeout, remaining)
-        self._enter(pending)
+        turn = self._sequences.take(model, sequence)
+        pending = Pending(request, turn, on_reply, _limit(sequence.timeout, remaining))
+        self._enter(pending, partial(self._submit, pending, features, address))
         return pending
 
     def _holder(
@@ -143,35 +196,49 @@ class Inference:
         starts = sequence.start and sequence.session_id not in holder.directory
         return newest if starts else holder
 
-    def _submission(self, pending: Pending, features: tensors.Floats) -> Submission:
-        sequence = pending.turn.sequence
-        return Submission(
-            handles=np.array([pending.turn.handle], dtype=np.int64),
-            first_steps=np.array([RESTART if sequence.start else UNNUMBERED], dtype=np.int64),
+    def _submit(
+        self, pending: Pending, features: tensors.Floats, address: Callable[[Deliver], Deliver]
+    ) -> None:
+        turn = pending.turn
+        if self._gathering is not None and not turn.sequence.start:
+            row = _Row(pending, address, self._done)
+            packed = features.astype("<f4", copy=False).tobytes()
+            single = Single(turn.handle, UNNUMBERED, packed, pending.deadline, row)
+            pending.gathered = True
+            self._gathering.add(turn.model, single)
+            return
+        if self._gathering is not None:  # steps of the sequence may be among those that came before
+            self._gathering.submit()
+        pending.submission = Submission(
+            handles=np.array([turn.handle], dtype=np.int64),
+            first_steps=np.array([RESTART if turn.sequence.start else UNNUMBERED], dtype=np.int64),
             lengths=np.ones(1, dtype=np.int32),
             features=features,
-            on_done=self._address(lambda _: self._done(pending)),
+            on_done=address(lambda _: self._done(pending)),
+            deadline=pending.deadline,
         )
+        pending.submission.cancelled = pending.deadline == -math.inf
+        turn.model.submit(pending.submission)
 
-    def _enter(self, pending: Pending) -> None:
+    def _enter(self, pending: Pending, submit: Callable[[], None]) -> None:
         """Queue the step, now or once the START before it has its outcome."""
         turn = pending.turn
         if turn.after is not None:
-            turn.after.behind.append(partial(self._follow, pending))
+            turn.after.behind.append(partial(self._follow, pending, submit))
             return
         try:
-            turn.model.submit(pending.submission)
+            submit()
         except BaseException:  # whatever it is, nobody may wait for this turn
             self._sequences.finish(turn, failed=True)
             raise
 
-    def _follow(self, pending: Pending, started: bool) -> None:
+    def _follow(self, pending: Pending, submit: Callable[[], None], started: bool) -> None:
         """The START before has its outcome: go on, or fail with it."""
         turn = pending.turn
         try:
             if not started and not turn.sequence.start:
                 raise UnknownSession(turn.model.name, turn.sequence.session_id)
-            turn.model.submit(pending.submission)
+            submit()
         except ServingError as error:
             self._fail(pending, error)
         except Exception:
@@ -179,8 +246,9 @@ class Inference:
             self._fail(pending, Internal())
 
     def _done(self, pending: Pending) -> None:
-        if pending.submission.failed:
-            self._fail(pending, pending.submission.errors[0])
+        assert pending.submission is not None
+        if pending.submission.status[pending.row] == FAILED:
+            self._fail(pending, pending.submission.error(pending.row))
             return
         self._sequences.finish(pending.turn, failed=False)
         try:

@@ -59,7 +59,8 @@ class Call:
     @property
     def remaining(self) -> float | None:
         """Seconds until its deadline, if it has one."""
-        return max(0.0, self._deadline - time.time()) if self._deadline < NEVER else None
+        now = time.clock_gettime(time.CLOCK_REALTIME)
+        return max(0.0, self._deadline - now) if self._deadline < NEVER else None
 
     def receive(self, then: Then) -> None:
         """Have the next message; `message` makes bytes of its event."""
@@ -67,8 +68,9 @@ class Call:
 
     def watch(self, then: Then) -> None:
         """Have `then` called once the call is over, however it ends; `was_cancelled` tells."""
-        self._watched = True
-        self._begin((Closed(0),), then)
+        if not self._watched:
+            self._watched = True
+            self._begin((Closed(0),), then)
 
     def post(self, then: Then) -> None:
         """Have `then` called by the core's thread."""
@@ -168,7 +170,7 @@ class Core:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._server.start()
+        self._server.start(backup_queue=False)  # this queue hears of the server's end
         for _ in range(AWAITED):
             self._await_call()
         self._thread.start()

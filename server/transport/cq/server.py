@@ -13,14 +13,16 @@ from server.config import Config
 from server.serving.registry import Registry
 from server.transport.cq.bridge import Bridge, Methods
 from server.transport.cq.core import Call, Core
+from server.transport.cq.inference import Requests
 from server.transport.cq.step_stream import StepStream
 from server.transport.cq.steps import Steps
 from server.transport.cq.stream import Streams
 from server.transport.listening import LAST_WORDS, address, options, taken
-from server.transport.rpcs.services import SERVICE, Services
+from server.transport.rpcs.services import INFERENCE, SERVICE, Services
 
 STEP = f"/{SERVICE}/Step"
 STEP_STREAM = f"/{SERVICE}/StepStream"
+INFER, INFER_STREAM = f"/{INFERENCE}/ModelInfer", f"/{INFERENCE}/ModelStreamInfer"
 UNIMPLEMENTED: int = grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
@@ -51,7 +53,13 @@ class CqServer:
         def stream(call: Call) -> None:
             StepStream(call, self._streams, registry, self._gathering, inflight).begin()
 
-        self._natives: dict[str, Callable[[Call], None]] = {STEP: steps.begin, STEP_STREAM: stream}
+        requests = Requests(registry, self._gathering, services)
+        self._natives: dict[str, Callable[[Call], None]] = {
+            STEP: steps.begin,
+            STEP_STREAM: stream,
+            INFER: requests.begin,
+            INFER_STREAM: lambda call: requests.stream(call, self._streams, inflight),
+        }
         self._core = Core(options(config), self._on_call, self._settle, on_death)
         self._address = address(config)
 

@@ -132,6 +132,7 @@ class _Asked:
             self._stream.call.post(lambda _: self.attempt(lambda: self._name(naming)))
 
     def _submit(self) -> None:
+        self._stream.gathering.submit()  # steps of the same sessions may have come before
         deliver: Deliver = self.address(self._answer)
         submission = columns.read(self._message, self._lanes, self._model.manifest, deliver)
         if not len(submission.queued_rows):

@@ -13,6 +13,7 @@ from server.config import Config, ConfigError, from_arguments
 GOOD: dict[str, str] = {
     "host": "0.0.0.0",
     "port": "1234",
+    "transport": "aio",
     "metrics_port": "0",
     "device": "cpu",
     "threads": "2",
@@ -48,6 +49,7 @@ BAD: dict[str, str] = {
     "model_repository": "/nowhere/at/all",
     "host": "",
     "port": "65536",
+    "transport": "threads",
     "metrics_port": "-1",
     "device": "gpu",
     "threads": "0",

@@ -1,0 +1,236 @@
+"""The Open Inference Protocol's `ModelInfer` and `ModelStreamInfer` on the completion queue: steps
+of sequences, gathered with others of their like."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from google.protobuf.message import DecodeError
+
+from inference import grpc_service_pb2 as pb
+from server.api.errors import CODES, Problems, raise_first, trailing, words
+from server.api.gathering import Deliver, Gathering
+from server.api.oip.inference import Inference, OnReply, Pending
+from server.api.parsing import infer_request
+from server.errors import BadInput, Internal, ServingError
+from server.serving.registry import Registry
+from server.transport.cq import core
+from server.transport.cq.core import Call, Event
+from server.transport.cq.stream import Stream, Streams
+from server.transport.rpcs.infer_stream import GRPC_ERRORS
+from server.transport.rpcs.services import Services
+
+log = logging.getLogger(__name__)
+
+Outcome = pb.ModelInferResponse | ServingError
+
+
+class Requests:
+    """Begins requests. Used by the core's thread alone, in which the order of sequences is kept."""
+
+    def __init__(self, registry: Registry, gathering: Gathering, services: Services) -> None:
+        self._registry, self._gathering, self.services = registry, gathering, services
+        self._inference: Inference | None = None
+
+    def begin(self, call: Call) -> None:
+        """A call of `ModelInfer` has come; its message follows."""
+        call.receive(_Unary(self, call).take)
+
+    def stream(self, call: Call, streams: Streams, inflight: int) -> None:
+        """A call of `ModelStreamInfer` has come."""
+        _InferStream(call, streams, self, self._registry, inflight).begin()
+
+    def start(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
+        """Have the request's step run, once the store was asked for its sequence where it is not
+        known."""
+        asked.attempt(lambda: self._look(request, call, asked))
+
+    def _look(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
+        go_on = partial(self._make, request, call, asked)
+        _after(self._of_thread().look(request), call, asked, go_on)
+
+    def _make(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
+        made = self._of_thread().make(request)
+        go_on = partial(self._start, request, call, asked)
+        _after([] if made is None else [made], call, asked, go_on)
+
+    def _start(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
+        asked.pending = self._of_thread().start(
+            request, asked.remaining, asked.settle, call.address
+        )
+        asked.pending.on_wait = asked.on_wait
+        if asked.given_up:
+            asked.pending.cancel()
+        asked.begun()
+
+    def _of_thread(self) -> Inference:
+        if self._inference is None:  # it belongs to the thread that makes it
+            self._inference = Inference(self._registry, _not_used, self._gathering)
+        return self._inference
+
+
+class _Asked:
+    """One request under way.
+
+    Args:
+        begun: called once its step is queued, or never will be.
+    """
+
+    def __init__(
+        self,
+        on_reply: OnReply,
+        remaining: float | None = None,
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_reply, self.remaining, self.begun = on_reply, remaining, begun
+        self.pending: Pending | None = None
+        self.on_wait: Callable[[], None] | None = None
+        """Called should its step not be run with those that it was gathered with."""
+        self.given_up = self.settled = False
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Whatever fails is the request's outcome."""
+        try:
+            work()
+        except ServingError as error:
+            self.settle(error)
+        except Exception:
+            log.exception("a request failed unexpectedly")
+            self.settle(Internal())
+
+    def settle(self, outcome: Outcome) -> None:
+        """The request has its outcome."""
+        if not self.settled:
+            self.settled = True
+            self._on_reply(outcome)
+            self.begun()
+
+    @property
+    def waits(self) -> bool:
+        """Whether its outcome is not to be expected at once."""
+        return not (self.settled or (self.pending is not None and self.pending.gathered))
+
+    def cancel(self) -> None:
+        """Nobody waits any more: a step that has not entered a run is dropped."""
+        self.given_up = True
+        if self.pending is not None:
+            self.pending.cancel()
+
+
+def _after(
+    sought: Sequence[Future[Problems]], call: Call, asked: _Asked, go_on: Callable[[], None]
+) -> None:
+    """Go on once all of these are done, in the core's thread; the first problem is the outcome."""
+    if not sought:
+        go_on()
+        return
+    first, *others = sought
+
+    def told(done: Future[Problems]) -> None:
+        raise_first(done.result())
+        _after(others, call, asked, go_on)
+
+    first.add_done_callback(call.address(lambda done: asked.attempt(lambda: told(done))))
+
+
+def _not_used(_: Deliver) -> Deliver:
+    raise AssertionError("requests have addresses of their own")
+
+
+class _Unary:
+    """One call of `ModelInfer`."""
+
+    def __init__(self, requests: Requests, call: Call) -> None:
+        self._requests, self._call = requests, call
+        self._request: pb.ModelInferRequest | None = None
+        self._entered: float | None = None
+
+    def take(self, event: Event) -> None:
+        """The message is there."""
+        asked = _Asked(self._reply, self._call.remaining)
+        asked.on_wait = partial(self._call.watch, partial(_closed, asked))
+        asked.attempt(lambda: self._take(core.message(event) or b"", asked))
+        if asked.waits:
+            asked.on_wait()
+
+    def _take(self, packed: bytes, asked: _Asked) -> None:
+        try:
+            self._request = infer_request(packed)
+        except DecodeError as error:
+            text = f"the bytes received are no message of this call: {error}"
+            raise BadInput(text, field="") from error
+        self._entered = self._requests.services.gate.enter()
+        self._requests.start(self._request, self._call, asked)
+
+    def _reply(self, outcome: Outcome) -> None:
+        if self._entered is not None:
+            self._requests.services.gate.leave(self._entered)
+        if isinstance(outcome, ServingError):
+            self._requests.services.count(outcome, self._request)
+            self._call.end(CODES[outcome.code], words(outcome), trailing(outcome))
+        else:
+            self._call.answer(outcome.SerializeToString())
+
+
+def _closed(asked: _Asked, event: Event) -> None:
+    if core.was_cancelled(event):
+        asked.cancel()
+
+
+class _InferStream(Stream):
+    """One call of `ModelStreamInfer`: requests of any number of sequences, answered in their order.
+
+    A request that fails is answered by a message, and the stream goes on; a caller that asks for
+    gRPC errors gets the first failure as the stream's end.
+    """
+
+    def __init__(
+        self, call: Call, streams: Streams, requests: Requests, registry: Registry, inflight: int
+    ) -> None:
+        super().__init__(call, streams, infer_request, registry.count_error, inflight)
+        self._requests = requests
+        self._grpc_errors = dict(call.metadata).get(GRPC_ERRORS) == "true"
+        self._asked: deque[tuple[_Asked, _Answer]] = deque()
+
+    def handle(self, message: pb.ModelInferRequest) -> None:
+        """Begin a request. Those behind it may be of its sequence, and wait until it has begun."""
+        answer = _Answer(message.id)
+        asked = _Asked(lambda outcome: self._settle(answer, outcome), begun=self.go_on)
+        self.paused = True
+        self._asked.append((asked, answer))
+        self._requests.start(message, self.call, asked)
+
+    def drop(self) -> None:
+        """What has not entered a run is dropped."""
+        for asked, _ in self._asked:
+            asked.cancel()
+        self._asked.clear()
+
+    def _settle(self, answer: _Answer, outcome: Outcome) -> None:
+        answer.outcome = outcome
+        while self._asked and (first := self._asked[0][1].outcome) is not None:
+            _, told = self._asked.popleft()
+            if isinstance(first, ServingError) and self._grpc_errors:
+                self.fail(first)
+            else:
+                self.put(told.message(first).SerializeToString())
+
+
+class _Answer:
+    """What a stream's request will be answered."""
+
+    def __init__(self, request_id: str) -> None:
+        self._id = request_id
+        self.outcome: Outcome | None = None
+
+    def message(self, outcome: Outcome) -> pb.ModelStreamInferResponse:
+        """As the stream says it."""
+        if isinstance(outcome, ServingError):
+            return pb.ModelStreamInferResponse(
+                error_message=str(outcome), infer_response=pb.ModelInferResponse(id=self._id)
+            )
+        return pb.ModelStreamInferResponse(infer_response=outcome)

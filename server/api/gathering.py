@@ -8,7 +8,7 @@ state has to be brought in first, would keep the others waiting: those are submi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,30 +77,48 @@ class Gathering:
 
     def _submit_all(self, model: ServedModel) -> None:
         singles = list(self._singles.pop(model).values())
-        handles = np.fromiter((each.handle for each in singles), np.int64, len(singles))
-        together = model.at_hand(handles)
-        if together.all():
-            _submit(model, singles)
-            return
-        _submit(model, [singles[row] for row in np.flatnonzero(together).tolist()])
-        for row in np.flatnonzero(~together).tolist():
-            _submit(model, [singles[row]])
+        try:
+            for alike in _together(model, singles):
+                _submit(model, alike)
+        except Exception:  # the thread that gathers has others to serve
+            log.exception("%d steps could not be submitted", len(singles))
+            _lose([each for each in singles if each.submission is None])
+
+
+def _together(model: ServedModel, singles: list[Single]) -> Iterator[list[Single]]:
+    """Those that can run at once, then each of the others by itself."""
+    handles = np.fromiter((each.handle for each in singles), np.int64, len(singles))
+    at_hand = model.at_hand(handles)
+    if at_hand.all():
+        yield singles
+        return
+    if at_hand.any():
+        yield [singles[row] for row in np.flatnonzero(at_hand).tolist()]
+    for row in np.flatnonzero(~at_hand).tolist():
+        yield [singles[row]]
 
 
 def _submit(model: ServedModel, singles: Sequence[Single]) -> None:
-    if not singles:
-        return
     submission = _joined(model, singles)
     try:
         model.submit(submission)
     except ServingError as error:
         _refuse(submission, error)
-    except Exception:  # others are still to be submitted
+    except Exception:
         log.exception("%d steps could not be submitted", len(singles))
         _refuse(submission, Internal())
     if not submission.done:
         for single in singles:
             single.caller.waits(single)
+
+
+def _lose(singles: Sequence[Single]) -> None:
+    """Not even a submission could be made of them."""
+    none = np.zeros(len(singles), dtype=np.int64)
+    empty = np.zeros((len(singles), 0), dtype=np.float32)
+    lost = Submission(none, none, none.astype(np.int32) + 1, empty, lambda _: None)
+    lost.fail(np.arange(len(singles)), Internal())
+    _tell(singles, lost)
 
 
 def _joined(model: ServedModel, singles: Sequence[Single]) -> Submission:

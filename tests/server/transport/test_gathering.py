@@ -163,3 +163,22 @@ def test_a_step_that_waits_and_is_cancelled_does_not_run(roomy: ServedModel) -> 
         time.sleep(0.001)
     assert [caller.status for _, caller in singles] == [APPLIED, FAILED, APPLIED]
     assert roomy.get("waits-1").steps == 0
+
+
+@pytest.mark.parametrize("part", ["submit", "at_hand"])
+def test_whatever_fails_unexpectedly_every_step_has_an_outcome(
+    roomy: ServedModel, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    singles = [_single(roomy, f"{part}-{k}", _observation(k))[0] for k in range(3)]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("made up")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(roomy, part, fail)
+        _run(roomy, singles)
+    errors = [single.caller.error for single in singles]  # type: ignore[attr-defined]
+    assert [error and error.reason for error in errors] == ["INTERNAL"] * 3
+    again, told = _single(roomy, f"{part}-0", _observation(0), first=0)
+    _run(roomy, [again])
+    assert told.status == APPLIED

@@ -113,6 +113,10 @@ class Inference:
         self._registry, self._address, self._gathering = registry, address, gathering
         self._sequences = Sequences()
 
+    def knows(self, request: pb.ModelInferRequest) -> bool:
+        """Whether there is nothing to wait for: `start` may follow at once."""
+        return self._unknown(request) is None
+
     def look(self, request: pb.ModelInferRequest) -> list[Future[Problems]]:
         """What to wait for, before `make`: the store is asked for the request's sequence, where no
         version knows it. A request that is wrong is left for `start` to refuse."""

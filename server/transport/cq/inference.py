@@ -50,8 +50,12 @@ class Requests:
         asked.attempt(lambda: self._look(request, call, asked))
 
     def _look(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
+        inference = self._of_thread()
+        if inference.knows(request):
+            self._start(request, call, asked)
+            return
         go_on = partial(self._make, request, call, asked)
-        _after(self._of_thread().look(request), call, asked, go_on)
+        _after(inference.look(request), call, asked, go_on)
 
     def _make(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
         made = self._of_thread().make(request)

@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        torture train crossval forecasts bench bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
+        torture train crossval forecasts bench bench-unary bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -80,6 +80,9 @@ torture: $(VENV)/.installed tools  ## 1,000 kills under 200 sessions, on SQLite 
 
 bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps
+
+bench-unary: $(VENV)/.installed  ## unary calls on both transports, by calls in flight
+	$(BIN)/python -m benchmarks.unary
 
 bench-durability: $(VENV)/.installed  ## the price of keeping sessions: stores and modes, restart, spill
 	$(BIN)/python -m benchmarks.durability

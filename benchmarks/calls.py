@@ -1,42 +1,46 @@
 """Unary calls as fast as one core can make them: gRPC's completion queue, without a coroutine or a
 thread a call, so that the server's core is the one that is full.
 
-The private interface of grpcio, as in `server/transport/cq/core.py`. Requests are packed by hand
-where only a number changes; every reply is looked at.
+The private interface of grpcio, as in `server/transport/cq/core.py`. Every reply is looked at.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-Reply = Callable[[bytes], None]
-"""Looks at a reply; raises where it is wrong."""
+from benchmarks.load import CYCLE, FollowedSession, WrongAnswer
+from benchmarks.models import H64
+from inference import grpc_service_pb2 as oip
+from tidegate.v1 import packed_pb2
+
+Floats = NDArray[np.float32]
 
 
-class Calls:
-    """One connection, on which calls of one method are under way."""
+class Connection:
+    """Calls of one method, any number under way."""
 
     def __init__(self, address: str, method: str) -> None:
-        options = [("grpc.enable_retries", 0)]
-        self._channel = cygrpc.Channel(address.encode(), options, None)
+        self._channel = cygrpc.Channel(address.encode(), [("grpc.enable_retries", 0)], None)
         self._method = method.encode()
         self._handle = self._channel.get_registered_call_handle(self._method)
 
-    def begin(self, request: bytes, answered: Reply) -> None:
-        """Make a call."""
-        received, ended = cygrpc.ReceiveMessageOperation(0), cygrpc.ReceiveStatusOnClientOperation(0)
+    def begin(self, request: bytes, session: Session) -> None:
+        """Make a call; the session hears of its reply."""
+        received, ended = (
+            cygrpc.ReceiveMessageOperation(0),
+            cygrpc.ReceiveStatusOnClientOperation(0),
+        )
 
         def done(_: Any) -> None:
             if ended.code() != cygrpc.StatusCode.ok:
-                raise AssertionError(f"{ended.code()}: {ended.details()}")
-            answered(received.message())
+                raise WrongAnswer(f"status {ended.code()}: {ended.details()}")
+            session.answered(received.message())
 
         operations = (
             cygrpc.SendInitialMetadataOperation(None, 0),
@@ -51,7 +55,11 @@ class Calls:
         )
 
     def turn(self) -> None:
-        """Wait for a reply, and look at it."""
+        """Wait for a reply, and look at it.
+
+        Raises:
+            WrongAnswer: it is not what was asked for.
+        """
         event = self._channel.next_call_event()
         event.tag(event)
 
@@ -60,41 +68,76 @@ class Calls:
         self._channel.close(cygrpc.StatusCode.cancelled, "done")
 
 
-def latencies(seconds: list[float]) -> tuple[float, float]:
-    """p50 and p99, in microseconds."""
-    values: NDArray[np.float64] = np.array(seconds) * 1e6
-    low, high = np.percentile(values, [50, 99])
-    return float(low), float(high)
+class Session(ABC):
+    """One session, which makes its next call whenever one is answered, until told to stop."""
 
+    method: str
 
-class Caller:
-    """Makes its next call whenever one is answered, until told to stop.
-
-    Args:
-        request: the bytes of a step's request, by its number.
-        check: looks at a step's reply.
-    """
-
-    def __init__(
-        self,
-        calls: Calls,
-        request: Callable[[int], bytes],
-        check: Callable[[int, bytes], None],
-    ) -> None:
-        self._calls, self._request, self._check = calls, request, check
-        self.steps, self.running, self.waits = 0, True, False
+    def __init__(self, connection: Connection, name: str, observations: Floats) -> None:
+        self._connection, self.name = connection, name
+        self._observations = [each.astype("<f4").tobytes() for each in observations]
+        self.followed = FollowedSession(observations)
+        self.steps, self.running, self.waits = 0, False, False
         self.took: list[float] = []
-        self._since = math.nan
+        """Seconds that each call took."""
 
     def go(self) -> None:
         """Make the next call."""
+        packed = self.request(self.steps, self._observations[self.steps % CYCLE])
         self.waits, self._since = True, time.perf_counter()
-        self._calls.begin(self._request(self.steps), self._answered)
+        self._connection.begin(packed, self)
 
-    def _answered(self, packed: bytes) -> None:
+    def answered(self, packed: bytes) -> None:
+        """Look at the reply to the last call, and make the next."""
         self.took.append(time.perf_counter() - self._since)
-        self._check(self.steps, packed)
-        self.steps += 1
-        self.waits = False
+        outputs = self.outputs(self.steps, packed)
+        if self.name.endswith("-0"):
+            self.followed.answered(np.frombuffer(outputs, "<f4"))
+        self.steps, self.waits = self.steps + 1, False
         if self.running:
             self.go()
+
+    @abstractmethod
+    def request(self, step: int, features: bytes) -> bytes:
+        """The bytes of a step's request."""
+
+    @abstractmethod
+    def outputs(self, step: int, packed: bytes) -> bytes:
+        """The outputs f32 [O] in a step's reply. Raises WrongAnswer."""
+
+
+class StepSession(Session):
+    """By the unary `Step`."""
+
+    method = "/tidegate.v1.Tidegate/Step"
+
+    def request(self, step: int, features: bytes) -> bytes:
+        """Numbered."""
+        return packed_pb2.PackedStepRequest(
+            model=H64.name, session_id=self.name, first_step=step, features=features
+        ).SerializeToString()
+
+    def outputs(self, step: int, packed: bytes) -> bytes:
+        """Those of that number, applied just now."""
+        reply = packed_pb2.PackedStepReply.FromString(packed)
+        if reply.first_step != step or reply.remembered:
+            raise WrongAnswer(f"step {step} was answered as {reply.first_step}")
+        return reply.outputs
+
+
+class InferSession(Session):
+    """By the Open Inference Protocol's `ModelInfer`."""
+
+    method = "/inference.GRPCInferenceService/ModelInfer"
+
+    def request(self, step: int, features: bytes) -> bytes:
+        """The session is open already, and the sequence goes on."""
+        request = oip.ModelInferRequest(model_name=H64.name, raw_input_contents=[features])
+        request.inputs.add(name="input", datatype="FP32", shape=[1, H64.inputs])
+        request.parameters["sequence_id"].string_param = self.name
+        return request.SerializeToString()
+
+    def outputs(self, step: int, packed: bytes) -> bytes:
+        """The reply's only tensor."""
+        (raw,) = oip.ModelInferResponse.FromString(packed).raw_output_contents
+        return raw

@@ -146,20 +146,26 @@ def test_an_export_under_load_is_of_a_whole_number_of_steps(
     server: RunningServer, small: SmallModel
 ) -> None:
     """Each snapshot's state is the one after exactly its count of steps."""
-    xs = observations(10, 600)
+    burst, bursts = 50, 12
+    xs = observations(10, burst * bursts)
     lstm = NumpyNetwork(small.weights)
+    sent: queue.SimpleQueue[pb.StepBatch | None] = queue.SimpleQueue()
+    counts: list[int] = []
     with connected(server) as stub, connected(server) as beside:
+        replies = stub.StepStream(iter(sent.get, None))
         opens = [pb.LaneOpen(lane=0, session_id="busy", create=True)]
-        messages = [batch(0, [0], xs[:1], [0], opens=opens)]
-        messages += [batch(k, [0], xs[k : k + 1], [k]) for k in range(1, len(xs))]
-        replies = stub.StepStream(iter(messages))
+        sent.put(pb.StepBatch(id=0, model="small", opens=opens))
         next(replies)
-        counts: list[int] = []
-        while not counts or (counts[-1] < len(xs) and len(counts) < 100):
+        for start in range(0, len(xs), burst):
+            for k in range(start, start + burst):
+                sent.put(batch(k + 1, [0], xs[k : k + 1], [k]))
             snapshot = beside.Export(pb.ExportRequest(model="small", session_id="busy"))
             counts.append(snapshot.steps)
             _, state = lstm.run(xs[: snapshot.steps], lstm.initial())
             for tensor, values in zip(snapshot.states, flat(state), strict=True):
                 assert_close(np.frombuffer(tensor.data, "<f4"), values)
-        assert len(list(replies)) == len(xs) - 1
+            for _ in range(burst):
+                assert next(replies).status == b"\0"
+        sent.put(None)
+        assert not list(replies)
     assert len(set(counts)) > 3, counts

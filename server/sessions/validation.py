@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,9 @@ def check_length(steps: int, manifest: Manifest) -> None:
 
 def acceptable(features: Floats, manifest: Manifest) -> bool:
     """Whether all of `features` [N, I] are finite, or NaN where that means "not observed"."""
+    flat = features.reshape(-1)
+    if math.isfinite(flat.dot(flat)):  # no square is infinite, nor NaN
+        return True
     finite = np.isfinite(features)
     if finite.all():
         return True

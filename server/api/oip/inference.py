@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -27,6 +29,7 @@ from tidegate.wire import FAILED
 log = logging.getLogger(__name__)
 
 OnReply = Callable[[pb.ModelInferResponse | ServingError], None]
+Address = Callable[[Deliver], Deliver]
 
 
 class Pending:
@@ -73,7 +76,7 @@ class _Row:
     def __init__(
         self,
         pending: Pending,
-        address: Callable[[Deliver], Deliver],
+        address: Address,
         done: Callable[[Pending], None],
     ) -> None:
         self._pending, self.address, self._done = pending, address, done
@@ -93,6 +96,16 @@ class _Row:
         self._pending.submission, self._pending.row = submission, row
 
 
+@dataclass(slots=True)
+class _Given:
+    """What a caller gives with a request."""
+
+    request: pb.ModelInferRequest
+    remaining: float | None
+    on_reply: OnReply
+    address: Address
+
+
 class Inference:
     """Starts requests on the sessions of all models.
 
@@ -107,15 +120,11 @@ class Inference:
     def __init__(
         self,
         registry: Registry,
-        address: Callable[[Deliver], Deliver],
+        address: Address,
         gathering: Gathering | None = None,
     ) -> None:
         self._registry, self._address, self._gathering = registry, address, gathering
         self._sequences = Sequences()
-
-    def knows(self, request: pb.ModelInferRequest) -> bool:
-        """Whether there is nothing to wait for: `start` may follow at once."""
-        return self._unknown(request) is None
 
     def look(self, request: pb.ModelInferRequest) -> list[Future[Problems]]:
         """What to wait for, before `make`: the store is asked for the request's sequence, where no
@@ -144,8 +153,7 @@ class Inference:
     def _unknown(self, request: pb.ModelInferRequest) -> tuple[list[ServedModel], Sequence] | None:
         """The versions that may hold the request's sequence, newest first, if none knows it."""
         try:
-            newest = requests.model(self._registry, request.model_name, request.model_version)
-            sequence = requests.sequence(request.parameters)
+            newest, sequence = self._named(request)
         except ServingError:
             return None
         models = [newest] if request.model_version else self._registry.versions(newest.name)
@@ -157,7 +165,7 @@ class Inference:
         request: pb.ModelInferRequest,
         remaining: float | None,
         on_reply: OnReply,
-        address: Callable[[Deliver], Deliver] | None = None,
+        address: Address | None = None,
     ) -> Pending:
         """Queue the request's step; `remaining` seconds until the caller's deadline. `address` may
         be the request's own.
@@ -165,28 +173,50 @@ class Inference:
         Raises:
             ServingError: the request is refused; nothing has changed.
         """
-        try:
-            return self._start(request, remaining, on_reply, address or self._address)
-        except ServingError as error:
-            self._registry.count_error(error, request.model_name, requests.version_of(request))
-            raise
+        with self._counted(request):
+            newest, sequence = self._named(request)
+            model = self._holder(newest, request, sequence)
+            asked = _Given(request, remaining, on_reply, address or self._address)
+            return self._start(asked, model, sequence)
 
-    def _start(
+    def start_known(
         self,
         request: pb.ModelInferRequest,
         remaining: float | None,
         on_reply: OnReply,
-        address: Callable[[Deliver], Deliver],
-    ) -> Pending:
+        address: Address,
+    ) -> Pending | None:
+        """As `start`, if the sequence is known here; None where the store is to be asked first
+        (`look`, then `make`)."""
+        with self._counted(request):
+            newest, sequence = self._named(request)
+            model: ServedModel | None = newest
+            if not request.model_version:
+                model = self._registry.holding(newest.name, 0, sequence.session_id)
+            if model is None or sequence.session_id not in model.directory:
+                return None
+            return self._start(_Given(request, remaining, on_reply, address), model, sequence)
+
+    @contextmanager
+    def _counted(self, request: pb.ModelInferRequest) -> Iterator[None]:
+        try:
+            yield
+        except ServingError as error:
+            self._registry.count_error(error, request.model_name, requests.version_of(request))
+            raise
+
+    def _named(self, request: pb.ModelInferRequest) -> tuple[ServedModel, Sequence]:
         newest = requests.model(self._registry, request.model_name, request.model_version)
-        sequence = requests.sequence(request.parameters)
-        model = self._holder(newest, request, sequence)
+        return newest, requests.sequence(request.parameters)
+
+    def _start(self, asked: _Given, model: ServedModel, sequence: Sequence) -> Pending:
+        request = asked.request
         features = tensors.read(request, model.manifest)
         tensors.check_outputs(request, model.manifest)
         sequence.check(model.name)
         turn = self._sequences.take(model, sequence)
-        pending = Pending(request, turn, on_reply, _limit(sequence.timeout, remaining))
-        self._enter(pending, partial(self._submit, pending, features, address))
+        pending = Pending(request, turn, asked.on_reply, _limit(sequence.timeout, asked.remaining))
+        self._enter(pending, partial(self._submit, pending, features, asked.address))
         return pending
 
     def _holder(
@@ -200,9 +230,7 @@ class Inference:
         starts = sequence.start and sequence.session_id not in holder.directory
         return newest if starts else holder
 
-    def _submit(
-        self, pending: Pending, features: tensors.Floats, address: Callable[[Deliver], Deliver]
-    ) -> None:
+    def _submit(self, pending: Pending, features: tensors.Floats, address: Address) -> None:
         turn = pending.turn
         if self._gathering is not None and not turn.sequence.start:
             row = _Row(pending, address, self._done)

@@ -22,6 +22,7 @@ from server.serving.registry import Registry
 
 MAX_ID = 128
 WHOLE = re.compile(r"-?[0-9]{1,18}")
+KNOWN = frozenset(("sequence_id", "sequence_start", "sequence_end", "timeout", "priority"))
 Parameters = Mapping[str, pb.InferParameter]
 
 
@@ -84,17 +85,20 @@ def sequence(parameters: Parameters) -> Sequence:
     Raises:
         Refused: one has another type than its own.
     """
-    _check_priority(parameters)
+    found = {name: parameters[name] for name in parameters if name in KNOWN}
+    if not found:
+        return NO_SEQUENCE
+    _check_priority(found)
     return Sequence(
-        _id(parameters),
-        _flag(parameters, "sequence_start"),
-        _flag(parameters, "sequence_end"),
-        _timeout(parameters),
+        _id(found), _flag(found, "sequence_start"), _flag(found, "sequence_end"), _timeout(found)
     )
 
 
+NO_SEQUENCE = Sequence("", start=False, end=False, timeout=None)
+
+
 def _kind(parameters: Parameters, name: str) -> str | None:
-    return parameters[name].WhichOneof("parameter_choice") if name in parameters else None
+    return parameters[name].WhichOneof("parameter_choice")
 
 
 def _id(parameters: Parameters) -> str:

@@ -51,8 +51,9 @@ class Requests:
 
     def _look(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
         inference = self._of_thread()
-        if inference.knows(request):
-            self._start(request, call, asked)
+        known = inference.start_known(request, asked.remaining, asked.settle, call.address)
+        if known is not None:
+            asked.has_begun(known)
             return
         go_on = partial(self._make, request, call, asked)
         _after(inference.look(request), call, asked, go_on)
@@ -63,13 +64,8 @@ class Requests:
         _after([] if made is None else [made], call, asked, go_on)
 
     def _start(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
-        asked.pending = self._of_thread().start(
-            request, asked.remaining, asked.settle, call.address
-        )
-        asked.pending.on_wait = asked.on_wait
-        if asked.given_up:
-            asked.pending.cancel()
-        asked.begun()
+        inference = self._of_thread()
+        asked.has_begun(inference.start(request, asked.remaining, asked.settle, call.address))
 
     def _of_thread(self) -> Inference:
         if self._inference is None:  # it belongs to the thread that makes it
@@ -112,6 +108,14 @@ class _Asked:
             self.settled = True
             self._on_reply(outcome)
             self.begun()
+
+    def has_begun(self, pending: Pending) -> None:
+        """Its step is queued, or gathered."""
+        self.pending = pending
+        pending.on_wait = self.on_wait
+        if self.given_up:
+            pending.cancel()
+        self.begun()
 
     @property
     def waits(self) -> bool:

@@ -85,8 +85,9 @@ class SessionSteps:
         return self._residence.awaited
 
     def ready(self, handles: Handles) -> bool:
-        """Whether none of the sessions is absent."""
-        return self._residence.roomy or self._residence.here(handles) is not None
+        """Whether none of the sessions is absent, nor can be found to be so: even where there is a
+        slot for each, a new one may have to wait for one's that has ended."""
+        return self._residence.here(handles) is not None
 
     def release(self, handles: Handles | None = None) -> None:
         """Rows of these sessions leave the queue, or None: no row waits for any that was brought

@@ -25,7 +25,7 @@ from server.serving.tenure import Tenure
 from server.store.choose import open_store
 from server.store.health import Health
 from server.transport.aio import AioServer
-from server.transport.listening import PortTaken, Transport
+from server.transport.listening import PortTaken, Transport, host
 from server.transport.rpcs.services import Services
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class App:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._host = f"[{config.host}]" if ":" in config.host else config.host  # as URLs say it
+        self._host = host(config)
         self._device = choose(config.device)
         self._metrics = Metrics()
         self._registry = Registry(self._metrics)
@@ -104,6 +104,7 @@ class App:
     def _choose_transport(self, services: Services) -> Transport:
         if self._config.transport == "aio":
             return AioServer(self._config, services)
+        # Not before: the other transport serves even where grpcio's private interface has changed.
         from server.transport.cq.server import CqServer
 
         died = partial(self._on_death, "the transport's loop died")

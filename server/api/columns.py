@@ -107,6 +107,27 @@ def reply(
     )
 
 
+def outcome(
+    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
+) -> pb.StepBatchReply:
+    """The reply to a message whose rows are done; those that failed are counted."""
+    for rows, error in submission.failures:
+        model.metrics.error(error.code, error.reason, len(rows))
+    durable = model.durable(submission.handles)
+    return reply(message_id, submission, opened, model.manifest, durable)
+
+
+def check_model(message: pb.StepBatch, model: ServedModel) -> None:
+    """Refuse a message of another model than its stream's.
+
+    Raises:
+        BadInput: naming both.
+    """
+    if message.model not in ("", model.name):
+        text = f"the stream serves model {model.name!r}, not {message.model[:300]!r}"
+        raise BadInput(text, field="model")
+
+
 def count(message: pb.StepBatch) -> int:
     """How many rows the message has.
 
@@ -140,12 +161,7 @@ def _fail_unfit(submission: Submission, named: NDArray[np.uint32], manifest: Man
     unknown = np.flatnonzero(submission.handles == 0)
     if len(unknown):
         submission.fail(unknown, UnknownLane(int(named[unknown[0]]), len(unknown) - 1))
-    if validation.acceptable(submission.features, manifest):
-        return
-    for rows, error in validation.problems(submission.features, submission.lengths, manifest):
-        known = rows[submission.handles[rows] != 0]
-        if len(known):
-            submission.fail(known, error)
+    validation.fail_unacceptable(submission, manifest)
 
 
 def _column(packed: bytes, dtype: str, name: str) -> NDArray[Any]:

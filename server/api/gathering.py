@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from server.errors import Internal, ServingError
-from server.scheduler.submission import Submission
+from server.scheduler.submission import Handles, Submission
 from server.serving.model import ServedModel
 from server.sessions import validation
 
@@ -78,28 +78,28 @@ class Gathering:
     def _submit_all(self, model: ServedModel) -> None:
         singles = list(self._singles.pop(model).values())
         try:
-            for alike in _together(model, singles):
-                _submit(model, alike)
+            for alike, handles in _together(model, singles):
+                _submit(model, alike, handles)
         except Exception:  # the thread that gathers has others to serve
             log.exception("%d steps could not be submitted", len(singles))
             _lose([each for each in singles if each.submission is None])
 
 
-def _together(model: ServedModel, singles: list[Single]) -> Iterator[list[Single]]:
-    """Those that can run at once, then each of the others by itself."""
+def _together(model: ServedModel, singles: list[Single]) -> Iterator[tuple[list[Single], Handles]]:
+    """Those that can run at once, then each of the others by itself; with their sessions."""
     handles = np.fromiter((each.handle for each in singles), np.int64, len(singles))
     at_hand = model.at_hand(handles)
     if at_hand.all():
-        yield singles
+        yield singles, handles
         return
     if at_hand.any():
-        yield [singles[row] for row in np.flatnonzero(at_hand).tolist()]
+        yield [singles[row] for row in np.flatnonzero(at_hand).tolist()], handles[at_hand]
     for row in np.flatnonzero(~at_hand).tolist():
-        yield [singles[row]]
+        yield [singles[row]], handles[row : row + 1]
 
 
-def _submit(model: ServedModel, singles: Sequence[Single]) -> None:
-    submission = _joined(model, singles)
+def _submit(model: ServedModel, singles: Sequence[Single], handles: Handles) -> None:
+    submission = _joined(model, singles, handles)
     try:
         model.submit(submission)
     except ServingError as error:
@@ -121,11 +121,11 @@ def _lose(singles: Sequence[Single]) -> None:
     _tell(singles, lost)
 
 
-def _joined(model: ServedModel, singles: Sequence[Single]) -> Submission:
+def _joined(model: ServedModel, singles: Sequence[Single], handles: Handles) -> Submission:
     count, manifest = len(singles), model.manifest
     packed = b"".join([each.features for each in singles])
     submission = Submission(
-        handles=np.fromiter((each.handle for each in singles), np.int64, count),
+        handles=handles,
         first_steps=np.fromiter((each.first_step for each in singles), np.int64, count),
         lengths=np.ones(count, dtype=np.int32),
         features=np.frombuffer(packed, dtype="<f4").reshape(count, manifest.inputs_width),
@@ -134,9 +134,7 @@ def _joined(model: ServedModel, singles: Sequence[Single]) -> Submission:
     for row, single in enumerate(singles):
         single.submission, single.row = submission, row
     submission.deadlines = np.fromiter((each.deadline for each in singles), np.float64, count)
-    if not validation.acceptable(submission.features, manifest):
-        for rows, error in validation.problems(submission.features, submission.lengths, manifest):
-            submission.fail(rows, error)
+    validation.fail_unacceptable(submission, manifest)
     return submission
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from server.bundle.manifest import Manifest
 from server.errors import BadInput
+from server.scheduler.submission import Submission
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +51,17 @@ def acceptable(features: Floats, manifest: Manifest) -> bool:
     if finite.all():
         return True
     return bool((finite | (np.isnan(features) & manifest.may_miss)).all())
+
+
+def fail_unacceptable(submission: Submission, manifest: Manifest) -> None:
+    """Fail the rows with a value that is not `acceptable`, but for those that name no session,
+    which have failed already."""
+    if acceptable(submission.features, manifest):
+        return
+    for rows, error in problems(submission.features, submission.lengths, manifest):
+        named = rows[submission.handles[rows] != 0]
+        if len(named):
+            submission.fail(named, error)
 
 
 def problem(features: Floats, manifest: Manifest) -> BadInput | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import grpc
 
 from server.config import Config
-from server.transport.listening import LAST_WORDS, address, options, taken
+from server.transport.listening import LAST_WORDS, address, options, taken, until
 from server.transport.rpcs.services import Services
 
 
@@ -34,9 +31,6 @@ class AioServer:
         """End the streams, let our calls finish for `grace` seconds, then close whatever else is
         open, such as a watch of the health; returns whether every call of ours has finished."""
         self._services.drain()
-        deadline = time.monotonic() + grace
-        while not self._services.idle and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
-        finished = self._services.idle
+        finished = await until(lambda: self._services.idle, grace)
         await self._server.stop(LAST_WORDS if finished else 0)
         return finished

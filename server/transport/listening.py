@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from server.config import Config
@@ -28,10 +31,22 @@ class Transport(Protocol):
         open, such as a watch of the health; returns whether every call of ours has finished."""
 
 
+def host(config: Config) -> str:
+    """The host, as addresses say it."""
+    return f"[{config.host}]" if ":" in config.host else config.host
+
+
 def address(config: Config) -> str:
     """Host and port, as gRPC says them."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"{host}:{config.port}"
+    return f"{host(config)}:{config.port}"
+
+
+async def until(idle: Callable[[], bool], seconds: float) -> bool:
+    """Wait for it, at most so long; returns whether it came to be."""
+    deadline = time.monotonic() + seconds
+    while not idle() and time.monotonic() < deadline:
+        await asyncio.sleep(0.005)
+    return idle()
 
 
 def taken(where: str, error: Exception | str) -> PortTaken:

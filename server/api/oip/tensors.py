@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from inference import grpc_service_pb2 as pb
 from server.api.oip.refusals import Refused, batched
 from server.bundle.manifest import Manifest, Output
+from server.errors import ServingError
 from server.sessions import validation
 
 INPUT, FP32 = "input", "FP32"
@@ -73,6 +74,17 @@ def reply(
         elif not classes or output.name in classes:
             _add(response, output, values)
     return response
+
+
+def streamed(
+    request_id: str, outcome: pb.ModelInferResponse | ServingError
+) -> pb.ModelStreamInferResponse:
+    """A request's outcome as a stream tells it."""
+    if isinstance(outcome, ServingError):
+        return pb.ModelStreamInferResponse(
+            error_message=str(outcome), infer_response=pb.ModelInferResponse(id=request_id)
+        )
+    return pb.ModelStreamInferResponse(infer_response=outcome)
 
 
 def _classes(wanted: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:

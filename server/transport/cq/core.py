@@ -20,6 +20,9 @@ from typing import Any, Final, TypeVar
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+from server.api.errors import CODES, trailing, words
+from server.errors import ServingError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -102,6 +105,10 @@ class Call:
         """End the call."""
         status = SendStatus(trailing, code, words.encode(), 0)
         self._begin((*self._head(), status, *self._close()), nothing)
+
+    def refuse(self, error: ServingError) -> None:
+        """End the call with an error, in words and in typed form."""
+        self.end(CODES[error.code], words(error), trailing(error))
 
     def _head(self) -> Sequence[Any]:
         if self._headed:

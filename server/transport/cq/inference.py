@@ -12,15 +12,17 @@ from functools import partial
 from google.protobuf.message import DecodeError
 
 from inference import grpc_service_pb2 as pb
-from server.api.errors import CODES, Problems, raise_first, trailing, words
+from server.api.errors import Problems, raise_first
 from server.api.gathering import Deliver, Gathering
+from server.api.oip import tensors
 from server.api.oip.inference import Inference, OnReply, Pending
 from server.api.parsing import infer_request
-from server.errors import BadInput, Internal, ServingError
+from server.errors import Internal, ServingError
 from server.serving.registry import Registry
 from server.transport.cq import core
 from server.transport.cq.core import Call, Event
 from server.transport.cq.stream import Stream, Streams
+from server.transport.rpcs.calls import no_message
 from server.transport.rpcs.infer_stream import GRPC_ERRORS
 from server.transport.rpcs.services import Services
 
@@ -90,7 +92,8 @@ class _Asked:
         self.pending: Pending | None = None
         self.on_wait: Callable[[], None] | None = None
         """Called should its step not be run with those that it was gathered with."""
-        self.given_up = self.settled = False
+        self.given_up = False
+        self.outcome: Outcome | None = None
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Whatever fails is the request's outcome."""
@@ -104,8 +107,8 @@ class _Asked:
 
     def settle(self, outcome: Outcome) -> None:
         """The request has its outcome."""
-        if not self.settled:
-            self.settled = True
+        if self.outcome is None:
+            self.outcome = outcome
             self._on_reply(outcome)
             self.begun()
 
@@ -120,7 +123,8 @@ class _Asked:
     @property
     def waits(self) -> bool:
         """Whether its outcome is not to be expected at once."""
-        return not (self.settled or (self.pending is not None and self.pending.gathered))
+        gathered = self.pending is not None and self.pending.gathered
+        return self.outcome is None and not gathered
 
     def cancel(self) -> None:
         """Nobody waits any more: a step that has not entered a run is dropped."""
@@ -169,8 +173,7 @@ class _Unary:
         try:
             self._request = infer_request(packed)
         except DecodeError as error:
-            text = f"the bytes received are no message of this call: {error}"
-            raise BadInput(text, field="") from error
+            raise no_message(error) from error
         self._entered = self._requests.services.gate.enter()
         self._requests.start(self._request, self._call, asked)
 
@@ -179,7 +182,7 @@ class _Unary:
             self._requests.services.gate.leave(self._entered)
         if isinstance(outcome, ServingError):
             self._requests.services.count(outcome, self._request)
-            self._call.end(CODES[outcome.code], words(outcome), trailing(outcome))
+            self._call.refuse(outcome)
         else:
             self._call.answer(outcome.SerializeToString())
 
@@ -202,43 +205,27 @@ class _InferStream(Stream):
         super().__init__(call, streams, infer_request, registry.count_error, inflight)
         self._requests = requests
         self._grpc_errors = dict(call.metadata).get(GRPC_ERRORS) == "true"
-        self._asked: deque[tuple[_Asked, _Answer]] = deque()
+        self._asked: deque[tuple[str, _Asked]] = deque()
+        """Requests that are not answered yet, with their ids."""
 
     def handle(self, message: pb.ModelInferRequest) -> None:
         """Begin a request. Those behind it may be of its sequence, and wait until it has begun."""
-        answer = _Answer(message.id)
-        asked = _Asked(lambda outcome: self._settle(answer, outcome), begun=self.go_on)
+        asked = _Asked(lambda _: self._answer(), begun=self.go_on)
         self.paused = True
-        self._asked.append((asked, answer))
+        self._asked.append((message.id, asked))
         self._requests.start(message, self.call, asked)
 
     def drop(self) -> None:
         """What has not entered a run is dropped."""
-        for asked, _ in self._asked:
+        for _, asked in self._asked:
             asked.cancel()
         self._asked.clear()
 
-    def _settle(self, answer: _Answer, outcome: Outcome) -> None:
-        answer.outcome = outcome
-        while self._asked and (first := self._asked[0][1].outcome) is not None:
-            _, told = self._asked.popleft()
-            if isinstance(first, ServingError) and self._grpc_errors:
-                self.fail(first)
+    def _answer(self) -> None:
+        """Answer the oldest requests, those that have their outcome."""
+        while self._asked and (outcome := self._asked[0][1].outcome) is not None:
+            request_id, _ = self._asked.popleft()
+            if isinstance(outcome, ServingError) and self._grpc_errors:
+                self.fail(outcome)
             else:
-                self.put(told.message(first).SerializeToString())
-
-
-class _Answer:
-    """What a stream's request will be answered."""
-
-    def __init__(self, request_id: str) -> None:
-        self._id = request_id
-        self.outcome: Outcome | None = None
-
-    def message(self, outcome: Outcome) -> pb.ModelStreamInferResponse:
-        """As the stream says it."""
-        if isinstance(outcome, ServingError):
-            return pb.ModelStreamInferResponse(
-                error_message=str(outcome), infer_response=pb.ModelInferResponse(id=self._id)
-            )
-        return pb.ModelStreamInferResponse(infer_response=outcome)
+                self.put(tensors.streamed(request_id, outcome).SerializeToString())

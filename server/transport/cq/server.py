@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import grpc
@@ -17,7 +16,7 @@ from server.transport.cq.inference import Requests
 from server.transport.cq.step_stream import StepStream
 from server.transport.cq.steps import Steps
 from server.transport.cq.stream import Streams
-from server.transport.listening import LAST_WORDS, address, options, taken
+from server.transport.listening import LAST_WORDS, address, options, taken, until
 from server.transport.rpcs.services import INFERENCE, SERVICE, Services
 
 STEP = f"/{SERVICE}/Step"
@@ -77,14 +76,10 @@ class CqServer:
         open, such as a watch of the health; returns whether every call of ours has finished."""
         self._services.drain()
         self._streams.drain()
-        deadline = time.monotonic() + grace
-        while not self._idle and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
-        finished = self._idle
+        finished = await until(self._idle, grace)
         await asyncio.to_thread(self._core.stop, LAST_WORDS if finished else 0)
         return finished
 
-    @property
     def _idle(self) -> bool:
         return self._services.idle and not self._streams
 

@@ -13,17 +13,16 @@ from server.api.errors import Problems
 from server.api.gathering import Deliver, Gathering, Single
 from server.api.lanes import Lanes, wanted
 from server.api.parsing import step_batch
-from server.errors import BadInput, Internal, ServingError
+from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.cq.core import Call
 from server.transport.cq.stream import Stream, Streams
+from server.transport.rpcs.calls import TURN_SECONDS
 from tidegate.v1 import tidegate_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-TURN_SECONDS = 0.005
 
 Naming = Generator[None, None, list[pb.LaneOpened]]
 
@@ -88,9 +87,7 @@ class _Asked:
         """Take in the message."""
         message, model = self._message, self._model
         columns.count(message)
-        if message.model not in ("", model.name):
-            text = f"the stream serves model {model.name!r}, not {message.model[:300]!r}"
-            raise BadInput(text, field="model")
+        columns.check_model(message, model)
         if not message.opens:
             self._submit()
             return
@@ -150,11 +147,7 @@ class _Asked:
         self._reply(lambda: self._whole(submission))
 
     def _whole(self, submission: Submission) -> bytes:
-        for rows, error in submission.failures:
-            self._model.metrics.error(error.code, error.reason, len(rows))
-        durable = self._model.durable(submission.handles)
-        manifest = self._model.manifest
-        reply = columns.reply(self._message.id, submission, self._opened, manifest, durable)
+        reply = columns.outcome(self._message.id, submission, self._opened, self._model)
         return reply.SerializeToString()
 
     def _reply(self, make: Callable[[], bytes]) -> None:

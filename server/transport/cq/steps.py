@@ -14,7 +14,6 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 
 from server.api import step
-from server.api.errors import CODES, trailing, words
 from server.api.gathering import Gathering, Single
 from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
@@ -68,7 +67,7 @@ class _Step:
                 self._gather(*plain)
         except Exception:
             log.exception("a call failed unexpectedly")
-            self._end(Internal())
+            self._call.refuse(Internal())
 
     def _gather(self, model: ServedModel, handle: int, first: int, features: bytes) -> None:
         self._model = model
@@ -98,10 +97,7 @@ class _Step:
 
     def _refuse(self, error: ServingError) -> None:
         self._model.metrics.error(error.code, error.reason)
-        self._end(error)
-
-    def _end(self, error: ServingError) -> None:
-        self._call.end(CODES[error.code], words(error), trailing(error))
+        self._call.refuse(error)
 
 
 def _plain(packed: bytes | None, registry: Registry) -> tuple[ServedModel, int, int, bytes] | None:

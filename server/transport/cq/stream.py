@@ -15,10 +15,10 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from server.api.errors import CODES, trailing, words
-from server.errors import BadInput, Draining, Internal, ServingError
+from server.errors import Draining, Internal, ServingError
 from server.transport.cq import core
 from server.transport.cq.core import Call, Event
+from server.transport.rpcs.calls import no_message
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Stream(ABC):
         """The stream cannot go on: end it with an error."""
         if not self._over:
             self._count(error)
-            self.call.end(CODES[error.code], words(error), trailing(error))
+            self.call.refuse(error)
             self._finish()
 
     def _read(self) -> None:
@@ -135,8 +135,7 @@ class Stream(ABC):
         except ServingError as error:
             self.fail(error)
         except DecodeError as error:
-            text = f"the bytes received are no message of this call: {error}"
-            self.fail(BadInput(text, field=""))
+            self.fail(no_message(error))
         except Exception:
             log.exception("a stream failed unexpectedly")
             self.fail(Internal())

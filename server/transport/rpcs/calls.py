@@ -39,7 +39,7 @@ async def read(context: Context) -> Any:
     try:
         return await context.read()
     except DecodeError as error:
-        raise _no_message(error) from error
+        raise no_message(error) from error
 
 
 def unary(
@@ -70,7 +70,7 @@ def unary(
         except ServingError as error:
             failure = error
         except DecodeError as error:
-            failure = _no_message(error)
+            failure = no_message(error)
         except Exception:
             log.exception("a call failed unexpectedly")
             failure = Internal()
@@ -80,7 +80,8 @@ def unary(
     return answer
 
 
-def _no_message(error: DecodeError) -> BadInput:
+def no_message(error: DecodeError) -> BadInput:
+    """What came is no such message."""
     return BadInput(f"the bytes received are no message of this call: {error}", field="")
 
 

@@ -11,6 +11,7 @@ import logging
 
 from inference import grpc_service_pb2 as pb
 from server.api.errors import raise_first
+from server.api.oip import tensors
 from server.api.oip.inference import Inference, Pending
 from server.errors import Internal, ServingError
 from server.transport.rpcs.calls import Context
@@ -95,13 +96,11 @@ class InferStream(Stream[Call]):
             ServingError: why it failed, where the caller asked for gRPC errors.
         """
         try:
-            return pb.ModelStreamInferResponse(infer_response=await waiting.reply)
+            return tensors.streamed(waiting.id, await waiting.reply)
         except ServingError as error:
             if self._grpc_errors:
                 raise
-            return pb.ModelStreamInferResponse(
-                error_message=str(error), infer_response=pb.ModelInferResponse(id=waiting.id)
-            )
+            return tensors.streamed(waiting.id, error)
         except asyncio.CancelledError:
             waiting.cancel()
             raise

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from server.api import columns
 from server.api.errors import Problems
 from server.api.lanes import Lanes, wanted
-from server.errors import BadInput, Internal, ServingError
+from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -44,7 +44,7 @@ class StepStream(Stream[pb.StepBatchReply]):
         rows, opened = 0, list[pb.LaneOpened]()
         try:
             rows = columns.count(message)
-            self._check_model(message, model)
+            columns.check_model(message, model)
             if message.opens:
                 problems = await self._seek(message, model)
                 opened = await in_turns(lanes.open(message.opens, problems))
@@ -78,11 +78,6 @@ class StepStream(Stream[pb.StepBatchReply]):
         """Have the store asked for the sessions that are named, and are not known here."""
         sought = model.seek(wanted(message.opens))
         return {} if sought is None else await asyncio.wrap_future(sought)
-
-    def _check_model(self, message: pb.StepBatch, model: ServedModel) -> None:
-        if message.model not in ("", model.name):
-            text = f"the stream serves model {model.name!r}, not {message.model[:300]!r}"
-            raise BadInput(text, field="model")
 
     def _submit(
         self,
@@ -123,11 +118,7 @@ class StepStream(Stream[pb.StepBatchReply]):
         self, message: pb.StepBatch, submission: Submission, opened: Sequence[pb.LaneOpened]
     ) -> None:
         assert self._model is not None
-        for rows, error in submission.failures:
-            self._model.metrics.error(error.code, error.reason, len(rows))
-        durable = self._model.durable(submission.handles)
-        manifest = self._model.manifest
-        self.outbox.put_nowait(columns.reply(message.id, submission, opened, manifest, durable))
+        self.outbox.put_nowait(columns.outcome(message.id, submission, opened, self._model))
 
     def _end_if_done(self) -> None:
         if self._read_all and not self._waiting:

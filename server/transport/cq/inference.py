@@ -79,7 +79,7 @@ class _Asked:
     """One request under way.
 
     Args:
-        begun: called once its step is queued, or never will be.
+        begun: called once, when its step is queued or never will be.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class _Asked:
         remaining: float | None = None,
         begun: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_reply, self.remaining, self.begun = on_reply, remaining, begun
+        self._on_reply, self.remaining, self._begun = on_reply, remaining, begun
         self.pending: Pending | None = None
         self.on_wait: Callable[[], None] | None = None
         """Called should its step not be run with those that it was gathered with."""
@@ -110,7 +110,7 @@ class _Asked:
         if self.outcome is None:
             self.outcome = outcome
             self._on_reply(outcome)
-            self.begun()
+            self._tell_begun()
 
     def has_begun(self, pending: Pending) -> None:
         """Its step is queued, or gathered."""
@@ -118,13 +118,18 @@ class _Asked:
         pending.on_wait = self.on_wait
         if self.given_up:
             pending.cancel()
-        self.begun()
+        self._tell_begun()
 
     @property
     def waits(self) -> bool:
         """Whether its outcome is not to be expected at once."""
         gathered = self.pending is not None and self.pending.gathered
         return self.outcome is None and not gathered
+
+    def _tell_begun(self) -> None:
+        """Not again with its outcome: by then the stream may be held for another."""
+        begun, self._begun = self._begun, lambda: None
+        begun()
 
     def cancel(self) -> None:
         """Nobody waits any more: a step that has not entered a run is dropped."""

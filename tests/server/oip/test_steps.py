@@ -107,6 +107,24 @@ def test_streamed_replies_keep_the_order_of_requests(
         assert_close(outputs, expected(small.weights, x))
 
 
+def test_sequences_that_start_one_after_another_need_not_wait_for_any(
+    server: RunningServer, small: SmallModel
+) -> None:
+    """While the store makes one, those before it are answered: once that let in the next one's
+    steps ahead of its START."""
+    xs = [observations(4, seed) for seed in range(60)]
+    with client(server) as connection, stream(connection) as replies:
+        for x in xs:
+            sequence = name()
+            for k in range(4):
+                connection.async_stream_infer(
+                    "small", [tensor(x[k])], sequence_id=sequence, sequence_start=k == 0
+                )
+        outputs = [replies.get(timeout=30).as_numpy("y")[0] for _ in range(4 * len(xs))]
+    for at, x in enumerate(xs):
+        assert_close(outputs[4 * at : 4 * at + 4], expected(small.weights, x))
+
+
 def test_a_sequence_may_end_and_start_again_without_a_wait(
     server: RunningServer, small: SmallModel
 ) -> None:

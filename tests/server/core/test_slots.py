@@ -15,9 +15,8 @@ import pytest
 
 from server.engine.engine import Engine, EngineRows
 from server.errors import Internal, ServingError, SessionLost
-from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
-from server.sessions.slots import Slots
+from server.sessions.slots import Residence, Slots
 from tests.server.core.parts import WEIGHTS, Caller, Floats, expected, make_bundle, make_model
 from tidegate.wire import APPLIED, REMEMBERED
 from training.reference import NumpyNetwork
@@ -277,27 +276,21 @@ def test_steps_and_calls_that_need_each_others_slots_both_go_on(tmp_path: Path, 
     model.stop()
 
 
-def test_a_new_session_beside_one_that_has_just_ended_is_stepped(tmp_path: Path) -> None:
-    """As many slots as sessions, and the one that ended is in the same run, so keeps its slot: once
-    the new one's row, stepped where it had arrived, waited for ever."""
+def test_a_new_session_whose_slot_is_not_free_yet_is_stepped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many slots as sessions, and the end of the one before is not heard of yet: once such a
+    row, stepped where it had arrived, waited for ever."""
     model = make_model(make_bundle(tmp_path), tmp_path, max_sessions=2)
     model.start()
     caller = Caller(model)
-    model.open("a")
-    model.open("b")
-    caller.step([("a", 0, X[0, :1]), ("b", 0, X[1, :1])])
-    handles = [model.directory.find(name)[0] for name in ("a", "b")]
+    for k, name in enumerate("ab"):
+        model.open(name)
+        caller.step([(name, 0, X[k, :1])])
     model.close("a")
-    handles.append(model.attach("c", create=True)[0])
-    done = threading.Event()
-    submission = Submission(
-        handles=np.array(handles, dtype=np.int64),
-        first_steps=np.array([1, 1, 0], dtype=np.int64),
-        lengths=np.ones(3, dtype=np.int32),
-        features=X[:3, 0].copy(),
-        on_done=lambda _: done.set(),
-    )
-    model.submit(submission)
-    assert done.wait(20)
-    assert [row for rows, _ in submission.failures for row in rows] == [0]
+    model.open("c")
+    monkeypatch.setattr(Residence, "_bury", lambda *_: None)
+    stepped = caller.step([("c", 0, X[2, :1])])
+    assert stepped.outputs is not None and not stepped.failed
+    np.testing.assert_allclose(stepped.outputs, expected(X[2, :1]), atol=1e-5)
     model.stop()

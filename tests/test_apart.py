@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness import ROOT
 
-FILES = sorted(Path(__file__).parent.glob("apart_*.py"))
+FILES = sorted((ROOT / "tests").rglob("apart_*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -249,6 +249,9 @@ class RunFailed(Internal):
     """The engine's run that was to hold the step failed before it began; nothing changed."""
 
 
+FOR_NOW = (RetryLater, Draining, Starting, SessionMoved, StoreDown)
+"""The server refused for now, and did nothing: the same may succeed later."""
+
 _BY_REASON: dict[int, type[TidegateError]] = {
     pb.REASON_INTERNAL: Internal,
     pb.REASON_UNKNOWN_MODEL: UnknownModel,

@@ -13,6 +13,8 @@ SERVICE = "tidegate.v1.Tidegate"
 # StepStream is left out, since gRPC cannot repeat a stream once a reply has come: `stream` does.
 # What a lost connection leaves open is not repeated where a call that was done has changed things.
 RETRIED = ("Step", "Open", "Close", "Get", "List", "ListModels", "Export", "Forecast", "Peek")
+# What is refused of these for now `gathered` asks for again, part by part.
+GATHERED = ("OpenMany", "CloseMany")
 # These only where the server says that it did nothing, which RESOURCE_EXHAUSTED does.
 CHANGES = ("Import", "Fork", "Reset")
 # gRPC never ends a pause that, varied by 20 %, comes to less than a millisecond.
@@ -159,7 +161,11 @@ class ClientOptions:
 
 
 def _service_config(retry: RetryPolicy) -> dict[str, object]:
-    repeated = {RETRIED: ["UNAVAILABLE", "RESOURCE_EXHAUSTED"], CHANGES: ["RESOURCE_EXHAUSTED"]}
+    repeated = {
+        RETRIED: ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+        GATHERED: ["UNAVAILABLE"],
+        CHANGES: ["RESOURCE_EXHAUSTED"],
+    }
     return {
         "methodConfig": [
             {

@@ -30,6 +30,8 @@ MAX_LANES: Final = 1 << 20
 """Lanes of a stream, numbered from 0."""
 MAX_OPENS: Final = 1 << 14
 """Lanes that a message may name."""
+MAX_SESSIONS: Final = 1 << 12
+"""Sessions that a call may open or end."""
 MAX_ID_BYTES: Final = 256
 """The longest session id, in bytes of UTF-8."""
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from server.errors import BadInput, Starting
+from collections.abc import Sequence
+
+from server.api.errors import Details
+from server.errors import BadInput, ServingError, Starting
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.sessions.standing import SessionInfo
 from tidegate.v1 import tidegate_pb2 as pb
+
+Opened = tuple[SessionInfo, bool] | ServingError
+"""A session and whether it was opened just now; or why it is not open."""
+Closed = int | ServingError
+"""The steps that a session had applied; or why it has not ended."""
 
 PAGE, LARGEST_PAGE = 100, 1000
 
@@ -21,6 +29,35 @@ def session(info: SessionInfo) -> pb.Session:
     message.last_used_at.FromMicroseconds(int(info.last_used_at * 1e6))
     message.expires_at.FromMicroseconds(int(info.expires_at * 1e6))
     return message
+
+
+def opened(info: SessionInfo, created: bool) -> pb.OpenReply:
+    """A session that is open; and whether it was opened just now."""
+    return pb.OpenReply(session=session(info), created=created)
+
+
+def all_opened(outcomes: Sequence[Opened], details: Details) -> pb.OpenManyReply:
+    """What became of many sessions that were to be opened."""
+    return pb.OpenManyReply(
+        outcomes=[
+            pb.OpenOutcome(error=details.of(each))
+            if isinstance(each, ServingError)
+            else pb.OpenOutcome(opened=opened(*each))
+            for each in outcomes
+        ]
+    )
+
+
+def all_closed(outcomes: Sequence[Closed], details: Details) -> pb.CloseManyReply:
+    """What became of many sessions that were to be ended."""
+    return pb.CloseManyReply(
+        outcomes=[
+            pb.CloseOutcome(error=details.of(each))
+            if isinstance(each, ServingError)
+            else pb.CloseOutcome(closed=pb.CloseReply(steps=each))
+            for each in outcomes
+        ]
+    )
 
 
 def model(served: ServedModel, newest: bool) -> pb.Model:

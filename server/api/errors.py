@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from server.errors import BadRecord, ServingError
+from server.errors import ServingError
 from server.scheduler.submission import Rows
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import DETAIL_KEY
@@ -16,6 +17,8 @@ Problems = dict[str, ServingError]
 """By id: why the store cannot give a session."""
 
 LONGEST_TEXT = 480
+IN_FULL = 64  # errors of a kind in a reply that are told in full
+LIKEWISE = "likewise"
 
 CODES = {
     "CANCELLED": 1,
@@ -51,6 +54,27 @@ def detail(error: ServingError) -> pb.ErrorDetail:
     return message
 
 
+class Details:
+    """Failures of many parts of one message in typed form, only so many of a kind in full: the
+    reply must not be many times the message.
+
+    Args:
+        count: takes note of each; `ModelMetrics.error`.
+    """
+
+    def __init__(self, count: Callable[[str, str], None]) -> None:
+        self._count, self._told = count, Counter[str]()
+
+    def of(self, error: ServingError) -> pb.ErrorDetail:
+        """One part's failure."""
+        self._count(error.code, error.reason)
+        self._told[error.reason] += 1
+        failure = detail(error)
+        if self._told[error.reason] > IN_FULL:
+            failure.message = LIKEWISE
+        return failure
+
+
 def words(error: ServingError) -> str:
     """The failure in words, not too many: they travel in headers, of which clients take some
     kilobytes and no more, and may repeat what a caller sent."""
@@ -73,12 +97,10 @@ def row_errors(failures: list[tuple[Rows, ServingError]]) -> Iterator[pb.RowErro
         yield pb.RowError(row=int(rows[0]), error=detail(error), also=also)
 
 
-def raise_first(problems: Problems, broken: bool = False) -> None:
-    """Raise why the store could not give a session; not, if `broken` ones will do, because what is
-    stored cannot be used."""
+def raise_first(problems: Problems) -> None:
+    """Raise why the store could not give a session."""
     for problem in problems.values():
-        if not (broken and isinstance(problem, BadRecord)):
-            raise problem
+        raise problem
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.api.errors import Problems, detail
+from server.api.errors import Details, Problems
 from server.errors import BadInput, ServingError
 from server.scheduler.submission import Handles
 from server.serving.model import ServedModel
@@ -16,8 +15,6 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import MAX_LANES, MAX_OPENS
 
 AT_ONCE = 16  # lanes to name between two yields
-IN_FULL = 64  # errors of a kind in a message that are told in full
-LIKEWISE = "likewise"
 NONE: Problems = {}
 
 
@@ -74,15 +71,15 @@ class Lanes:
             text = f"{len(requests)} lanes to name in a message; at most {MAX_OPENS} go in one"
             raise BadInput(text, field="opens")
         opened: list[pb.LaneOpened] = []
-        told: Counter[str] = Counter()
+        details = Details(self.model.metrics.error)
         for request in requests:
-            opened.append(self._try_open(request, problems, told))
+            opened.append(self._try_open(request, problems, details))
             if len(opened) % AT_ONCE == 0:
                 yield
         return opened
 
     def _try_open(
-        self, request: pb.LaneOpen, problems: Problems, told: Counter[str]
+        self, request: pb.LaneOpen, problems: Problems, details: Details
     ) -> pb.LaneOpened:
         try:
             if (problem := problems.get(request.session_id)) is not None:
@@ -90,12 +87,7 @@ class Lanes:
             return self._open(request)
         except ServingError as error:
             self._set(request.lane, 0)  # its rows must not step the session it named before
-            self.model.metrics.error(error.code, error.reason)
-            told[error.reason] += 1
-            failure = detail(error)
-            if told[error.reason] > IN_FULL:  # the reply must not be many times the message
-                failure.message = LIKEWISE
-            return pb.LaneOpened(lane=request.lane, error=failure)
+            return pb.LaneOpened(lane=request.lane, error=details.of(error))
 
     def _open(self, request: pb.LaneOpen) -> pb.LaneOpened:
         if request.lane >= MAX_LANES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from server.sessions.shelf import Shelf, Shelved
 from server.sessions.standing import Adopted, new_life
 from server.store.health import Health
 from server.store.interface import Claim, Claimed, End, Hold, Table
-from server.store.record import Codec, Record
+from server.store.record import Codec, Columns, Record
 
 AGAIN = 0.01  # seconds after which a server that was asked for a session may have given it up
 
@@ -43,6 +44,14 @@ class Naming:
         """Tell the caller."""
         if self.done.set_running_or_notify_cancel():
             self.done.set_result(self.problems)
+
+
+class _Begun(NamedTuple):
+    """A session that is to begin, should there be nothing of it."""
+
+    life: int
+    at: float
+    data: bytes
 
 
 class Claims:
@@ -94,14 +103,17 @@ class Claims:
         except ServingError as error:
             return self._refuse(wanted, error)
         lapses = self._health.lapses
-        claims = [Claim(name, self._begun(name) if new else None) for name, new in wanted.items()]
+        begun = self._begun([name for name, new in wanted.items() if new])
+        claims = [Claim(name, begun[name].data if new else None) for name, new in wanted.items()]
         claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
         problems: Problems = {}
         unwanted: list[End] = []
         for name, each in claimed.items():
             if each.hold is Hold.ELSEWHERE:
                 problems[name] = SessionMoved(self._directory.model, name, time.time())
-            elif each.hold is not Hold.ABSENT and (problem := self._take(name, each)):
+            elif each.hold is not Hold.ABSENT and (
+                problem := self._take(name, each, begun.get(name))
+            ):
                 problems[name] = problem
                 if not isinstance(problem, BadRecord):
                     unwanted.append(End(name, each.epoch))
@@ -124,16 +136,27 @@ class Claims:
         records = dict(zip(sought, self._table.read(sought) if sought else (), strict=True))
         return {name: error for name in wanted if records.get(name, b"") is not None}
 
-    def _begun(self, name: str) -> bytes:
-        """The record of a session that begins now."""
-        now, width = time.time(), self._manifest.outputs_width
-        outputs, prints = np.zeros((0, width), np.float32), np.zeros(0, np.uint64)
-        record = Record(self._manifest.digest, 0, new_life(), 0, now, now, (), outputs, prints)
-        return self._codec.pack(name, record)
+    def _begun(self, names: list[str]) -> dict[str, _Begun]:
+        """The records of sessions that begin now, by name."""
+        count, now = len(names), time.time()
+        zeros, moments = np.zeros(count, dtype=np.int64), np.full(count, now)
+        lives = [new_life() for _ in names]
+        records = self._codec.pack_many(
+            Columns(
+                names, zeros, np.array(lives, dtype=np.int64), zeros, moments, moments, (),
+                np.zeros((count, 0, self._manifest.outputs_width), dtype=np.float32),
+                np.zeros((count, 0), dtype=np.uint64), zeros,
+            )
+        )  # fmt: skip
+        each = zip(names, lives, records, strict=True)
+        return {name: _Begun(life, now, record) for name, life, record in each}
 
-    def _take(self, name: str, claimed: Claimed) -> ServingError | None:
+    def _take(self, name: str, claimed: Claimed, begun: _Begun | None) -> ServingError | None:
         try:
-            self._adopt(name, claimed)
+            if begun is not None and claimed.hold is Hold.CREATED:
+                self._begin(name, claimed, begun)
+            else:
+                self._adopt(name, claimed)
         except BadRecord as error:
             self._metrics.bad_records.inc()
             self.bad[name] = claimed.epoch
@@ -142,22 +165,26 @@ class Claims:
             return error
         return None
 
+    def _begin(self, name: str, claimed: Claimed, begun: _Begun) -> None:
+        self._directory.adopt(
+            Adopted(name, claimed.epoch, begun.life, 0, begun.at, claimed.used_at, True)
+        )
+
     def _adopt(self, name: str, claimed: Claimed) -> None:
         record = self._codec.unpack(name, claimed.record)
-        created = claimed.hold is Hold.CREATED
         # A claim is a use, but for one that came too late.
-        late = not created and time.time() - claimed.used_at > self._directory.ttl
+        late = time.time() - claimed.used_at > self._directory.ttl
         handle = self._directory.adopt(
             Adopted(
                 name, claimed.epoch, record.life, record.steps, record.opened_at,
-                claimed.used_at, created,
+                claimed.used_at, False,
             )
         )  # fmt: skip
         if late:
             self._directory.end(np.array([handle]), SessionExpired)
         elif record.steps:
             self._shelf.put_read(handle, shelved(record))
-        self._metrics.taken_up.inc(not (created or late))
+        self._metrics.taken_up.inc(not late)
 
     def _settle(self, naming: Naming, problems: Problems) -> bool:
         """Whether the naming is over, which its caller is told then."""

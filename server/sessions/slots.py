@@ -26,6 +26,7 @@ from server.sessions.tombstones import How
 Slots = NDArray[np.int64]
 Records = dict[int, Shelved | None]
 
+MANY_ENDED = 1024  # slots that sessions left: memory used before is taken rather than fresh pages
 SPARE = 1 / 64  # of the slots are freed beside those that are needed, so that it is done less often
 
 
@@ -85,7 +86,7 @@ class Residence:
         One that starts afresh takes a free slot."""
         slots = self._search(handles)
         missing = np.flatnonzero((slots == 0) & fresh)
-        if len(missing) > len(self._free):
+        if len(missing) > len(self._free) or (len(missing) and len(self._ended) > MANY_ENDED):
             self._bury(handles)
         for row in missing[: len(self._free)].tolist():
             self.shelf.forget(int(handles[row]))

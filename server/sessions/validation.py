@@ -45,7 +45,9 @@ def check_length(steps: int, manifest: Manifest) -> None:
 def acceptable(features: Floats, manifest: Manifest) -> bool:
     """Whether all of `features` [N, I] are finite, or NaN where that means "not observed"."""
     flat = features.reshape(-1)
-    if math.isfinite(flat.dot(flat)):  # no square is infinite, nor NaN
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = flat.dot(flat)
+    if math.isfinite(squares):  # so none is infinite, nor NaN
         return True
     finite = np.isfinite(features)
     if finite.all():

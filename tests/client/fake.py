@@ -68,6 +68,8 @@ class FakeServer(pb_grpc.TidegateServicer):
         """What answers each message."""
         self.refusals: list[tuple[grpc.StatusCode, pb.ErrorDetail | None]] = []
         """How the next calls end, before any is answered."""
+        self.unopened: dict[str, list[pb.ErrorDetail]] = {}
+        """Why sessions cannot be opened with others, the next times."""
         self.calls: list[str] = []
         self.batches: list[pb.StepBatch] = []
         self._server = aio.server()
@@ -91,6 +93,15 @@ class FakeServer(pb_grpc.TidegateServicer):
     async def Open(self, request: Any, context: Any) -> pb.OpenReply:  # noqa: N802
         await self._refuse("Open", context)
         return pb.OpenReply(session=self._session(request), created=True)
+
+    async def OpenMany(self, request: Any, context: Any) -> pb.OpenManyReply:  # noqa: N802
+        await self._refuse("OpenMany", context)
+        return pb.OpenManyReply(outcomes=[self._outcome(each) for each in request.session_ids])
+
+    async def CloseMany(self, request: Any, context: Any) -> pb.CloseManyReply:  # noqa: N802
+        await self._refuse("CloseMany", context)
+        closed = pb.CloseOutcome(closed=pb.CloseReply(steps=7))
+        return pb.CloseManyReply(outcomes=[closed] * len(request.session_ids))
 
     async def Get(self, request: Any, context: Any) -> pb.Session:  # noqa: N802
         await self._refuse("Get", context)
@@ -126,6 +137,13 @@ class FakeServer(pb_grpc.TidegateServicer):
 
     def _session(self, request: Any) -> pb.Session:
         return pb.Session(model=NAME, version=1, session_id=request.session_id)
+
+    def _outcome(self, session_id: str) -> pb.OpenOutcome:
+        failures = self.unopened.get(session_id)
+        if failures:
+            return pb.OpenOutcome(error=failures.pop(0))
+        session = pb.Session(model=NAME, version=1, session_id=session_id)
+        return pb.OpenOutcome(opened=pb.OpenReply(session=session, created=True))
 
 
 class Gate:

@@ -51,8 +51,10 @@ def test_a_bad_client_setting_is_refused_by_name(field: str, value: Any) -> None
 
 def test_the_retry_policy_becomes_grpcs_service_config() -> None:
     options = dict(ClientOptions(retry=RetryPolicy(3, 0.25, 4.0, 2.0)).channel_options())
-    method, changes = json.loads(str(options["grpc.service_config"]))["methodConfig"]
+    method, gathered, changes = json.loads(str(options["grpc.service_config"]))["methodConfig"]
     assert {"service": "tidegate.v1.Tidegate", "method": "Step"} in method["name"]
+    assert {"service": "tidegate.v1.Tidegate", "method": "OpenMany"} in gathered["name"]
+    assert gathered["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
     assert {"service": "tidegate.v1.Tidegate", "method": "Fork"} in changes["name"]
     assert changes["retryPolicy"]["retryableStatusCodes"] == ["RESOURCE_EXHAUSTED"]
     assert method["retryPolicy"] == {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tidegate import errors, wire
 from tidegate._stream import packing
+from tidegate._stream.gathered import Gathered, Kind
 from tidegate.errors import TidegateError
 from tidegate.model import Catalogue, FloatArray, Model, SessionInfo
 from tidegate.options import ClientOptions
@@ -39,6 +40,8 @@ class Calls:
         self._catalogue = Catalogue()
         self._stub: pb_grpc.TidegateAsyncStub | None = None
         self._closed = False
+        self._opens = Gathered(self._open_one, self._open_many, options.retry)
+        self._closes = Gathered(self._close_one, self._close_many, options.retry)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every model version served."""
@@ -70,9 +73,9 @@ class Calls:
     async def open_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> pb.OpenReply:
-        """Open a session, or find the live one. `Client.session` is the usual way."""
-        request = pb.OpenRequest(**_session(model, version, session_id))
-        return await self._call(self._rpc.Open, request, timeout)
+        """Open a session, or find the live one. `Client.session` is the usual way. What is asked
+        for at the same time travels together."""
+        return await self._ask(self._opens, model, version, session_id, timeout)
 
     async def get_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
@@ -84,9 +87,9 @@ class Calls:
     async def close_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> int:
-        """End a session without having it open here; returns the steps it had applied."""
-        request = pb.CloseRequest(**_session(model, version, session_id))
-        return (await self._call(self._rpc.Close, request, timeout)).steps
+        """End a session without having it open here; returns the steps it had applied. What is
+        asked for at the same time travels together."""
+        return (await self._ask(self._closes, model, version, session_id, timeout)).steps
 
     async def export_session(
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
@@ -194,6 +197,43 @@ class Calls:
             raise RuntimeError("the client is not connected: use `async with Client(...)`")
         return self._stub
 
+    async def _ask(
+        self,
+        gathered: Gathered[Reply],
+        model: str,
+        version: int,
+        session_id: str,
+        timeout: float | None,
+    ) -> Reply:
+        kind = packing.model_name(model), packing.whole(version, "version")
+        name = packing.session_id(session_id)
+        left = packing.seconds(timeout, self.options.timeout)
+        expiry = asyncio.get_running_loop().time() + left
+        _ = self._rpc  # there is a connection, or it is told now
+        return await gathered.ask(kind, name, expiry, prompt=timeout is not None)
+
+    async def _open_one(self, kind: Kind, session_id: str, expiry: float) -> pb.OpenReply:
+        request = pb.OpenRequest(model=kind[0], version=kind[1], session_id=session_id)
+        return await self._call(self._rpc.Open, request, _left(expiry))
+
+    async def _open_many(
+        self, kind: Kind, ids: Sequence[str], expiry: float
+    ) -> list[pb.OpenReply | TidegateError]:
+        request = pb.OpenManyRequest(model=kind[0], version=kind[1], session_ids=ids)
+        reply = await self._call(self._rpc.OpenMany, request, _left(expiry))
+        return [_outcome(each, each.opened) for each in reply.outcomes]
+
+    async def _close_one(self, kind: Kind, session_id: str, expiry: float) -> pb.CloseReply:
+        request = pb.CloseRequest(model=kind[0], version=kind[1], session_id=session_id)
+        return await self._call(self._rpc.Close, request, _left(expiry))
+
+    async def _close_many(
+        self, kind: Kind, ids: Sequence[str], expiry: float
+    ) -> list[pb.CloseReply | TidegateError]:
+        request = pb.CloseManyRequest(model=kind[0], version=kind[1], session_ids=ids)
+        reply = await self._call(self._rpc.CloseMany, request, _left(expiry))
+        return [_outcome(each, each.closed) for each in reply.outcomes]
+
     async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
         loop = asyncio.get_running_loop()
         expiry = loop.time() + packing.seconds(timeout, self.options.timeout)
@@ -227,6 +267,14 @@ class Calls:
         if isinstance(error, errors.Starting) and self.options.retry.attempts > 1:
             return error.retry_after or self.options.retry.pause(attempts)
         return None
+
+
+def _outcome(told: pb.OpenOutcome | pb.CloseOutcome, reply: Reply) -> Reply | TidegateError:
+    return errors.from_detail(told.error) if told.HasField("error") else reply
+
+
+def _left(expiry: float) -> float:
+    return expiry - asyncio.get_running_loop().time()
 
 
 def _model(model: str, version: int) -> dict[str, Any]:

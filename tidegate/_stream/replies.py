@@ -19,15 +19,6 @@ from tidegate.model import FloatArray, Model
 from tidegate.options import RetryPolicy
 from tidegate.v1 import tidegate_pb2 as pb
 
-# The server refused for now; nothing was applied.
-FOR_NOW = (
-    errors.RetryLater,
-    errors.Draining,
-    errors.Starting,
-    errors.SessionMoved,
-    errors.StoreDown,
-)
-
 # The session has ended, which another may follow under its id.
 ENDED = (errors.UnknownSession, errors.SessionExpired, errors.SessionClosed)
 
@@ -237,7 +228,7 @@ class Settler:
         """Whether to try again. A server that starts is waited for while anybody waits."""
         if isinstance(error, errors.Starting):
             return self._retry.attempts > 1
-        return isinstance(error, FOR_NOW) and attempts < self._retry.attempts
+        return isinstance(error, errors.FOR_NOW) and attempts < self._retry.attempts
 
     def _pause(self, error: TidegateError, failures: int) -> float:
         return error.retry_after or self._retry.pause(failures)

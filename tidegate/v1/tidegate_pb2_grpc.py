@@ -55,6 +55,16 @@ class TidegateStub:
                 request_serializer=tidegate_dot_v1_dot_tidegate__pb2.CloseRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.CloseReply.FromString,
                 _registered_method=True)
+        self.OpenMany = channel.unary_unary(
+                '/tidegate.v1.Tidegate/OpenMany',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.OpenManyRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.OpenManyReply.FromString,
+                _registered_method=True)
+        self.CloseMany = channel.unary_unary(
+                '/tidegate.v1.Tidegate/CloseMany',
+                request_serializer=tidegate_dot_v1_dot_tidegate__pb2.CloseManyRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_tidegate__pb2.CloseManyReply.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/tidegate.v1.Tidegate/Get',
                 request_serializer=tidegate_dot_v1_dot_tidegate__pb2.GetRequest.SerializeToString,
@@ -129,6 +139,20 @@ class TidegateServicer:
 
     def Close(self, request, context):
         """End a session and forget its state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenMany(self, request, context):
+        """`Open` for many sessions of one model at once; each has its own outcome.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseMany(self, request, context):
+        """`Close` for many sessions of one model at once; each has its own outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +243,16 @@ def add_TidegateServicer_to_server(servicer, server):
                     servicer.Close,
                     request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.CloseRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_tidegate__pb2.CloseReply.SerializeToString,
+            ),
+            'OpenMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenMany,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.OpenManyRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.OpenManyReply.SerializeToString,
+            ),
+            'CloseMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseMany,
+                    request_deserializer=tidegate_dot_v1_dot_tidegate__pb2.CloseManyRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_tidegate__pb2.CloseManyReply.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -375,6 +409,60 @@ class Tidegate:
             '/tidegate.v1.Tidegate/Close',
             tidegate_dot_v1_dot_tidegate__pb2.CloseRequest.SerializeToString,
             tidegate_dot_v1_dot_tidegate__pb2.CloseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/OpenMany',
+            tidegate_dot_v1_dot_tidegate__pb2.OpenManyRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.OpenManyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Tidegate/CloseMany',
+            tidegate_dot_v1_dot_tidegate__pb2.CloseManyRequest.SerializeToString,
+            tidegate_dot_v1_dot_tidegate__pb2.CloseManyReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class TidegateStub:
     """Open a session, or attach to the live one of that id."""
     Close: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.CloseRequest, _tidegate_pb2.CloseReply]
     """End a session and forget its state."""
+    OpenMany: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.OpenManyRequest, _tidegate_pb2.OpenManyReply]
+    """`Open` for many sessions of one model at once; each has its own outcome."""
+    CloseMany: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.CloseManyRequest, _tidegate_pb2.CloseManyReply]
+    """`Close` for many sessions of one model at once; each has its own outcome."""
     Get: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.GetRequest, _tidegate_pb2.Session]
     """Look at one live session."""
     List: _grpc.UnaryUnaryMultiCallable[_tidegate_pb2.ListRequest, _tidegate_pb2.ListReply]
@@ -77,6 +81,10 @@ class TidegateAsyncStub(TidegateStub):
     """Open a session, or attach to the live one of that id."""
     Close: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.CloseRequest, _tidegate_pb2.CloseReply]  # type: ignore[assignment]
     """End a session and forget its state."""
+    OpenMany: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.OpenManyRequest, _tidegate_pb2.OpenManyReply]  # type: ignore[assignment]
+    """`Open` for many sessions of one model at once; each has its own outcome."""
+    CloseMany: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.CloseManyRequest, _tidegate_pb2.CloseManyReply]  # type: ignore[assignment]
+    """`Close` for many sessions of one model at once; each has its own outcome."""
     Get: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.GetRequest, _tidegate_pb2.Session]  # type: ignore[assignment]
     """Look at one live session."""
     List: _aio.UnaryUnaryMultiCallable[_tidegate_pb2.ListRequest, _tidegate_pb2.ListReply]  # type: ignore[assignment]
@@ -130,6 +138,22 @@ class TidegateServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tidegate_pb2.CloseReply, _abc.Awaitable[_tidegate_pb2.CloseReply]]:
         """End a session and forget its state."""
+
+    @_abc_1.abstractmethod
+    def OpenMany(
+        self,
+        request: _tidegate_pb2.OpenManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.OpenManyReply, _abc.Awaitable[_tidegate_pb2.OpenManyReply]]:
+        """`Open` for many sessions of one model at once; each has its own outcome."""
+
+    @_abc_1.abstractmethod
+    def CloseMany(
+        self,
+        request: _tidegate_pb2.CloseManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tidegate_pb2.CloseManyReply, _abc.Awaitable[_tidegate_pb2.CloseManyReply]]:
+        """`Close` for many sessions of one model at once; each has its own outcome."""
 
     @_abc_1.abstractmethod
     def Get(

@@ -6,20 +6,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from server.api import description, snapshot, step
-from server.api.errors import raise_first
-from server.errors import Draining, VersionLeaves
+from server.api.errors import Details, raise_first
+from server.errors import Draining, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
+from server.transport.rpcs.births import Births
 from server.transport.rpcs.calls import Context, translated
 from server.transport.rpcs.mailbox import Deliver, Mailbox
 from server.transport.rpcs.step_stream import StepStream
 from server.transport.rpcs.stream import Streams
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
+
+T = TypeVar("T")
 
 
 class OfSession(Protocol):
@@ -35,7 +38,7 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     def __init__(self, registry: Registry, mailbox: Mailbox, inflight: int) -> None:
         self._registry, self._mailbox, self._inflight = registry, mailbox, inflight
-        self.streams = Streams()
+        self._births, self.streams = Births(registry), Streams()
         self._lister = ThreadPoolExecutor(1, "list")
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepReply:  # noqa: N802
@@ -62,28 +65,31 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenReply:  # noqa: N802
         """Open a session or attach to it."""
-        try:
-            return await self._open(request)
-        except VersionLeaves:  # the newest version was taken away while the store was asked
-            if request.version:
-                raise
-            return await self._open(request)
-
-    async def _open(self, request: pb.OpenRequest) -> pb.OpenReply:
-        model = self._registry.resolve(request.model, request.version)
-        holder = await self._sought(request)
-        model = holder if request.session_id in holder.directory else model
-        await self._made(model, request.session_id)
-        info, created = model.open(request.session_id)
-        return pb.OpenReply(session=description.session(info), created=created)
+        ids = [request.session_id]
+        (outcome,) = await self._births.open(request.model, request.version, ids)
+        return description.opened(*_good(outcome))
 
     async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseReply:  # noqa: N802
         """End a session."""
-        model = await self._sought(request, broken=True)
-        steps = model.close(request.session_id)
-        if (forgotten := model.forgotten()) is not None:
-            await asyncio.wrap_future(forgotten)
-        return pb.CloseReply(steps=steps)
+        ids = [request.session_id]
+        (outcome,) = await self._births.close(request.model, request.version, ids)
+        return pb.CloseReply(steps=_good(outcome))
+
+    async def OpenMany(  # noqa: N802
+        self, request: pb.OpenManyRequest, context: Context
+    ) -> pb.OpenManyReply:
+        """Open many sessions."""
+        details = Details(self._registry.resolve(request.model, request.version).metrics.error)
+        named = request.model, request.version, request.session_ids
+        return description.all_opened(await self._births.open(*named), details)
+
+    async def CloseMany(  # noqa: N802
+        self, request: pb.CloseManyRequest, context: Context
+    ) -> pb.CloseManyReply:
+        """End many sessions."""
+        details = Details(self._registry.resolve(request.model, request.version).metrics.error)
+        named = request.model, request.version, request.session_ids
+        return description.all_closed(await self._births.close(*named), details)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Session:  # noqa: N802
         """Look at a session."""
@@ -152,12 +158,12 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         """The models served."""
         return description.models(self._registry)
 
-    async def _sought(self, request: OfSession, broken: bool = False) -> ServedModel:
+    async def _sought(self, request: OfSession) -> ServedModel:
         """The model version that holds the session a request names, which comes out of the store if
-        it is there; also, if asked so, where what is stored of it cannot be used."""
+        it is there."""
         named = request.model, request.version, request.session_id
         for sought in self._registry.seek(*named):
-            raise_first(await asyncio.wrap_future(sought), broken)
+            raise_first(await asyncio.wrap_future(sought))
         return self._registry.holder(*named)
 
     async def _ready(self, request: OfSession) -> ServedModel:
@@ -175,6 +181,17 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         """The session, which is stored as it is."""
         await asyncio.wrap_future(model.confirm(session_id))
         return description.session(model.get(session_id))
+
+
+def _good(outcome: T | ServingError) -> T:
+    """What was asked for.
+
+    Raises:
+        ServingError: it could not be done.
+    """
+    if isinstance(outcome, ServingError):
+        raise outcome
+    return outcome
 
 
 def _resolve(done: asyncio.Future[Submission]) -> Deliver:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.lanes import AT_ONCE, IN_FULL, LIKEWISE, Lanes
+from server.api.errors import IN_FULL, LIKEWISE
+from server.api.lanes import AT_ONCE, Lanes
 from server.serving.model import ServedModel
 from tests.server.core.parts import make_bundle, make_model
 from tidegate.v1 import tidegate_pb2 as pb

@@ -43,8 +43,8 @@ class StepQueue:
         self.steps = 0
 
     def is_free_for(self, steps: int) -> bool:
-        """Whether nothing waits or runs, and so many steps would be let in."""
-        return self.steps == 0 and steps <= self._limit and not (self._calls or self._stopped)
+        """Whether no step waits or runs, and so many would be let in."""
+        return self.steps == 0 and steps <= self._limit and not self._stopped
 
     def busy(self, handles: Handles) -> NDArray[np.bool_]:
         """Which of the sessions have a step waiting or running."""

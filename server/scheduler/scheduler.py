@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 FEW_STEPS = 16
 SHORT_RUN = 300e-6
+CALL_SECONDS = 0.005
 BREATH = 50e-6  # seconds for others after a turn of refusals alone, which may be one of thousands
 
 
@@ -113,7 +114,11 @@ class Scheduler:
         self._engine, self._steps, self._metrics = engine, steps, metrics
         self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
         self._rate, self._few = 0.0, at_once
+        # Whoever may run large batches itself waits for a call between runs, rather than have the
+        # loop's thread woken for what comes meanwhile, and then again and again.
+        self._patience = CALL_SECONDS if at_once > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
+        self._runner = 0  # the thread that runs what it brought itself, while it does
         self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
         self._ran = False  # whether the last turn let go of the interpreter, as a run does
@@ -207,10 +212,13 @@ class Scheduler:
         """A control call, then the sessions that rows wait for. Neither may cost the other its
         slots: a call waits until sessions brought in have had their run, and while it does, no
         others are brought in."""
-        if not self._steps.awaited and (call := self.queue.next_call()):
-            call.run(self._engine)
+        self._run_call()
         if self.queue.has_absent and not (self._steps.awaited and self.queue.has_calls):
             self._bring_in(self.queue.absent(self._steps.room))
+
+    def _run_call(self) -> None:
+        if self.queue.has_calls and not self._steps.awaited and (call := self.queue.next_call()):
+            call.run(self._engine)
 
     def _at_once(self, submission: Submission, queued: Rows) -> bool:
         """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
@@ -225,14 +233,19 @@ class Scheduler:
         part = sole_part(submission, queued)
         if part is None or part.left > self._max_batch:
             return False
-        if not self._engine_free.acquire(blocking=False):
+        if self._runner == threading.get_ident():  # a completion in here brings the next step
             return False
+        if not self._engine_free.acquire(timeout=self._patience):
+            return False
+        self._runner = threading.get_ident()
         try:
             if not self._steps.ready(part.handles):  # rows might have to wait for their sessions
                 return False
             submission.expect(part.left)
             self._complete(self._run_batch([(part, 0, part.left)]))
+            self._run_call()  # or it would wait for as long as steps keep coming
         finally:
+            self._runner = 0
             self._engine_free.release()
         return True
 

@@ -116,6 +116,55 @@ def test_steps_may_be_submitted_from_any_thread(model: ServedModel) -> None:
     assert {model.get(f"t{k}").steps for k in range(8)} == {60}
 
 
+def test_who_runs_steps_itself_does_the_work_that_waits_for_the_engine_after_each(
+    bundle: Bundle, folder: Path
+) -> None:
+    model = make_model(bundle, folder, max_sessions=64)
+    model.start()
+    handle, here = model.attach("a", create=True)[0], threading.get_ident()
+    exported: list[int] = []
+
+    for step in range(50):
+        over, brought = threading.Event(), list[int]()
+
+        def answered(_: Submission) -> None:
+            """Whoever is here holds the engine, and the loop's thread at most waits for it."""
+            brought.append(threading.get_ident())  # noqa: B023
+            asked = model.operations.export("a")
+            asked.add_done_callback(lambda _: exported.append(threading.get_ident()))
+            asked.add_done_callback(lambda _: over.set())  # noqa: B023
+
+        features, ones = X[step : step + 1], np.ones(1, dtype=np.int32)
+        firsts = np.array([step], dtype=np.int64)
+        model.submit(Submission(np.array([handle]), firsts, ones, features, answered))
+        if brought == [here]:
+            assert over.is_set() and exported[-1] == here
+        assert over.wait(20)
+    assert here in exported
+    model.stop()
+
+
+def test_a_completion_may_bring_the_next_step(model: ServedModel) -> None:
+    handle, applied, over = model.attach("a", create=True)[0], list[int](), threading.Event()
+
+    def step(number: int) -> None:
+        features, ones = X[number : number + 1], np.ones(1, dtype=np.int32)
+        firsts = np.array([number], dtype=np.int64)
+        model.submit(Submission(np.array([handle]), firsts, ones, features, answered))
+
+    def answered(submission: Submission) -> None:
+        assert not submission.errors
+        applied.append(int(submission.first_steps[0]))
+        if len(applied) < 30:
+            step(len(applied))
+        else:
+            over.set()
+
+    step(0)
+    assert over.wait(20)
+    assert applied == list(range(30))
+
+
 def test_outputs_are_remembered_while_others_look_sessions_up(
     model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

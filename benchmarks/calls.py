@@ -14,7 +14,7 @@ import numpy as np
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from benchmarks.load import CYCLE, FollowedSession, WrongAnswer
+from benchmarks.load import CYCLE, TOLERANCE, FollowedSession, WrongAnswer
 from benchmarks.models import H64
 from inference import grpc_service_pb2 as oip
 from tidegate.v1 import packed_pb2
@@ -72,11 +72,14 @@ class Session(ABC):
     """One session, which makes its next call whenever one is answered, until told to stop."""
 
     method: str
+    tolerance = TOLERANCE
 
-    def __init__(self, connection: Connection, name: str, observations: Floats) -> None:
-        self._connection, self.name = connection, name
+    def __init__(self, connection: Connection, number: int, observations: Floats) -> None:
+        self._connection, self.number = connection, number
         self._observations = [each.astype("<f4").tobytes() for each in observations]
-        self.followed = FollowedSession(observations)
+        self._followed = FollowedSession(observations)
+        self.followed = False
+        """Whether its outputs are kept, to be compared with the NumPy LSTM's."""
         self.steps, self.running, self.waits = 0, False, False
         self.took: list[float] = []
         """Seconds that each call took."""
@@ -90,12 +93,29 @@ class Session(ABC):
     def answered(self, packed: bytes) -> None:
         """Look at the reply to the last call, and make the next."""
         self.took.append(time.perf_counter() - self._since)
-        outputs = self.outputs(self.steps, packed)
-        if self.name.endswith("-0"):
-            self.followed.answered(np.frombuffer(outputs, "<f4"))
+        self.look(packed)
         self.steps, self.waits = self.steps + 1, False
         if self.running:
             self.go()
+
+    @property
+    def name(self) -> str:
+        """The session's id, of digits, for not everybody takes others."""
+        return str(self.number)
+
+    def look(self, packed: bytes) -> None:
+        """Look at the reply to the last call. Raises WrongAnswer."""
+        outputs = self.outputs(self.steps, packed)
+        if self.followed:
+            self._followed.answered(np.frombuffer(outputs, "<f4"))
+
+    def check(self) -> int:
+        """Compare all outputs with the NumPy LSTM's; returns how many steps that was.
+
+        Raises:
+            WrongAnswer: one is off.
+        """
+        return self._followed.check(self.tolerance)
 
     @abstractmethod
     def request(self, step: int, features: bytes) -> bytes:
@@ -126,18 +146,46 @@ class StepSession(Session):
 
 
 class InferSession(Session):
-    """By the Open Inference Protocol's `ModelInfer`."""
+    """By the Open Inference Protocol's `ModelInfer`; the first step opens the sequence."""
 
     method = "/inference.GRPCInferenceService/ModelInfer"
 
     def request(self, step: int, features: bytes) -> bytes:
-        """The session is open already, and the sequence goes on."""
+        """The sequence begins, or goes on."""
         request = oip.ModelInferRequest(model_name=H64.name, raw_input_contents=[features])
         request.inputs.add(name="input", datatype="FP32", shape=[1, H64.inputs])
-        request.parameters["sequence_id"].string_param = self.name
+        request.parameters["sequence_id"].int64_param = self.number
+        if step == 0:
+            request.parameters["sequence_start"].bool_param = True
         return request.SerializeToString()
 
     def outputs(self, step: int, packed: bytes) -> bytes:
         """The reply's only tensor."""
         (raw,) = oip.ModelInferResponse.FromString(packed).raw_output_contents
         return raw
+
+
+class TritonSession(InferSession):
+    """The same on tritonserver, whose model here computes in numpy."""
+
+    tolerance = 1e-4
+
+
+class EchoSession(StepSession):
+    """A `Step`'s bytes, sent back as they are (see `echo`)."""
+
+    method = "/echo"
+
+    def look(self, packed: bytes) -> None:
+        """The same bytes."""
+        if packed != self._sent:
+            raise WrongAnswer(f"echo {self.steps} was another")
+
+    def request(self, step: int, features: bytes) -> bytes:
+        """Kept, to be compared."""
+        self._sent = super().request(step, features)
+        return self._sent
+
+    def check(self) -> int:
+        """Every one has been looked at."""
+        return self.steps

@@ -60,13 +60,14 @@ class FollowedSession:
         """Keep the outputs [O] of the session's next step."""
         self._outputs.append(outputs)
 
-    def check(self) -> int:
+    def check(self, tolerance: float = TOLERANCE) -> int:
         """Compare them with the NumPy h64's; returns how many steps that was.
 
         Raises:
             WrongAnswer: as `check_outputs`.
         """
-        return check_outputs(self._observations, np.array(self._outputs, np.float32))
+        outputs = np.array(self._outputs, np.float32)
+        return check_outputs(self._observations, outputs, tolerance)
 
 
 class Load(ABC):

@@ -93,6 +93,13 @@ def serving(repository: Path, core: int, *flags: str) -> Iterator[ServerProcess]
     command = [sys.executable, "-m", "server", "--model-repository", str(repository)]
     command += ["--port", "0", "--metrics-port", "0", "--device", "cpu"]
     command += flags or ("--store", "none")
+    with started(command, core) as server:
+        yield server
+
+
+@contextmanager
+def started(command: Sequence[str], core: int) -> Iterator[ServerProcess]:
+    """A process that says on stderr where it serves. Raises as `serving`."""
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         with pinned(core):
             process = subprocess.Popen(command, stderr=log, cwd=ROOT)

@@ -1,7 +1,9 @@
-"""Unary calls on both transports: steps/s, server CPU a step, latency, by calls in flight.
+"""Unary calls, beside others' under the same load: steps/s, server CPU a step, latency.
 
-Both servers are alive together on one core, and measured by turns, so that both meet the same
-machine; the load is on another core. `make bench-unary`, or `python -m benchmarks.unary`.
+By calls in flight: our two transports; tritonserver, where it is installed, by its `ModelInfer`,
+with its C++ front and its Python backend; and a bare echo of our transport, which is its floor. All
+are alive together on one core, and measured by turns, so that they meet the same machine; the load
+is on another core. `make bench-unary`, or `python -m benchmarks.unary`.
 """
 
 from __future__ import annotations
@@ -11,25 +13,47 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.calls import Connection, InferSession, Session, StepSession
+from benchmarks import echo, machine
+from benchmarks.calls import (
+    Connection,
+    EchoSession,
+    InferSession,
+    Session,
+    StepSession,
+    TritonSession,
+)
 from benchmarks.load import CYCLE
-from benchmarks.machine import ServerProcess, serving
 from benchmarks.models import H64
+from benchmarks.triton import server as triton
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
-TRANSPORTS = ("aio", "cq")
-METHODS: dict[str, type[Session]] = {"Step": StepSession, "ModelInfer": InferSession}
+SIDES: dict[str, dict[str, type[Session]]] = {
+    "Step": {"aio": StepSession, "cq": StepSession, "echo": EchoSession, "triton": TritonSession},
+    "ModelInfer": {"aio": InferSession, "cq": InferSession, "triton": TritonSession},
+}
+"""By our method, what each server is asked."""
 IN_FLIGHT = (1, 16, 64, 256, 1024)
+
+
+class Server(Protocol):
+    """Something that serves h64, or says that it does."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time it has used so far."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +68,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Result:
-    """Medians over the windows of one transport."""
+    """Medians over the windows of one server."""
 
     method: str
     in_flight: int
-    transport: str
+    side: str
     steps_per_second: float
     ratio: float
     """Median over the turns, to aio in the same turn."""
@@ -59,18 +83,24 @@ class Result:
 
 
 class Load:
-    """Sessions of one server, each with one call under way."""
+    """Sessions of one server, each with one call under way; `numbers` are theirs alone."""
 
-    def __init__(self, server: ServerProcess, kind: type[Session], in_flight: int) -> None:
+    def __init__(self, server: Server, kind: type[Session], numbers: range) -> None:
         self._server, self._connection = server, Connection(server.address, kind.method)
-        drawn = np.random.default_rng(in_flight).normal(size=(in_flight, CYCLE, H64.inputs))
-        names = [f"{kind.__name__}-{in_flight}-{k}" for k in range(in_flight)]
-        with grpc.insecure_channel(server.address) as channel:
-            stub = pb_grpc.TidegateStub(channel)
-            for name in names:
-                stub.Open(pb.OpenRequest(model=H64.name, session_id=name))
-        pairs = zip(names, drawn.astype(np.float32), strict=True)
-        self.sessions = [kind(self._connection, name, each) for name, each in pairs]
+        shape = len(numbers), CYCLE, H64.inputs
+        drawn = np.random.default_rng(len(numbers)).normal(size=shape).astype(np.float32)
+        pairs = zip(numbers, drawn, strict=True)
+        self.sessions = [kind(self._connection, number, each) for number, each in pairs]
+        self.sessions[0].followed = True
+        if kind is StepSession:
+            self._open()
+
+    def _open(self) -> None:
+        with grpc.insecure_channel(self._server.address) as channel:
+            ids = [session.name for session in self.sessions]
+            pb_grpc.TidegateStub(channel).OpenMany(
+                pb.OpenManyRequest(model=H64.name, session_ids=ids)
+            )
 
     def window(self, seconds: float) -> Window:
         """Keep every session busy for so long."""
@@ -89,9 +119,9 @@ class Load:
         return Window(steps / took, cpu / max(steps, 1) * 1e6, float(low), float(high))
 
     def close(self) -> int:
-        """Leave; returns how many steps were equal to the NumPy LSTM's."""
+        """Leave; returns how many steps of a session were as they should be."""
         self._connection.close()
-        return self.sessions[0].followed.check()
+        return self.sessions[0].check()
 
     def _steps(self) -> int:
         return sum(session.steps for session in self.sessions)
@@ -104,10 +134,11 @@ class Load:
 
 
 def measure(
-    servers: dict[str, ServerProcess], method: str, in_flight: int, seconds: float, windows: int
+    servers: dict[str, Server], method: str, numbers: range, seconds: float, windows: int
 ) -> list[Result]:
-    """Each transport's result, aio's first."""
-    loads = {name: Load(server, METHODS[method], in_flight) for name, server in servers.items()}
+    """Each server's result, aio's first."""
+    kinds = {name: kind for name, kind in SIDES[method].items() if name in servers}
+    loads = {name: Load(servers[name], kind, numbers) for name, kind in kinds.items()}
     for load in loads.values():
         load.window(seconds / 4)
     turns = [{name: load.window(seconds) for name, load in loads.items()} for _ in range(windows)]
@@ -115,7 +146,7 @@ def measure(
     return [
         Result(
             method,
-            in_flight,
+            len(numbers),
             name,
             statistics.median(turn[name].steps_per_second for turn in turns),
             statistics.median(
@@ -126,39 +157,46 @@ def measure(
             statistics.median(turn[name].p99 for turn in turns),
             checked[name],
         )
-        for name in servers
+        for name in loads
     ]
 
 
 def run(in_flight: Sequence[int], seconds: float, windows: int) -> list[Result]:
     """Measure every method at every number of calls in flight."""
-    server_core, load_core = machine.choose_cores()
+    on_server, on_load = machine.choose_cores()
+    results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        H64.write(Path(folder))
         servers = {
-            name: stack.enter_context(
-                serving(Path(folder), server_core, "--store", "none", "--transport", name)
-            )
-            for name in TRANSPORTS
+            name: stack.enter_context(each) for name, each in _sides(Path(folder), on_server)
         }
-        stack.enter_context(machine.pinned(load_core))
-        return [
-            result
-            for method in METHODS
-            for count in in_flight
-            for result in measure(servers, method, count, seconds, windows)
-        ]
+        stack.enter_context(machine.pinned(on_load))
+        first = 1
+        for method in SIDES:
+            for count in in_flight:
+                numbers = range(first, first + count)
+                results += measure(servers, method, numbers, seconds, windows)
+                first += count
+    return results
+
+
+def _sides(folder: Path, core: int) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
+    H64.write(folder)
+    for name in ("aio", "cq"):
+        yield name, machine.serving(folder, core, "--store", "none", "--transport", name)
+    yield "echo", echo.serving(core)
+    if triton.ENVIRONMENT.exists():
+        yield "triton", triton.serving(core)
 
 
 def table(results: Sequence[Result]) -> str:
     """The results in Markdown."""
     lines = [
-        "| method | in flight | transport | steps/s | to aio | server CPU µs a step "
+        "| method | in flight | server | steps/s | to aio | server CPU µs a step "
         "| p50 ms | p99 ms |",
         "|---|--:|---|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {r.method} | {r.in_flight:,} | {r.transport} | {r.steps_per_second:,.0f} "
+        f"| {r.method} | {r.in_flight:,} | {r.side} | {r.steps_per_second:,.0f} "
         f"| {r.ratio:.1f} x | {r.server_microseconds:,.0f} | {r.p50_ms:,.2f} | {r.p99_ms:,.2f} |"
         for r in results
     ]

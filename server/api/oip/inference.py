@@ -15,8 +15,9 @@ import numpy as np
 
 from inference import grpc_service_pb2 as pb
 from server.api.errors import Problems
-from server.api.gathering import Deliver, Gathering, Single
+from server.api.gathering import Gathering, Single
 from server.api.oip import requests, tensors
+from server.api.oip.plain import Address, OnReply, PlainWay
 from server.api.oip.refusals import NoStart
 from server.api.oip.requests import Sequence
 from server.api.oip.sequences import Sequences, Turn, is_gone
@@ -27,9 +28,6 @@ from server.serving.registry import Registry
 from tidegate.wire import FAILED
 
 log = logging.getLogger(__name__)
-
-OnReply = Callable[[pb.ModelInferResponse | ServingError], None]
-Address = Callable[[Deliver], Deliver]
 
 
 class Pending:
@@ -125,6 +123,10 @@ class Inference:
     ) -> None:
         self._registry, self._address, self._gathering = registry, address, gathering
         self._sequences = Sequences()
+        self.plain: PlainWay | None = None
+        """For most requests, where steps are gathered."""
+        if gathering is not None:
+            self.plain = PlainWay(registry, self._sequences, gathering)
 
     def look(self, request: pb.ModelInferRequest) -> list[Future[Problems]]:
         """What to wait for, before `make`: the store is asked for the request's sequence, where no

@@ -68,6 +68,12 @@ class Sequences:
         self._last[turn.key] = turn
         return turn
 
+    def quiet(self, model: ServedModel, session_id: str) -> bool:
+        """Whether no request of a sequence that takes turns is under way. Steps that neither start
+        nor end one need none then: they keep their order in the queue."""
+        key = model.name, model.version, session_id
+        return key not in self._last and key not in self._starts
+
     def finish(self, turn: Turn, failed: bool) -> None:
         """The request has its outcome. An END ends the sequence, unless its step failed or it is to
         be started anew; a START that failed leaves none behind where there was none, or where the
@@ -75,11 +81,10 @@ class Sequences:
         assert threading.get_ident() == self._thread
         last = _remove(self._last, turn)
         newest = _remove(self._starts, turn)
-        handle, steps = _session(turn)
+        over = newest if failed else last and turn.sequence.end
+        handle, steps = _session(turn) if over else (0, 0)
         if failed:
-            over = newest and (turn.over_before or (turn.opened and not steps))
-        else:
-            over = last and turn.sequence.end
+            over = over and (turn.over_before or (turn.opened and not steps))
         if (later := self._starts.get(turn.key)) is not None:
             ended = turn.sequence.end and not failed
             later.over_before = ended or (failed and (turn.over_before or later.over_before))

@@ -40,6 +40,21 @@ def read(request: pb.ModelInferRequest, manifest: Manifest) -> Floats:
     return features
 
 
+def raw(request: pb.ModelInferRequest, manifest: Manifest) -> bytes | None:
+    """The features of the request's one step as they came, f32 [I], if they came as raw bytes; they
+    may be unfit. None where it takes `read` to tell what they are.
+
+    Raises:
+        Refused: as `read`.
+    """
+    tensor, contents = _only(request, manifest), request.raw_input_contents
+    if len(contents) != 1 or tensor.HasField("contents"):
+        return None
+    _check(tensor, manifest)
+    _check_size(len(contents[0]), manifest)
+    return contents[0]
+
+
 def check_outputs(request: pb.ModelInferRequest, manifest: Manifest) -> None:
     """Refuse outputs that the model does not have, and a count of classes that is none.
 
@@ -61,6 +76,8 @@ def reply(
     request: pb.ModelInferRequest, outputs: Floats, manifest: Manifest
 ) -> pb.ModelInferResponse:
     """The reply with the outputs asked for; `outputs` are a step's, [O]."""
+    if not request.outputs:
+        return reply_all(request.id, outputs, described(manifest), manifest)
     response = pb.ModelInferResponse(
         model_name=manifest.name, model_version=str(manifest.version), id=request.id
     )
@@ -71,8 +88,31 @@ def reply(
         start += output.size
         if count := classes.get(output.name, 0):
             _add_classes(response, output, values, count)
-        elif not classes or output.name in classes:
-            _add(response, output, values)
+        elif output.name in classes:
+            _describe(response, output)
+            response.raw_output_contents.append(_packed(values))
+    return response
+
+
+def described(manifest: Manifest) -> pb.ModelInferResponse:
+    """A reply with all outputs, but for their values."""
+    response = pb.ModelInferResponse(model_name=manifest.name, model_version=str(manifest.version))
+    for output in manifest.outputs:
+        _describe(response, output)
+    return response
+
+
+def reply_all(
+    request_id: str, outputs: Floats, all_described: pb.ModelInferResponse, manifest: Manifest
+) -> pb.ModelInferResponse:
+    """The reply with all outputs; `outputs` are a step's, [O]."""
+    response = pb.ModelInferResponse()
+    response.CopyFrom(all_described)
+    response.id = request_id
+    packed, start = _packed(outputs), 0
+    for output in manifest.outputs:
+        response.raw_output_contents.append(packed[start : start + 4 * output.size])
+        start += 4 * output.size
     return response
 
 
@@ -184,9 +224,12 @@ def _check_size(size: int, manifest: Manifest) -> None:
         )
 
 
-def _add(response: pb.ModelInferResponse, output: Output, values: Floats) -> None:
+def _describe(response: pb.ModelInferResponse, output: Output) -> None:
     response.outputs.add(name=output.name, datatype=FP32, shape=[1, output.size])
-    response.raw_output_contents.append(values.astype("<f4", copy=False).tobytes())
+
+
+def _packed(values: Floats) -> bytes:
+    return values.astype("<f4", copy=False).tobytes()
 
 
 def _add_classes(

@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 
 from inference import grpc_service_pb2 as pb
 from server.api.errors import Problems, raise_first
-from server.api.gathering import Deliver, Gathering
+from server.api.gathering import Deliver, Gathering, Single
 from server.api.oip import tensors
-from server.api.oip.inference import Inference, OnReply, Pending
+from server.api.oip.inference import Inference, Pending
+from server.api.oip.plain import OnReply
 from server.api.parsing import infer_request
 from server.errors import Internal, ServingError
 from server.serving.registry import Registry
@@ -45,6 +46,18 @@ class Requests:
     def stream(self, call: Call, streams: Streams, inflight: int) -> None:
         """A call of `ModelStreamInfer` has come."""
         _InferStream(call, streams, self, self._registry, inflight).begin()
+
+    def plain(
+        self,
+        request: pb.ModelInferRequest,
+        call: Call,
+        remaining: float | None,
+        on_reply: OnReply,
+        on_wait: Callable[[Single], None],
+    ) -> bool:
+        """Gather the request's step, if it is a plain one."""
+        way = self._of_thread().plain
+        return way is not None and way.take(request, remaining, on_reply, call.address, on_wait)
 
     def start(self, request: pb.ModelInferRequest, call: Call, asked: _Asked) -> None:
         """Have the request's step run, once the store was asked for its sequence where it is not
@@ -76,20 +89,14 @@ class Requests:
 
 
 class _Asked:
-    """One request under way.
+    """One request under way."""
 
-    Args:
-        begun: called once, when its step is queued or never will be.
-    """
-
-    def __init__(
-        self,
-        on_reply: OnReply,
-        remaining: float | None = None,
-        begun: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._on_reply, self.remaining, self._begun = on_reply, remaining, begun
+    def __init__(self, on_reply: OnReply, remaining: float | None = None) -> None:
+        self._on_reply, self.remaining = on_reply, remaining
+        self.begun: Callable[[], None] = _nothing
+        """Called once, when its step is queued or never will be."""
         self.pending: Pending | None = None
+        self.single: Single | None = None
         self.on_wait: Callable[[], None] | None = None
         """Called should its step not be run with those that it was gathered with."""
         self.given_up = False
@@ -120,6 +127,12 @@ class _Asked:
             pending.cancel()
         self._tell_begun()
 
+    def has_gathered(self, single: Single) -> None:
+        """Its step, a plain one, waits after all."""
+        self.single = single
+        if self.given_up:
+            single.cancel()
+
     @property
     def waits(self) -> bool:
         """Whether its outcome is not to be expected at once."""
@@ -128,14 +141,19 @@ class _Asked:
 
     def _tell_begun(self) -> None:
         """Not again with its outcome: by then the stream may be held for another."""
-        begun, self._begun = self._begun, lambda: None
+        begun, self.begun = self.begun, _nothing
         begun()
 
     def cancel(self) -> None:
         """Nobody waits any more: a step that has not entered a run is dropped."""
         self.given_up = True
-        if self.pending is not None:
-            self.pending.cancel()
+        for waiting in (self.pending, self.single):
+            if waiting is not None:
+                waiting.cancel()
+
+
+def _nothing() -> None:
+    """Nobody waits for it to begin."""
 
 
 def _after(
@@ -168,19 +186,35 @@ class _Unary:
 
     def take(self, event: Event) -> None:
         """The message is there."""
-        asked = _Asked(self._reply, self._call.remaining)
-        asked.on_wait = partial(self._call.watch, partial(_closed, asked))
-        asked.attempt(lambda: self._take(core.message(event) or b"", asked))
+        try:
+            request = self._let_in(core.message(event) or b"")
+            remaining = self._call.remaining
+            if self._requests.plain(request, self._call, remaining, self._reply, self._watch):
+                return
+        except ServingError as error:
+            self._reply(error)
+            return
+        except Exception:
+            log.exception("a request failed unexpectedly")
+            self._reply(Internal())
+            return
+        asked = _Asked(self._reply, remaining)
+        asked.on_wait = partial(self._watch, asked)
+        self._requests.start(request, self._call, asked)
         if asked.waits:
             asked.on_wait()
 
-    def _take(self, packed: bytes, asked: _Asked) -> None:
+    def _let_in(self, packed: bytes) -> pb.ModelInferRequest:
         try:
             self._request = infer_request(packed)
         except DecodeError as error:
             raise no_message(error) from error
         self._entered = self._requests.services.gate.enter()
-        self._requests.start(self._request, self._call, asked)
+        return self._request
+
+    def _watch(self, waiting: _Asked | Single) -> None:
+        """It is cancelled with its call."""
+        self._call.watch(lambda event: waiting.cancel() if core.was_cancelled(event) else None)
 
     def _reply(self, outcome: Outcome) -> None:
         if self._entered is not None:
@@ -190,11 +224,6 @@ class _Unary:
             self._call.refuse(outcome)
         else:
             self._call.answer(outcome.SerializeToString())
-
-
-def _closed(asked: _Asked, event: Event) -> None:
-    if core.was_cancelled(event):
-        asked.cancel()
 
 
 class _InferStream(Stream):
@@ -215,10 +244,11 @@ class _InferStream(Stream):
 
     def handle(self, message: pb.ModelInferRequest) -> None:
         """Begin a request. Those behind it may be of its sequence, and wait until it has begun."""
-        asked = _Asked(lambda _: self._answer(), begun=self.go_on)
-        self.paused = True
+        asked = _Asked(lambda _: self._answer())
         self._asked.append((message.id, asked))
-        self._requests.start(message, self.call, asked)
+        if not self._requests.plain(message, self.call, None, asked.settle, asked.has_gathered):
+            self.paused, asked.begun = True, self.go_on
+            self._requests.start(message, self.call, asked)
 
     def drop(self) -> None:
         """What has not entered a run is dropped."""

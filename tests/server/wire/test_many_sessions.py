@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.conftest import SmallModel
@@ -33,8 +34,12 @@ def errors(reply: pb.OpenManyReply | pb.CloseManyReply) -> list[str]:
 
 
 def live(stub: TidegateStub, session_id: str) -> bool:
-    page = stub.List(pb.ListRequest(model="small", page_size=1000))
-    return session_id in [each.session_id for each in page.sessions]
+    try:
+        stub.Get(pb.GetRequest(model="small", session_id=session_id))
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        return False
+    return True
 
 
 def test_each_session_is_opened_or_attached_to(server: RunningServer) -> None:

@@ -77,7 +77,7 @@ def test_replies_tell_the_numbers_of_unnumbered_steps(server: RunningServer) -> 
         batch(t, [0], x[t], opens=opens("unnumbered", 1) if t == 0 else ()) for t in range(3)
     ]
     with connected(server) as stub:
-        replies = list(stub.StepStream(iter(messages)))
+        replies = sorted(stub.StepStream(iter(messages)), key=lambda reply: reply.id)
     assert [int(np.frombuffer(reply.first_steps, "<u8")[0]) for reply in replies] == [0, 1, 2]
 
 

@@ -103,6 +103,9 @@ class Session(ABC):
         """The session's id, of digits, for not everybody takes others."""
         return str(self.number)
 
+    def leave(self) -> None:  # noqa: B027  # most have nothing to do
+        """Make a last call, where others need to hear that no more come."""
+
     def look(self, packed: bytes) -> None:
         """Look at the reply to the last call. Raises WrongAnswer."""
         outputs = self.outputs(self.steps, packed)
@@ -146,9 +149,16 @@ class StepSession(Session):
 
 
 class InferSession(Session):
-    """By the Open Inference Protocol's `ModelInfer`; the first step opens the sequence."""
+    """By the Open Inference Protocol's `ModelInfer`. The first step opens the sequence, and the last
+    one ends it: tritonserver has room for so many."""
 
     method = "/inference.GRPCInferenceService/ModelInfer"
+    leaves = False
+
+    def leave(self) -> None:
+        """End the sequence."""
+        self.leaves = True
+        self.go()
 
     def request(self, step: int, features: bytes) -> bytes:
         """The sequence begins, or goes on."""
@@ -157,6 +167,8 @@ class InferSession(Session):
         request.parameters["sequence_id"].int64_param = self.number
         if step == 0:
             request.parameters["sequence_start"].bool_param = True
+        if self.leaves:
+            request.parameters["sequence_end"].bool_param = True
         return request.SerializeToString()
 
     def outputs(self, step: int, packed: bytes) -> bytes:

@@ -149,8 +149,8 @@ class StepSession(Session):
 
 
 class InferSession(Session):
-    """By the Open Inference Protocol's `ModelInfer`. The first step opens the sequence, and the last
-    one ends it: tritonserver has room for so many."""
+    """By the Open Inference Protocol's `ModelInfer`. The first step opens the sequence, and the
+    last one ends it: tritonserver has room for so many."""
 
     method = "/inference.GRPCInferenceService/ModelInfer"
     leaves = False

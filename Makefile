@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        torture train crossval forecasts bench bench-unary bench-births bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
+        torture train crossval forecasts bench bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -83,6 +83,9 @@ bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
 
 bench-unary: $(VENV)/.installed  ## unary calls on both transports, by calls in flight
 	$(BIN)/python -m benchmarks.unary
+
+bench-arrivals: $(VENV)/.installed  ## unary steps at random moments: p50 and p99 by offered load
+	$(BIN)/python -m benchmarks.arrivals
 
 bench-births: $(VENV)/.installed  ## 100,000 sessions opened, stepped once and closed by the client
 	$(BIN)/python -m benchmarks.births

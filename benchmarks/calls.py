@@ -84,10 +84,10 @@ class Session(ABC):
         self.took: list[float] = []
         """Seconds that each call took."""
 
-    def go(self) -> None:
-        """Make the next call."""
+    def go(self, since: float | None = None) -> None:
+        """Make the next call; its time counts from `since`, by `time.perf_counter`, or from now."""
         packed = self.request(self.steps, self._observations[self.steps % CYCLE])
-        self.waits, self._since = True, time.perf_counter()
+        self.waits, self._since = True, time.perf_counter() if since is None else since
         self._connection.begin(packed, self)
 
     def answered(self, packed: bytes) -> None:

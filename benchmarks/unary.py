@@ -31,7 +31,7 @@ from benchmarks.calls import (
     StepSession,
     TritonSession,
 )
-from benchmarks.load import CYCLE
+from benchmarks.load import CYCLE, WrongAnswer
 from benchmarks.models import H64
 from benchmarks.triton import server as triton
 from tidegate.v1 import tidegate_pb2 as pb
@@ -98,9 +98,10 @@ class Load:
     def _open(self) -> None:
         with grpc.insecure_channel(self._server.address) as channel:
             ids = [session.name for session in self.sessions]
-            pb_grpc.TidegateStub(channel).OpenMany(
-                pb.OpenManyRequest(model=H64.name, session_ids=ids)
-            )
+            request = pb.OpenManyRequest(model=H64.name, session_ids=ids)
+            outcomes = pb_grpc.TidegateStub(channel).OpenMany(request).outcomes
+        if not all(outcome.opened.created for outcome in outcomes):
+            raise WrongAnswer("not every session was opened")
 
     def window(self, seconds: float) -> Window:
         """Keep every session busy for so long."""
@@ -117,6 +118,10 @@ class Load:
         waits = np.concatenate([session.took for session in self.sessions]) * 1e3
         low, high = np.percentile(waits, [50, 99])
         return Window(steps / took, cpu / max(steps, 1) * 1e6, float(low), float(high))
+
+    def turn(self) -> None:
+        """Wait for a reply, and look at it."""
+        self._connection.turn()
 
     def close(self) -> int:
         """Leave; returns how many steps of a session were as they should be."""

@@ -1,11 +1,13 @@
-"""The benchmark of unary calls measures both transports, and checks what they answer."""
+"""The benchmarks of unary calls measure all sides, and check what they answer."""
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 import pytest
 
-from benchmarks import unary
+from benchmarks import arrivals, unary
 from benchmarks.calls import EchoSession, StepSession
 from benchmarks.load import WrongAnswer
 from tidegate.v1 import packed_pb2
@@ -38,3 +40,27 @@ def test_an_echo_of_other_bytes_is_no_echo() -> None:
     session.look(sent)
     with pytest.raises(WrongAnswer):
         session.look(sent[:-1])
+
+
+def test_calls_come_at_random_moments_and_count_from_when_they_were_due() -> None:
+    moments = arrivals.due(1000, 5, seed=1)
+    gaps = np.diff(moments)
+    assert len(moments) == 5000 and 0.9 < gaps.std() / gaps.mean() < 1.1
+    (result,) = arrivals.run([0.2], 0.5)
+    assert result.steps == round(result.asked_per_second * 0.5) and result.checked_steps > 0
+    assert 0 < result.p50_ms <= result.p99_ms <= result.longest_ms
+    assert f"| 20% | {result.asked_per_second:,.0f} |" in arrivals.table([result])
+
+
+def test_a_call_that_was_due_before_it_went_has_waited_since_then() -> None:
+    session = StepSession(Sent(), 1, np.zeros((4, 16), np.float32))  # type: ignore[arg-type]
+    session.go(since=time.perf_counter() - 3.0)
+    session.answered(packed_pb2.PackedStepReply(first_step=0).SerializeToString())
+    assert 3.0 <= session.took[0] < 60.0
+
+
+class Sent:
+    """A connection on which nothing is sent."""
+
+    def begin(self, request: bytes, session: StepSession) -> None:
+        """Nothing."""

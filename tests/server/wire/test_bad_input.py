@@ -14,6 +14,7 @@ from tests.server.wire.wire import (
     batch,
     connected,
     failing,
+    in_order,
     observations,
     outputs,
     reasons,
@@ -156,7 +157,7 @@ def test_a_bad_row_of_a_stream_never_harms_its_neighbours(stub: TidegateStub) ->
         batch(1, [0, 1, 9, 2], features, [0] * 4, opens=opens("good-a", "bad-b", "good-c")),
         batch(2, [0, 1, 2], X[4:7], [1, 0, 1]),
     ]
-    first, second = stub.StepStream(iter(messages))
+    first, second = in_order(stub.StepStream(iter(messages)))
     assert reasons(first) == {1: "BAD_INPUT", 2: "UNKNOWN_LANE"}
     assert list(first.status) == [0, 2, 2, 0]
     assert first.errors[0].error.feature == "x2"

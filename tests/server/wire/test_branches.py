@@ -13,6 +13,7 @@ from tests.server.wire.wire import (
     batch,
     connected,
     failing,
+    in_order,
     observations,
     outputs,
     reasons,
@@ -108,7 +109,7 @@ def test_a_lane_goes_on_after_a_reset(server: RunningServer, small: SmallModel) 
         messages.put(batch(1, [0, 0, 0], xs[[4, 0, 1]], [4, 0, 1]))
         messages.put(batch(2, [0], xs[2:], None, [4]))
         messages.put(None)
-        first, second = sorted(replies, key=lambda reply: reply.id)
+        first, second = in_order(replies)
         assert reasons(first) == {0: "STEP_GAP"}
         assert_close(rows_of(first), expected(small, xs)[:2])
         assert np.frombuffer(second.first_steps, "<u8") == 2

@@ -17,6 +17,7 @@ from tests.server.wire.wire import (
     batch,
     connected,
     failing,
+    in_order,
     observations,
     outputs,
     reasons,
@@ -81,7 +82,7 @@ def test_unary_steps_and_chunks_take_nan_where_a_feature_may_be_missing(
 def test_columns_take_nan_where_a_feature_may_be_missing(stub: TidegateStub) -> None:
     lane = [pb.LaneOpen(lane=0, session_id="one")]
     messages = [batch(k, [0], X[k], [k], opens=lane) for k in range(8)]
-    replies = list(stub.StepStream(iter(messages)))
+    replies = in_order(stub.StepStream(iter(messages)))
     assert [reasons(reply) for reply in replies] == [{}] * 8
     found = np.concatenate([rows_of(reply) for reply in replies])
     np.testing.assert_allclose(found, expected(), atol=2e-5)
@@ -133,7 +134,7 @@ def test_a_retry_is_recognised_whatever_bits_its_nan_has(stub: TidegateStub) -> 
     changed[4, 1] = 0.0
     lane = [pb.LaneOpen(lane=0, session_id="one")]
     messages = [batch(k, [0], x, [0], [8], opens=lane) for k, x in enumerate((X, again, changed))]
-    first, retry, other = stub.StepStream(iter(messages))
+    first, retry, other = in_order(stub.StepStream(iter(messages)))
     assert (list(first.status), list(retry.status)) == ([0], [1])
     assert first.outputs == retry.outputs
     assert reasons(other) == {0: "STEP_CONFLICT"}

@@ -12,7 +12,15 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
-from tests.server.wire.wire import batch, connected, failing, observations, reasons, rows_of
+from tests.server.wire.wire import (
+    batch,
+    connected,
+    failing,
+    in_order,
+    observations,
+    reasons,
+    rows_of,
+)
 from tidegate.v1 import tidegate_pb2 as pb
 from training.reference import NumpyNetwork
 
@@ -77,7 +85,7 @@ def test_replies_tell_the_numbers_of_unnumbered_steps(server: RunningServer) -> 
         batch(t, [0], x[t], opens=opens("unnumbered", 1) if t == 0 else ()) for t in range(3)
     ]
     with connected(server) as stub:
-        replies = sorted(stub.StepStream(iter(messages)), key=lambda reply: reply.id)
+        replies = in_order(stub.StepStream(iter(messages)))
     assert [int(np.frombuffer(reply.first_steps, "<u8")[0]) for reply in replies] == [0, 1, 2]
 
 
@@ -119,7 +127,7 @@ def test_a_message_larger_than_the_queue_is_refused_and_nothing_is_lost(small: S
     with running_server(small.repository, **flags) as server, connected(server) as stub:
         big = batch(1, range(64), x, [0] * 64, opens=opens("full", 64))
         half = batch(2, range(32), x[:32], [0] * 32)
-        first, second = stub.StepStream(iter([big, half]))
+        first, second = in_order(stub.StepStream(iter([big, half])))
         assert reasons(first) == dict.fromkeys(range(64), "BAD_INPUT")
         assert "more than the queue's 32" in first.errors[0].error.message
         assert list(second.status) == [0] * 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -121,3 +121,8 @@ def row_errors(reply: pb.StepBatchReply) -> dict[int, pb.ErrorDetail]:
 def rows_of(reply: pb.StepBatchReply) -> Floats:
     """Output rows of a reply."""
     return np.frombuffer(reply.outputs, "<f4").reshape(-1, OUTPUTS)
+
+
+def in_order(replies: Iterable[pb.StepBatchReply]) -> list[pb.StepBatchReply]:
+    """Replies in the order of their messages, by their ids: they may overtake each other."""
+    return sorted(replies, key=lambda reply: reply.id)

@@ -69,7 +69,7 @@ class Arrivals:
         return np.concatenate([session.took for session in self._load.sessions])
 
     def _send(self) -> None:
-        at = 0
+        at = -1
         for moment in self._moments:
             if (early := self._start + moment - time.perf_counter()) > 0:
                 time.sleep(early)

@@ -21,7 +21,7 @@ from training.reference import NumpyNetwork
 
 def test_every_way_in_is_measured_and_its_answers_checked(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks.steps", "--seconds", "0.2", "--repeats", "1"]
+    command = [sys.executable, "-m", "benchmarks.steps", "--seconds", "0.5", "--repeats", "1"]
     finished = subprocess.run(
         [*command, "--json", str(figures)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -118,6 +118,7 @@ class Scheduler:
         # loop's thread woken for what comes meanwhile, and then again and again.
         self._patience = CALL_SECONDS if at_once > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
+        self._awaited = False  # whether somebody waits to run what he brought
         self._runner = 0  # the thread that runs what it brought itself, while it does
         self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
@@ -182,7 +183,7 @@ class Scheduler:
                 elif self._steps.awaited:
                     self._steps.release()  # nothing is ready, so nothing waits for its run
                 self._between_runs()
-            if not self._ran:
+            if not self._ran or self._awaited:  # a lock may go to whoever has just let go of it
                 time.sleep(BREATH)
 
     def _turn(self, picked: list[Picked]) -> None:
@@ -216,6 +217,17 @@ class Scheduler:
         if self.queue.has_absent and not (self._steps.awaited and self.queue.has_calls):
             self._bring_in(self.queue.absent(self._steps.room))
 
+    def _take_engine(self) -> bool:
+        if self._engine_free.acquire(blocking=False):
+            return True
+        if not self._patience:
+            return False
+        self._awaited = True
+        try:
+            return self._engine_free.acquire(timeout=self._patience)
+        finally:
+            self._awaited = False
+
     def _run_call(self) -> None:
         if self.queue.has_calls and not self._steps.awaited and (call := self.queue.next_call()):
             call.run(self._engine)
@@ -235,7 +247,7 @@ class Scheduler:
             return False
         if self._runner == threading.get_ident():  # a completion in here brings the next step
             return False
-        if not self._engine_free.acquire(timeout=self._patience):
+        if not self._take_engine():
             return False
         self._runner = threading.get_ident()
         try:

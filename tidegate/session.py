@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tidegate import errors
 from tidegate._stream import packing
+from tidegate._stream.calls import left
 from tidegate._stream.course import Course
 from tidegate._stream.rows import Row, Stage
 from tidegate._stream.stream import NO_ROOM, Stream
@@ -70,7 +71,7 @@ class Session:
             self.name, self.session_id, version=self.version, timeout=timeout
         )
         self.created, self.version = reply.created, reply.session.version
-        self._stream = await self._client.stream_of(self.name, self.version, _left(expiry))
+        self._stream = await self._client.stream_of(self.name, self.version, left(expiry))
         self._stream.lanes.release(self.session_id)
         kept = self._stream.keeping.of_session()
         told = reply.session
@@ -125,7 +126,7 @@ class Session:
             known: FloatArray = await self._recall(course, packed, timeout)
             if len(known):
                 return known[0]  # type: ignore[no-any-return]
-            timeout = _left(expiry)
+            timeout = left(expiry)
         row = self._row(course, packed, 1, timeout)
         backlog = stream.backlog
         if backlog.crowded:
@@ -155,7 +156,7 @@ class Session:
         known = np.empty((0, model.width), np.float32)
         if course.unread and len(steps) and course.repeats(steps.tobytes()):
             known = await self._recall(course, steps.tobytes(), timeout)
-            timeout = _left(expiry)
+            timeout = left(expiry)
         if len(known) == len(steps):
             return known
         try:
@@ -170,20 +171,20 @@ class Session:
     ) -> FloatArray:
         """What the session would answer to its next `steps` steps, f32 [steps, O]; it stays as it
         is. `features` as in `Client.forecast`."""
-        left = await self._caught_up(timeout)
+        remaining = await self._caught_up(timeout)
         return await self._client.forecast(
-            self.name, self.session_id, steps, features, version=self.version, timeout=left
+            self.name, self.session_id, steps, features, version=self.version, timeout=remaining
         )
 
     async def fork(self, session_id: str, *, timeout: float | None = None) -> Session:
         """Copy the session under another id; the copy is open and goes on from here."""
         expiry = self._expiry(timeout)
-        left = await self._caught_up(timeout)
+        remaining = await self._caught_up(timeout)
         await self._client.fork_session(
-            self.name, self.session_id, session_id, version=self.version, timeout=left
+            self.name, self.session_id, session_id, version=self.version, timeout=remaining
         )
         copy = Session(self._client, self.name, session_id, self.version, self.keep)
-        await copy.open(timeout=_left(expiry))
+        await copy.open(timeout=left(expiry))
         copy.created = True
         return copy
 
@@ -194,22 +195,22 @@ class Session:
             while course.rows:
                 await asyncio.wait([course.settled(course.rows[-1])])
         told = await self._client.reset_session(
-            self.name, self.session_id, version=self.version, timeout=_left(expiry)
+            self.name, self.session_id, version=self.version, timeout=left(expiry)
         )
         course.restart(told.life, told.durable_step)
 
     async def export(self, *, timeout: float | None = None) -> bytes:
         """The session's snapshot, for `Client.import_session`."""
-        left = await self._caught_up(timeout)
+        remaining = await self._caught_up(timeout)
         return await self._client.export_session(
-            self.name, self.session_id, version=self.version, timeout=left
+            self.name, self.session_id, version=self.version, timeout=remaining
         )
 
     async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]]:
         """The session's state: each state's name and its values."""
-        left = await self._caught_up(timeout)
+        remaining = await self._caught_up(timeout)
         return await self._client.peek(
-            self.name, self.session_id, version=self.version, timeout=left
+            self.name, self.session_id, version=self.version, timeout=remaining
         )
 
     async def _caught_up(self, timeout: float | None) -> float | None:
@@ -227,7 +228,7 @@ class Session:
                 course.give_up(row)
                 raise
         course.seen = breaks
-        return _left(row.expiry)
+        return left(row.expiry)
 
     async def _pieces(
         self, course: Course, steps: FloatArray, before: int, timeout: float | None
@@ -274,7 +275,7 @@ class Session:
         return course.read(claimed, packed, self._stream.model.width)
 
     async def _room(self, steps: int, expiry: float) -> int:
-        async with self._patience(_left(expiry), NO_ROOM):
+        async with self._patience(left(expiry), NO_ROOM):
             return await self._stream.backlog.room(steps)
 
     @asynccontextmanager
@@ -307,10 +308,6 @@ class Session:
         if self._course is None:
             raise RuntimeError("the session is not open: use `async with client.session(...)`")
         return self._course
-
-
-def _left(expiry: float) -> float:
-    return expiry - asyncio.get_running_loop().time()
 
 
 def _give_up(course: Course, rows: list[Row]) -> None:

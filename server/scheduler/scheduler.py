@@ -118,7 +118,7 @@ class Scheduler:
         # loop's thread woken for what comes meanwhile, and then again and again.
         self._patience = CALL_SECONDS if at_once > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
-        self._awaited = False  # whether somebody waits to run what he brought
+        self._wanted = False  # whether somebody waits for the engine, to run what he brought
         self._runner = 0  # the thread that runs what it brought itself, while it does
         self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
@@ -183,7 +183,7 @@ class Scheduler:
                 elif self._steps.awaited:
                     self._steps.release()  # nothing is ready, so nothing waits for its run
                 self._between_runs()
-            if not self._ran or self._awaited:  # a lock may go to whoever has just let go of it
+            if not self._ran or self._wanted:  # a lock may go to whoever has just let go of it
                 time.sleep(BREATH)
 
     def _turn(self, picked: list[Picked]) -> None:
@@ -222,11 +222,11 @@ class Scheduler:
             return True
         if not self._patience:
             return False
-        self._awaited = True
+        self._wanted = True
         try:
             return self._engine_free.acquire(timeout=self._patience)
         finally:
-            self._awaited = False
+            self._wanted = False
 
     def _run_call(self) -> None:
         if self.queue.has_calls and not self._steps.awaited and (call := self.queue.next_call()):

@@ -207,31 +207,31 @@ class Calls:
     ) -> Reply:
         kind = packing.model_name(model), packing.whole(version, "version")
         name = packing.session_id(session_id)
-        left = packing.seconds(timeout, self.options.timeout)
-        expiry = asyncio.get_running_loop().time() + left
+        usual = self.options.timeout
+        expiry = asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
         _ = self._rpc  # there is a connection, or it is told now
         return await gathered.ask(kind, name, expiry, prompt=timeout is not None)
 
     async def _open_one(self, kind: Kind, session_id: str, expiry: float) -> pb.OpenReply:
         request = pb.OpenRequest(model=kind[0], version=kind[1], session_id=session_id)
-        return await self._call(self._rpc.Open, request, _left(expiry))
+        return await self._call(self._rpc.Open, request, left(expiry))
 
     async def _open_many(
         self, kind: Kind, ids: Sequence[str], expiry: float
     ) -> list[pb.OpenReply | TidegateError]:
         request = pb.OpenManyRequest(model=kind[0], version=kind[1], session_ids=ids)
-        reply = await self._call(self._rpc.OpenMany, request, _left(expiry))
+        reply = await self._call(self._rpc.OpenMany, request, left(expiry))
         return [_outcome(each, each.opened) for each in reply.outcomes]
 
     async def _close_one(self, kind: Kind, session_id: str, expiry: float) -> pb.CloseReply:
         request = pb.CloseRequest(model=kind[0], version=kind[1], session_id=session_id)
-        return await self._call(self._rpc.Close, request, _left(expiry))
+        return await self._call(self._rpc.Close, request, left(expiry))
 
     async def _close_many(
         self, kind: Kind, ids: Sequence[str], expiry: float
     ) -> list[pb.CloseReply | TidegateError]:
         request = pb.CloseManyRequest(model=kind[0], version=kind[1], session_ids=ids)
-        reply = await self._call(self._rpc.CloseMany, request, _left(expiry))
+        reply = await self._call(self._rpc.CloseMany, request, left(expiry))
         return [_outcome(each, each.closed) for each in reply.outcomes]
 
     async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
@@ -273,7 +273,8 @@ def _outcome(told: pb.OpenOutcome | pb.CloseOutcome, reply: Reply) -> Reply | Ti
     return errors.from_detail(told.error) if told.HasField("error") else reply
 
 
-def _left(expiry: float) -> float:
+def left(expiry: float) -> float:
+    """Seconds until then, by the event loop's clock."""
     return expiry - asyncio.get_running_loop().time()
 
 

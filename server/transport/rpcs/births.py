@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from typing import TypeVar
 
 from server.api.description import Closed, Opened
@@ -65,34 +66,28 @@ class Births:
         found = [self._registry.holder(model, version, each) for each in ids]
         pairs = zip(ids, found, strict=True)
         holders = [each if name in each.directory else newest for name, each in pairs]
-        async for told in _asked(set(holders), holders, ids, problems):
-            problems |= told
+        wanted: dict[ServedModel, dict[str, bool]] = {}
+        for name, holder in zip(ids, holders, strict=True):
+            if name not in problems:
+                wanted.setdefault(holder, {})[name] = True
+        problems |= await _told(model.seek(names) for model, names in wanted.items())
         return await in_turns(_each(ServedModel.open, holders, ids, problems))
 
     async def _seek(self, versions: Sequence[ServedModel], ids: Iterable[str]) -> Problems:
         """Look for sessions in the store that no version has at hand; tells why some cannot be
         had."""
         away = [each for each in ids if not any(each in model.directory for model in versions)]
-        problems: Problems = {}
-        for sought in [model.seek(dict.fromkeys(away, False)) for model in versions]:
-            if sought is not None:
-                told: Problems = await asyncio.wrap_future(sought)
-                problems |= told
-        return problems
+        return await _told(model.seek(dict.fromkeys(away, False)) for model in versions)
 
 
-async def _asked(
-    models: Iterable[ServedModel],
-    holders: Sequence[ServedModel],
-    ids: Sequence[str],
-    problems: Problems,
-) -> AsyncIterator[Problems]:
-    """Have each model's store make those of the sessions that are to be its own."""
-    for model in models:
-        pairs = zip(ids, holders, strict=True)
-        wanted = {name: True for name, each in pairs if each is model and name not in problems}
-        if (sought := model.seek(wanted)) is not None:
-            yield await asyncio.wrap_future(sought)
+async def _told(sought: Iterable[Future[Problems] | None]) -> Problems:
+    """What stores tell that are asked all at once."""
+    problems: Problems = {}
+    for each in list(sought):
+        if each is not None:
+            told: Problems = await asyncio.wrap_future(each)
+            problems |= told
+    return problems
 
 
 def _each(

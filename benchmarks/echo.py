@@ -1,4 +1,4 @@
-"""A bare echo over the completion queue: what gRPC costs with nothing behind it.
+"""A bare echo over our transport: what gRPC costs with nothing behind it.
 
 `python -m benchmarks.echo` answers `/echo` with the bytes it is sent, until it is told to end.
 """
@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from benchmarks.machine import ServerProcess, started
-from server.config import Config
-from server.transport.cq import core
-from server.transport.cq.core import Call, Core, Event, nothing
-from server.transport.listening import options
+from server.transport.http2.call import Call
+from server.transport.http2.loop import Loop
 
 
 def serving(on: int) -> AbstractContextManager[ServerProcess]:
@@ -24,20 +20,20 @@ def serving(on: int) -> AbstractContextManager[ServerProcess]:
 
 
 def _answer(call: Call) -> None:
-    def answer(event: Event) -> None:
-        call.answer(core.message(event) or b"")
-
-    call.receive(answer)
+    call.receive(lambda packed: call.answer(packed or b""))
 
 
 def main() -> None:
     """Serve."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Config(model_repository=Path(folder))
-        echo = Core(options(config), _answer, lambda: None, lambda: nothing(None))
-        print(f"serving grpc=127.0.0.1:{echo.listen('127.0.0.1:0')} ", file=sys.stderr, flush=True)
-        echo.start()
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    echo = Loop(_answer, nothing, nothing, largest_message=2**20, most_calls=4_096)
+    port = echo.listen("127.0.0.1", 0)
+    print(f"serving grpc=127.0.0.1:{port} ", file=sys.stderr, flush=True)
+    echo.start()
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+def nothing() -> None:
+    """There is nothing to settle."""
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
 SIDES: dict[str, dict[str, type[Session]]] = {
-    "Step": {"aio": StepSession, "cq": StepSession, "echo": EchoSession, "triton": TritonSession},
-    "ModelInfer": {"aio": InferSession, "cq": InferSession, "triton": TritonSession},
+    "Step": {"aio": StepSession, "native": StepSession, "echo": EchoSession, "triton": TritonSession},
+    "ModelInfer": {"aio": InferSession, "native": InferSession, "triton": TritonSession},
 }
 """By our method, what each server is asked."""
 IN_FLIGHT = (1, 16, 64, 256, 1024)
@@ -189,7 +189,7 @@ def run(in_flight: Sequence[int], seconds: float, windows: int) -> list[Result]:
 
 def _sides(folder: Path, core: int) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
     H64.write(folder)
-    for name in ("aio", "cq"):
+    for name in ("aio", "native"):
         yield name, machine.serving(folder, core, "--store", "none", "--transport", name)
     yield "echo", echo.serving(core)
     if triton.ENVIRONMENT.exists():

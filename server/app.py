@@ -26,6 +26,7 @@ from server.store.choose import open_store
 from server.store.health import Health
 from server.transport.aio import AioServer
 from server.transport.listening import PortTaken, Transport, host
+from server.transport.native.server import NativeServer
 from server.transport.rpcs.services import Services
 
 log = logging.getLogger(__name__)
@@ -104,11 +105,8 @@ class App:
     def _choose_transport(self, services: Services) -> Transport:
         if self._config.transport == "aio":
             return AioServer(self._config, services)
-        # Not before: the other transport serves even where grpcio's private interface has changed.
-        from server.transport.cq.server import CqServer
-
         died = partial(self._on_death, "the transport's loop died")
-        return CqServer(self._config, self._registry, services, died)
+        return NativeServer(self._config, self._registry, services, died)
 
     def _open_store(self, config: Config) -> Keeping | None:
         store = open_store(config)

@@ -1,4 +1,4 @@
-"""The transport over gRPC's completion queue: steps natively, everything else over the bridge."""
+"""The transport over our own HTTP/2: steps where they arrive, everything else over the bridge."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ import grpc
 from server.api.gathering import Gathering
 from server.config import Config
 from server.serving.registry import Registry
-from server.transport.cq.bridge import Bridge, Methods
-from server.transport.cq.core import Call, Core
-from server.transport.cq.inference import Requests
-from server.transport.cq.step_stream import StepStream
-from server.transport.cq.steps import Steps
-from server.transport.cq.stream import Streams
-from server.transport.listening import LAST_WORDS, address, options, taken, until
+from server.transport.http2.call import Call
+from server.transport.http2.loop import Loop
+from server.transport.listening import LAST_WORDS, address, taken, until
+from server.transport.native.bridge import Bridge, Methods
+from server.transport.native.inference import Requests
+from server.transport.native.step_stream import StepStream
+from server.transport.native.steps import Steps
+from server.transport.native.stream import Streams
 from server.transport.rpcs.services import INFERENCE, SERVICE, Services
 
 STEP = f"/{SERVICE}/Step"
 STEP_STREAM = f"/{SERVICE}/StepStream"
 INFER, INFER_STREAM = f"/{INFERENCE}/ModelInfer", f"/{INFERENCE}/ModelStreamInfer"
+MOST_CALLS = 4_096
+"""Calls of one connection at the same time; further ones wait at the caller's."""
 UNIMPLEMENTED: int = grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
-class CqServer:
+class NativeServer:
     """Implements `listening.Transport`."""
 
     def __init__(
@@ -59,16 +62,22 @@ class CqServer:
             INFER: requests.begin,
             INFER_STREAM: lambda call: requests.stream(call, self._streams, inflight),
         }
-        self._core = Core(options(config), self._on_call, self._settle, on_death)
-        self._address = address(config)
+        self._loop = Loop(
+            self._on_call,
+            self._gathering.submit,
+            on_death,
+            largest_message=config.max_message_bytes,
+            most_calls=MOST_CALLS,
+        )
+        self._config = config
 
     async def start(self) -> int:
         """Listen, not serving yet; returns the port."""
         try:
-            port = self._core.listen(self._address)
-        except RuntimeError as error:
-            raise taken(self._address, error) from error
-        self._core.start()
+            port = self._loop.listen(self._config.host, self._config.port)
+        except OSError as error:
+            raise taken(address(self._config), error) from error
+        self._loop.start()
         return port
 
     async def stop(self, grace: float) -> bool:
@@ -77,7 +86,7 @@ class CqServer:
         self._services.drain()
         self._streams.drain()
         finished = await until(self._idle, grace)
-        await asyncio.to_thread(self._core.stop, LAST_WORDS if finished else 0)
+        await asyncio.to_thread(self._loop.stop, LAST_WORDS if finished else 0)
         return finished
 
     def _idle(self) -> bool:
@@ -91,7 +100,3 @@ class CqServer:
             call.end(UNIMPLEMENTED, "Method not found!")
         else:
             self._bridge.serve(call, handler)
-
-    def _settle(self) -> None:
-        """Everything that was ready has been taken in."""
-        self._gathering.submit()

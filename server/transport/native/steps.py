@@ -1,6 +1,6 @@
 """The unary `Step`: calls that are ready at once are stepped in one run, and answered.
 
-A plain call, a single step of a session known here, never leaves the core's thread. Any other goes
+A plain call, a single step of a session known here, never leaves the loop's thread. Any other goes
 the long way, over the bridge, to the coroutine that knows all there is to know.
 """
 
@@ -19,8 +19,7 @@ from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.transport.cq import core
-from server.transport.cq.core import Call, Event
+from server.transport.http2.call import Call
 from server.transport.rpcs.calls import Gate
 
 log = logging.getLogger(__name__)
@@ -56,9 +55,8 @@ class _Step:
     def __init__(self, steps: Steps, call: Call) -> None:
         self._steps, self._call, self.address = steps, call, call.address
 
-    def take(self, event: Event) -> None:
+    def take(self, packed: bytes | None) -> None:
         """The message is there."""
-        packed = core.message(event)
         try:
             plain = _plain(packed, self._steps.registry)
             if plain is None:
@@ -82,7 +80,7 @@ class _Step:
 
     def waits(self, single: Single) -> None:
         """It is cancelled with its call."""
-        self._call.watch(lambda event: single.cancel() if core.was_cancelled(event) else None)
+        self._call.watch(single.cancel)
 
     def done(self, submission: Submission, row: int) -> None:
         """Answer the call."""

@@ -1,23 +1,21 @@
-"""The life of a bidirectional stream on the completion queue: messages in, a reply for each out,
+"""The life of a bidirectional stream where it arrives: messages in, a reply for each out,
 several under way at once.
 
 Reading pauses while too many messages are unanswered, so that HTTP/2 holds a fast sender back. The
-core's thread alone uses a stream.
+loop's thread alone uses a stream.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from server.errors import Draining, Internal, ServingError
-from server.transport.cq import core
-from server.transport.cq.core import Call, Event
+from server.transport.http2.call import Call
 from server.transport.rpcs.calls import no_message
 
 log = logging.getLogger(__name__)
@@ -69,19 +67,18 @@ class Stream(ABC):
     ) -> None:
         self.call, self._streams = call, streams
         self._parse, self._count, self._room = parse, count, inflight
-        self._outbox: deque[bytes] = deque()
         self._unanswered = 0
-        self._reading = self._sending = self._read_all = self._draining = self._over = False
+        self._reading = self._read_all = self._draining = self._over = False
         self.paused = False
         """No message is to be read before the present one was taken in whole: see `go_on`."""
 
     def begin(self) -> None:
         """Serve the stream until the caller has closed its side and every message is answered."""
-        self.call.watch(self._closed)
+        self.call.watch(self._finish)
         self._streams.add(self)
         self._read()
 
-    def drain(self, _: Event = None) -> None:
+    def drain(self) -> None:
         """Read no more; answer what was read, then end the stream."""
         self._draining = True
         self._end_if_done()
@@ -100,9 +97,7 @@ class Stream(ABC):
 
     def put(self, packed: bytes) -> None:
         """A message's reply."""
-        self._outbox.append(packed)
-        if not self._sending:
-            self._send()
+        self.call.send(packed, self._sent)
 
     def go_on(self) -> None:
         """The message that `paused` the stream is taken in."""
@@ -122,9 +117,8 @@ class Stream(ABC):
             self._reading = True
             self.call.receive(self._received)
 
-    def _received(self, event: Event) -> None:
+    def _received(self, packed: bytes | None) -> None:
         self._reading = False
-        packed = core.message(event)
         if packed is None or self._over:
             self._read_all = True
             self._end_if_done()
@@ -141,17 +135,8 @@ class Stream(ABC):
             self.fail(Internal())
         self._read()
 
-    def _send(self) -> None:
-        """The next reply; the core gathers those that are followed by others."""
-        if self._outbox and not self._over:
-            self._sending = True
-            packed = self._outbox.popleft()
-            self.call.send(packed, self._sent, more=bool(self._outbox))
-
-    def _sent(self, _: Event) -> None:
-        self._sending = False
+    def _sent(self) -> None:
         self._unanswered -= 1
-        self._send()
         self._read()
         self._end_if_done()
 
@@ -164,14 +149,8 @@ class Stream(ABC):
                 self.call.end()
                 self._finish()
 
-    def _closed(self, event: Event) -> None:
-        """The call is over, whoever ended it."""
-        if core.was_cancelled(event):
-            self._finish()
-
     def _finish(self) -> None:
         if not self._over:
             self._over = True
-            self._outbox.clear()
             self._streams.discard(self)
             self.drop()

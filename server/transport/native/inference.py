@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's `ModelInfer` and `ModelStreamInfer` on the completion queue: steps
+"""The Open Inference Protocol's `ModelInfer` and `ModelStreamInfer` where they arrive: steps
 of sequences, gathered with others of their like."""
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from server.api.oip.plain import OnReply
 from server.api.parsing import infer_request
 from server.errors import Internal, ServingError
 from server.serving.registry import Registry
-from server.transport.cq import core
-from server.transport.cq.core import Call, Event
-from server.transport.cq.stream import Stream, Streams
+from server.transport.http2.call import Call
+from server.transport.native.stream import Stream, Streams
 from server.transport.rpcs.calls import no_message
 from server.transport.rpcs.infer_stream import GRPC_ERRORS
 from server.transport.rpcs.services import Services
@@ -33,7 +32,7 @@ Outcome = pb.ModelInferResponse | ServingError
 
 
 class Requests:
-    """Begins requests. Used by the core's thread alone, in which the order of sequences is kept."""
+    """Begins requests. Used by the loop's thread alone, in which the order of sequences is kept."""
 
     def __init__(self, registry: Registry, gathering: Gathering, services: Services) -> None:
         self._registry, self._gathering, self.services = registry, gathering, services
@@ -159,7 +158,7 @@ def _nothing() -> None:
 def _after(
     sought: Sequence[Future[Problems]], call: Call, asked: _Asked, go_on: Callable[[], None]
 ) -> None:
-    """Go on once all of these are done, in the core's thread; the first problem is the outcome."""
+    """Go on once all of these are done, in the loop's thread; the first problem is the outcome."""
     if not sought:
         go_on()
         return
@@ -184,10 +183,10 @@ class _Unary:
         self._request: pb.ModelInferRequest | None = None
         self._entered: float | None = None
 
-    def take(self, event: Event) -> None:
+    def take(self, packed: bytes | None) -> None:
         """The message is there."""
         try:
-            request = self._let_in(core.message(event) or b"")
+            request = self._let_in(packed or b"")
             remaining = self._call.remaining
             if self._requests.plain(request, self._call, remaining, self._reply, self._watch):
                 return
@@ -214,7 +213,7 @@ class _Unary:
 
     def _watch(self, waiting: _Asked | Single) -> None:
         """It is cancelled with its call."""
-        self._call.watch(lambda event: waiting.cancel() if core.was_cancelled(event) else None)
+        self._call.watch(waiting.cancel)
 
     def _reply(self, outcome: Outcome) -> None:
         if self._entered is not None:

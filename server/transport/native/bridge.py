@@ -1,7 +1,7 @@
-"""Rpcs that are coroutines, for calls of the completion queue: all that is not stepping.
+"""Rpcs that are coroutines, for calls of the loop: all that is not stepping.
 
 A call gets a task of the event loop and a context that does what grpc.aio's does for them. What the
-task awaits, the core's thread brings; each way costs a wake-up, which none of these calls is too
+task awaits, the loop's thread brings; each way costs a wake-up, which none of these calls is too
 frequent for.
 """
 
@@ -11,17 +11,16 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import grpc
 
-from server.transport.cq import core
-from server.transport.cq.core import Call, Event
+from server.transport.http2.call import Call
+from server.transport.http2.headers import Metadata
 from server.transport.rpcs.services import Handler
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 INTERNAL = "internal error; the server's log has the details"
 
 
@@ -33,7 +32,7 @@ class Context:
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._pack: Callable[[Any], bytes] = handler.response_serializer or bytes
 
-    def invocation_metadata(self) -> core.Metadata:
+    def invocation_metadata(self) -> Metadata:
         """The call's headers."""
         return self._call.metadata
 
@@ -45,21 +44,21 @@ class Context:
         self,
         code: grpc.StatusCode,
         details: str = "",
-        trailing_metadata: core.Metadata = (),
+        trailing_metadata: Metadata = (),
     ) -> NoReturn:
         """End the call with a status."""
-        self._call.end(code.value[0], details, trailing_metadata)
+        self._call.post(lambda: self._call.end(code.value[0], details, trailing_metadata))
         raise grpc.aio.AbortError
 
     async def read(self) -> Any:
         """The next message, or grpc.aio.EOF."""
-        packed = await self._bridge.awaited(self._call.receive, core.message)
+        packed = await self._bridge.message(self._call)
         return grpc.aio.EOF if packed is None else self._parse(packed)
 
     async def write(self, message: Any) -> None:
         """Send a message."""
         packed = self._pack(message)
-        await self._bridge.awaited(lambda then: self._call.send(packed, then), _sent)
+        await self._bridge.sent(self._call, packed)
 
     async def messages(self) -> AsyncIterator[Any]:
         """Every message that comes."""
@@ -75,24 +74,30 @@ class Bridge:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, call: Call, handler: Handler, packed: bytes | None = None) -> None:
-        """Serve a call from the core's thread; `packed` is its first message, if that was read."""
+        """Serve a call from the loop's thread; `packed` is its first message, if that was read."""
         self._soon(self._start, call, handler, packed)
 
-    def awaited(
-        self, begin: Callable[[core.Then], None], of: Callable[[Event], T]
-    ) -> asyncio.Future[T]:
-        """What an operation brings; to be called on the event loop."""
-        done: asyncio.Future[T] = self._loop.create_future()
+    def message(self, call: Call) -> asyncio.Future[bytes | None]:
+        """The call's next message; to be called on the event loop, as `sent` is."""
+        come, settle = self._awaited()
+        call.post(lambda: call.receive(settle))
+        return come
 
-        def settle(result: T) -> None:
+    def sent(self, call: Call, packed: bytes) -> asyncio.Future[None]:
+        """Done once the message has left."""
+        left, settle = self._awaited()
+        call.post(lambda: call.send(packed, lambda: settle(None)))
+        return left
+
+    def _awaited(self) -> tuple[asyncio.Future[Any], Callable[[Any], None]]:
+        """Something that the loop's thread brings, and how."""
+        done: asyncio.Future[Any] = self._loop.create_future()
+
+        def settle(result: Any) -> None:
             if not done.done():
                 done.set_result(result)
 
-        def then(event: Event) -> None:
-            self._soon(settle, of(event))
-
-        begin(then)
-        return done
+        return done, lambda result: self._soon(settle, result)
 
     def _soon(self, work: Callable[..., object], *arguments: Any) -> None:
         try:
@@ -105,11 +110,14 @@ class Bridge:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-        def closed(event: Event) -> None:
-            if core.was_cancelled(event):
-                self._soon(task.cancel)
+        call.post(lambda: self._watch(call, task))
 
-        call.watch(closed)
+    def _watch(self, call: Call, task: asyncio.Task[None]) -> None:
+        """It is cancelled with its call."""
+        if call.over:
+            self._soon(task.cancel)
+        else:
+            call.watch(lambda: self._soon(task.cancel))
 
     async def _run(self, call: Call, handler: Handler, packed: bytes | None) -> None:
         context = Context(self, call, handler)
@@ -119,7 +127,7 @@ class Bridge:
             pass  # the caller has gone, or has been told
         except Exception:
             log.exception("a call failed unexpectedly")
-            call.end(grpc.StatusCode.INTERNAL.value[0], INTERNAL)
+            call.post(lambda: call.end(grpc.StatusCode.INTERNAL.value[0], INTERNAL))
 
     async def _answer(
         self, context: Context, call: Call, handler: Handler, packed: bytes | None
@@ -127,19 +135,21 @@ class Bridge:
         parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         if handler.stream_stream is not None:
             await _all(handler.stream_stream, context.messages(), context)
-            call.end()
+            call.post(call.end)
             return
         if packed is None:
-            packed = await self.awaited(call.receive, core.message)
+            packed = await self.message(call)
         if packed is None:
-            call.end(grpc.StatusCode.INVALID_ARGUMENT.value[0], "the call has no message")
+            code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+            call.post(lambda: call.end(code, "the call has no message"))
         elif handler.unary_stream is not None:
             await _all(handler.unary_stream, parse(packed), context)
-            call.end()
+            call.post(call.end)
         else:
             behaviour: Any = handler.unary_unary
             reply = await behaviour(parse(packed), context)
-            call.answer((handler.response_serializer or bytes)(reply))
+            answer = (handler.response_serializer or bytes)(reply)
+            call.post(lambda: call.answer(answer))
 
 
 async def _all(behaviour: Callable[..., Any], requests: Any, context: Context) -> None:
@@ -150,10 +160,6 @@ async def _all(behaviour: Callable[..., Any], requests: Any, context: Context) -
             await context.write(message)
     else:
         await result
-
-
-def _sent(_: Event) -> None:
-    return None
 
 
 class Methods:

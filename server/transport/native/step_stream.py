@@ -1,4 +1,4 @@
-"""`StepStream` on the completion queue: messages of many rows in, a reply for each out, in the
+"""`StepStream` where it arrives: messages of many rows in, a reply for each out, in the
 order they are done. A message of one plain row is gathered with others of its like."""
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.transport.cq.core import Call
-from server.transport.cq.stream import Stream, Streams
+from server.transport.http2.call import Call
+from server.transport.native.stream import Stream, Streams
 from server.transport.rpcs.calls import TURN_SECONDS
 from tidegate.v1 import tidegate_pb2 as pb
 
@@ -126,7 +126,7 @@ class _Asked:
             self._submit()
             self._stream.go_on()
         else:
-            self._stream.call.post(lambda _: self.attempt(lambda: self._name(naming)))
+            self._stream.call.post(lambda: self.attempt(lambda: self._name(naming)))
 
     def _submit(self) -> None:
         self._stream.gathering.submit()  # steps of the same sessions may have come before

@@ -1,0 +1,367 @@
+"""One call: a request's messages as they come, its reply's as they may go (gRPC over HTTP/2).
+
+All of it belongs to the loop's thread; `post` and `address` are for the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import grpc
+
+from server.api.errors import CODES, trailing, words
+from server.errors import ServingError
+from server.transport.http2 import frames, headers
+from server.transport.http2.headers import Head, Metadata
+
+if TYPE_CHECKING:
+    from server.transport.http2.connection import Connection
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Take = Callable[["bytes | None"], object]
+Then = Callable[[], object]
+
+PREFIX: Final = struct.Struct(">BL")
+"""Before a message: whether it is compressed, and its bytes."""
+PREFIX_SIZE: Final = PREFIX.size
+WINDOW: Final = 262_144
+"""Bytes of a call that its caller may send before any is asked for."""
+EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+EXPIRED: Final[int] = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+INTERNAL: Final[int] = grpc.StatusCode.INTERNAL.value[0]
+
+_BEGINS = frames.HEAD.pack(0, len(headers.BEGINNING), frames.HEADERS, frames.END_HEADERS, 0)[:5]
+_ENDS = frames.HEAD.pack(
+    0, len(headers.OK_ENDING), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0
+)[:5]
+
+
+class Call:
+    """One call. What is asked of a call that is over is not done, and its `then` never called."""
+
+    __slots__ = (
+        "_compression",
+        "_ended",
+        "_have",
+        "_headed",
+        "_inbox",
+        "_missing",
+        "_on_cancel",
+        "_parts",
+        "_pumping",
+        "_read_all",
+        "_tail",
+        "_take",
+        "_window",
+        "connection",
+        "deadline",
+        "metadata",
+        "method",
+        "over",
+        "stream",
+        "unsent",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, stream: int, head: Head) -> None:
+        self.connection, self.stream = connection, stream
+        self.method, self.metadata = head.method, head.metadata
+        self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
+        self.over = False
+        """Nothing more will be read of it, nor sent."""
+        self.window = connection.first_window
+        """Bytes that may be sent of it; the connection has a window of its own."""
+        self._compression = head.compression
+        self._headed = self._read_all = self._pumping = False
+        self._take: Take | None = None
+        self._on_cancel: Then | None = None
+        self._inbox: deque[bytes] = deque()
+        self._parts: list[bytes] = []  # of the message that is coming
+        self._have, self._missing = 0, PREFIX_SIZE
+        self._window = WINDOW
+        self.unsent: deque[tuple[memoryview, Then | None]] = deque()
+        """What waits for room."""
+        self._tail: bytes | None = None  # the end, which waits for what is unsent
+        self._ended = False  # whether the caller has said that no more comes
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until its deadline, if it has one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def receive(self, take: Take) -> None:
+        """Have the next message; None where the caller has no more to say."""
+        if not self.over:
+            self._take = take
+            if not self._pumping:
+                self._pump()
+
+    def watch(self, then: Then) -> None:
+        """Have `then` called should the caller give the call up, or its deadline pass."""
+        self._on_cancel = then
+
+    def post(self, work: Then) -> None:
+        """Have `work` done by the loop's thread."""
+        self.connection.loop.post(work)
+
+    def address(self, deliver: Callable[[T], None]) -> Callable[[T], None]:
+        """A function for any thread, which has `deliver` called in the loop's."""
+        loop = self.connection.loop
+
+        def post(what: T) -> None:
+            if loop.is_here():
+                deliver(what)
+            else:
+                loop.post(lambda: deliver(what))
+
+        return post
+
+    def send(self, packed: bytes, then: Then | None = None) -> None:
+        """Send a message of a stream; `then` once it has left."""
+        if not self.over and self._tail is None:
+            self._begin()
+            self._put(PREFIX.pack(0, len(packed)) + packed, then)
+
+    def answer(self, packed: bytes) -> None:
+        """Send a unary call's message and end it, in one write."""
+        if self.over:
+            return
+        size, connection = len(packed) + PREFIX_SIZE, self.connection
+        if self._headed or not connection.has_room(self, size):
+            self.send(packed)
+            self.end()
+            return
+        stream = frames.NUMBER.pack(self.stream)
+        connection.window -= size
+        connection.write(
+            b"".join(
+                (
+                    _BEGINS,
+                    stream,
+                    headers.BEGINNING,
+                    frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream),
+                    PREFIX.pack(0, len(packed)),
+                    packed,
+                    _ENDS,
+                    stream,
+                    headers.OK_ENDING,
+                )
+            )
+        )
+        self._finish()
+
+    def end(self, code: int = 0, words: str = "", trailing: Metadata = ()) -> None:
+        """End the call, once what was sent before has left."""
+        if self.over or self._tail is not None:
+            return
+        block = headers.ending(code, words, trailing) if code else headers.OK_ENDING
+        if not self._headed:
+            block = headers.BEGINNING + block
+        largest = self.connection.largest_frame
+        tail = frames.headers(self.stream, block, frames.END_STREAM, largest)
+        self._headed = True
+        if self.unsent:
+            self._tail = tail
+        else:
+            self.connection.write(tail)
+            self._finish()
+
+    def refuse(self, error: ServingError) -> None:
+        """End the call with an error, in words and in typed form."""
+        self.end(CODES[error.code], words(error), trailing(error))
+
+    def data(self, payload: bytes, size: int) -> None:
+        """Bytes have come, in a frame of `size` bytes with its padding.
+
+        Raises:
+            StreamFault: more than were asked for, or after the last.
+        """
+        self._window -= size
+        if self._window < 0:
+            raise frames.StreamFault(frames.FLOW_CONTROL_ERROR, "more than the window")
+        if self._ended:
+            raise frames.StreamFault(frames.STREAM_CLOSED, "data after the end")
+        if self._read_all:  # ended by us; the caller does not know yet
+            return
+        self._parts.append(payload)
+        self._have += len(payload)
+        if self._have >= self._missing:
+            self._split()
+        self._pump()
+
+    def no_more(self) -> None:
+        """The caller has said all."""
+        self._ended = True
+        if self._have and not self.over:
+            self.end(INTERNAL, "the call ends within a message")
+        else:
+            self._pump()
+
+    def resume(self) -> None:
+        """There may be room to send more."""
+        while self.unsent and not self.over:
+            piece, then = self.unsent[0]
+            room = self.connection.room(self)
+            if room <= 0:
+                return
+            self.unsent.popleft()
+            if len(piece) > room:
+                self.unsent.appendleft((piece[room:], then))
+                piece, then = piece[:room], None
+            self._frame(piece, then)
+        if self._tail is not None and not self.over:
+            self.connection.write(self._tail)
+            self._finish()
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        if not self.over:
+            self.unsent.clear()
+            self._tail = None
+            self.end(EXPIRED, "Deadline Exceeded")
+            self._tell_cancelled()
+
+    def cancelled(self) -> None:
+        """The caller has given it up, or is gone."""
+        if not self.over:
+            self._ended = True
+            self._finish()
+            self._tell_cancelled()
+
+    def _split(self) -> None:
+        """Take whole messages out of what has come."""
+        come = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        at, left = 0, len(come)
+        self._missing = PREFIX_SIZE
+        while left >= PREFIX_SIZE:
+            packed, size = PREFIX.unpack_from(come, at)
+            if size > (limit := self.connection.loop.largest_message):
+                self.end(EXHAUSTED, f"Received message larger than max ({size} vs. {limit})")
+                self._stop_reading()
+                return
+            if left < PREFIX_SIZE + size:
+                self._missing = PREFIX_SIZE + size
+                break
+            message = come[at + PREFIX_SIZE : at + PREFIX_SIZE + size]
+            at, left = at + PREFIX_SIZE + size, left - PREFIX_SIZE - size
+            if packed:
+                self._unpack(message)
+            else:
+                self._inbox.append(message)
+        self._parts = [come[at:]] if left else []
+        self._have = left
+
+    def _unpack(self, message: bytes) -> None:
+        limit = self.connection.loop.largest_message
+        try:
+            self._inbox.append(_unpacked(message, self._compression, limit))
+        except ValueError as error:
+            self.end(INTERNAL, str(error))
+        except OverflowError as error:
+            self.end(EXHAUSTED, str(error))
+
+    def _pump(self) -> None:
+        """Hand over messages as long as they are asked for."""
+        self._pumping = True
+        try:
+            while self._take is not None and not self.over:
+                if self._inbox:
+                    take, self._take = self._take, None
+                    take(self._inbox.popleft())
+                elif self._ended:
+                    take, self._take = self._take, None
+                    take(None)
+                else:
+                    self._ask()
+                    return
+        finally:
+            self._pumping = False
+
+    def _ask(self) -> None:
+        """Let the caller send more, for somebody waits: the message that is coming, at least."""
+        allowed = max(WINDOW, self._missing) - self._have
+        if self._window < allowed // 2 or self._window < self._missing - self._have:
+            self.connection.write(frames.window_update(self.stream, allowed - self._window))
+            self._window = allowed
+
+    def _stop_reading(self) -> None:
+        self._read_all = True
+        self._parts.clear()
+        self._inbox.clear()
+        self._have = 0
+
+    def _begin(self) -> None:
+        if not self._headed:
+            self._headed = True
+            stream = frames.NUMBER.pack(self.stream)
+            self.connection.write(_BEGINS + stream + headers.BEGINNING)
+
+    def _put(self, data: bytes, then: Then | None) -> None:
+        if not self.unsent and self.connection.has_room(self, len(data)):
+            self.window -= len(data)
+            self.connection.window -= len(data)
+            size = len(data)
+            head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream)
+            self.connection.write(head + data, then)
+            return
+        self.unsent.append((memoryview(data), then))
+        self.resume()
+        if self.unsent:
+            self.connection.stalled(self)
+
+    def _frame(self, piece: memoryview, then: Then | None) -> None:
+        """Send as much as is known to have room."""
+        self.window -= len(piece)
+        self.connection.window -= len(piece)
+        largest = self.connection.largest_frame
+        for at in range(0, len(piece), largest):
+            part = piece[at : at + largest]
+            size = len(part)
+            head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream)
+            self.connection.write(head)
+            self.connection.write(part, then if at + size == len(piece) else None)
+
+    def _finish(self) -> None:
+        """The call is over; a caller that was not through is told to stop."""
+        self.over = True
+        self._take = None
+        self._stop_reading()
+        self.unsent.clear()
+        self.connection.forget(self, self._ended)
+
+    def _tell_cancelled(self) -> None:
+        then, self._on_cancel = self._on_cancel, None
+        if then is not None:
+            try:
+                then()
+            except Exception:
+                log.exception("a cancelled call could not be cleared away")
+
+
+def _unpacked(message: bytes, compression: str, limit: int) -> bytes:
+    """A compressed message.
+
+    Raises:
+        ValueError: it is not compressed as the call's headers say.
+        OverflowError: it would be larger than the limit.
+    """
+    if compression not in ("gzip", "deflate"):
+        raise ValueError("a compressed message in a call whose headers name no compression")
+    unpacker = zlib.decompressobj(31 if compression == "gzip" else 15)
+    try:
+        unpacked = unpacker.decompress(message, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"a message cannot be unpacked: {error}") from error
+    if len(unpacked) > limit:
+        raise OverflowError(f"a message unfolds to more than {limit} bytes")
+    if not unpacker.eof:
+        raise ValueError("a compressed message is cut off")
+    return unpacked

@@ -1,0 +1,464 @@
+"""One connection: bytes to frames to calls, and calls' frames to bytes (RFC 9113)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from server.errors import Internal
+from server.transport.http2 import frames, headers
+from server.transport.http2.call import WINDOW, Call, Then
+from server.transport.http2.frames import ConnectionFault, StreamFault
+
+if TYPE_CHECKING:
+    from server.transport.http2.loop import Loop
+
+log = logging.getLogger(__name__)
+
+CONNECTION_WINDOW: Final = 16 * 2**20
+"""Bytes of all calls together that the peer may send ahead; what bounds them is each call's."""
+READ: Final = 262_144  # bytes taken from a socket in a turn
+PIECES: Final = 512  # buffers handed to a socket in one write
+BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
+HEADERS_BYTES: Final = 65_536  # of one block, packed
+BURST, PER_SECOND = 2_000, 1_000
+"""Frames that ask for work and bring none (pings, resets, settings): so many at once, then so many
+a second. A connection that sends more is not read meanwhile."""
+PAUSE: Final = 0.05  # seconds
+LAST_PING: Final = b"the last"
+IDLE_PING: Final = b"is there"
+UNIMPLEMENTED: Final[int] = grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+
+class Connection:
+    """A peer. Used by the loop's thread alone."""
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        self.loop, self.socket = loop, sock
+        self.window = self.first_window = frames.DEFAULT_WINDOW
+        self.largest_frame = frames.DEFAULT_FRAME_SIZE
+        self.calls: dict[int, Call] = {}
+        self.heard = time.monotonic()
+        """When bytes last came."""
+        self.over = self.greeted = self.paused = self.blocked = False
+        self.pinged = 0.0
+        """When it was asked whether it is there, if it has not answered."""
+        self._heads = headers.Heads()
+        self._rest = b""  # a frame that has not come whole
+        self._last = 0  # the latest stream that the peer has begun
+        self._leaving = self._closing = False
+        self._block: tuple[int, int, bytearray] | None = None  # headers that go on
+        self._credit = CONNECTION_WINDOW  # what the peer may still send
+        self._stalled: dict[Call, None] = {}
+        self._out: deque[bytes | memoryview] = deque()
+        self._out_bytes = 0
+        self._afters: list[Then] = []
+        self._tokens, self._filled = float(BURST), self.heard
+        self._kinds: dict[int, Callable[[int, int, bytes], None]] = {
+            frames.DATA: self._on_data,
+            frames.HEADERS: self._on_headers,
+            frames.PRIORITY: self._on_priority,
+            frames.RST_STREAM: self._on_reset,
+            frames.SETTINGS: self._on_settings,
+            frames.PUSH_PROMISE: self._on_push,
+            frames.PING: self._on_ping,
+            frames.GOAWAY: self._on_goaway,
+            frames.WINDOW_UPDATE: self._on_window,
+            frames.CONTINUATION: self._on_continuation,
+        }
+
+    def greet(self) -> None:
+        """Send the settings."""
+        told = (
+            (frames.MAX_CONCURRENT_STREAMS, self.loop.most_calls),
+            (frames.INITIAL_WINDOW_SIZE, WINDOW),
+            (frames.MAX_HEADER_LIST_SIZE, headers.LIST_BYTES),
+        )
+        self.write(frames.settings(told))
+        self.write(frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
+
+    # In.
+
+    def take(self, come: bytes) -> None:
+        """Bytes have come; none is their end."""
+        if not come:
+            self.close()
+            return
+        self.heard, self.pinged = time.monotonic(), 0.0
+        self.take_in(self._rest + come if self._rest else come)
+
+    def take_in(self, come: bytes) -> None:
+        """Take in all whole frames."""
+        self._rest = b""
+        try:
+            if not self.greeted:
+                come = self._preface(come)
+            self._rest = self._frames(come)
+        except ConnectionFault as fault:
+            self.fault(fault)
+
+    def go_on(self) -> None:
+        """Read again, after a pause."""
+        self.paused = False
+        if not self.over:
+            self.take_in(self._rest)
+            self.loop.watch(self)
+
+    def _preface(self, come: bytes) -> bytes:
+        whole = len(frames.PREFACE)
+        if come[:whole] != frames.PREFACE[: len(come)]:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "not HTTP/2")
+        if len(come) < whole:
+            self._rest = come
+            return b""
+        self.greeted = True
+        return come[whole:]
+
+    def _frames(self, come: bytes) -> bytes:
+        """What is left: the beginning of a frame."""
+        if not self.greeted:
+            return self._rest
+        at, end, kinds = 0, len(come), self._kinds
+        while end - at >= frames.HEAD_SIZE and not (self.over or self._closing):
+            high, low, kind, flags, stream = frames.HEAD.unpack_from(come, at)
+            size = high << 8 | low
+            if size > frames.DEFAULT_FRAME_SIZE:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+            start = at + frames.HEAD_SIZE
+            if start + size > end or (self._tokens < 0 and self._throttled()):
+                break
+            at = start + size
+            take = kinds.get(kind, self._on_other)
+            if self._block is not None and kind != frames.CONTINUATION:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "headers that do not go on")
+            take(stream & frames.LAST_STREAM, flags, come[start:at])
+        return come[at:] if at else come
+
+    def _throttled(self) -> bool:
+        """Whether the peer has to wait."""
+        now = time.monotonic()
+        self._tokens = min(float(BURST), self._tokens + (now - self._filled) * PER_SECOND)
+        self._filled = now
+        if self._tokens < 0:
+            self.paused = True
+            self.loop.watch(self)
+            self.loop.at(now + PAUSE, self.go_on)
+        return self.paused
+
+    def _on_data(self, stream: int, flags: int, payload: bytes) -> None:
+        size = len(payload)
+        self._credit -= size
+        if self._credit < CONNECTION_WINDOW // 2:
+            if self._credit < 0:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more than the window")
+            self.write(frames.window_update(0, CONNECTION_WINDOW - self._credit))
+            self._credit = CONNECTION_WINDOW
+        call = self.calls.get(stream)
+        if call is None:
+            self._stray(stream, "DATA")
+            return
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload, flags)
+        last = flags & frames.END_STREAM
+        if not (payload or last):
+            self._tokens -= 1
+        try:
+            call.data(payload, size)
+        except StreamFault as fault:
+            self._fail(call, fault)
+            return
+        if last:
+            call.no_more()
+
+    def _on_headers(self, stream: int, flags: int, payload: bytes) -> None:
+        if flags & (frames.PADDED | frames.PRIORITISED):
+            payload = frames.unpadded(payload, flags)
+            if flags & frames.PRIORITISED:
+                if len(payload) < 5:
+                    raise ConnectionFault(frames.FRAME_SIZE_ERROR, "HEADERS cut short")
+                payload = payload[5:]
+        if flags & frames.END_HEADERS:
+            self._begin(stream, flags, payload)
+        else:
+            self._block = (stream, flags, bytearray(payload))
+
+    def _on_continuation(self, stream: int, flags: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != stream:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a continuation of nothing")
+        _, first, block = self._block
+        block += payload
+        self._tokens -= 1
+        if len(block) > HEADERS_BYTES:
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "headers without end")
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._begin(stream, first, bytes(block))
+
+    def _begin(self, stream: int, flags: int, block: bytes) -> None:
+        """A request's headers have come whole; or its trailers."""
+        if (call := self.calls.get(stream)) is not None:
+            self._heads.skip(block)
+            if not flags & frames.END_STREAM:
+                self._fail(call, StreamFault(frames.PROTOCOL_ERROR, "headers amid a call"))
+            else:
+                call.no_more()
+            return
+        if stream <= self._last or not stream % 2:
+            self._heads.skip(block)
+            self._stray(stream, "HEADERS")
+            return
+        self._last = stream
+        try:
+            head = self._heads.read(block)
+        except StreamFault as fault:
+            self.write(frames.reset(stream, fault.code))
+            return
+        if len(self.calls) >= self.loop.most_calls or self._leaving:
+            self.write(frames.reset(stream, frames.REFUSED_STREAM))
+        elif head.http_status != 200:
+            ending = headers.block((":status", str(head.http_status)))
+            self.write(frames.headers(stream, ending, frames.END_STREAM, self.largest_frame))
+        else:
+            self._call(Call(self, stream, head), head, flags)
+
+    def _call(self, call: Call, head: headers.Head, flags: int) -> None:
+        self.calls[call.stream] = call
+        if call.deadline is not None:
+            self.loop.expires(call)
+        if head.refusal is not None:
+            call.end(UNIMPLEMENTED, head.refusal)
+        else:
+            try:
+                self.loop.on_call(call)
+            except Exception:  # one call must not cost the others theirs
+                log.exception("a call failed unexpectedly")
+                call.refuse(Internal())
+        if flags & frames.END_STREAM and not call.over:
+            call.no_more()
+
+    def _on_priority(self, stream: int, flags: int, payload: bytes) -> None:
+        self._tokens -= 1
+        if len(payload) != 5:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "PRIORITY of an odd size")
+
+    def _on_reset(self, stream: int, flags: int, payload: bytes) -> None:
+        self._tokens -= 1
+        if len(payload) != 4:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "RST_STREAM of an odd size")
+        if (call := self.calls.get(stream)) is None:
+            self._stray(stream, "RST_STREAM")
+        else:
+            call.cancelled()
+
+    def _on_settings(self, stream: int, flags: int, payload: bytes) -> None:
+        self._tokens -= 1
+        if stream or (flags & frames.ACK and payload):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & frames.ACK:
+            return
+        for name, value in frames.read_settings(payload):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                self._widen(value - self.first_window)
+                self.first_window = value
+            elif name == frames.MAX_FRAME_SIZE:
+                self.largest_frame = min(value, WINDOW)
+        self.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _widen(self, more: int) -> None:
+        for call in self.calls.values():
+            call.window += more
+            if call.window > frames.LARGEST_WINDOW:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+        self._resume()
+
+    def _on_push(self, stream: int, flags: int, payload: bytes) -> None:
+        raise ConnectionFault(frames.PROTOCOL_ERROR, "a client cannot push")
+
+    def _on_ping(self, stream: int, flags: int, payload: bytes) -> None:
+        self._tokens -= 1
+        if stream:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "PING of an odd size")
+        if not flags & frames.ACK:
+            self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == LAST_PING and not self._leaving:
+            self._leaving = True
+            self.write(frames.goaway(self._last, frames.NO_ERROR))
+
+    def _on_goaway(self, stream: int, flags: int, payload: bytes) -> None:
+        self._tokens -= 1
+        if stream:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "GOAWAY of a stream")
+
+    def _on_window(self, stream: int, flags: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, "WINDOW_UPDATE of an odd size")
+        more = frames.NUMBER.unpack(payload)[0] & frames.LARGEST_WINDOW
+        self._tokens -= 0.01  # they come with what we send
+        if stream:
+            self._grant(stream, more)
+            return
+        if not more:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+        self.window += more
+        if self.window > frames.LARGEST_WINDOW:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+        self._resume()
+
+    def _grant(self, stream: int, more: int) -> None:
+        call = self.calls.get(stream)
+        if call is None:
+            self._stray(stream, "WINDOW_UPDATE")
+        elif not more:
+            self._fail(call, StreamFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing"))
+        elif call.window + more > frames.LARGEST_WINDOW:
+            self._fail(call, StreamFault(frames.FLOW_CONTROL_ERROR, "a window above 2^31-1"))
+        else:
+            call.window += more
+            if call in self._stalled:
+                self._resume()
+
+    def _on_other(self, stream: int, flags: int, payload: bytes) -> None:
+        """Frames of other kinds are to be ignored."""
+        self._tokens -= 1
+
+    def _stray(self, stream: int, what: str) -> None:
+        """A frame of no call: one that is over, whose end the peer had not heard of; or none."""
+        if not stream or stream > self._last or not stream % 2:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, f"{what} of no stream")
+
+    def _fail(self, call: Call, fault: StreamFault) -> None:
+        log.debug("a call breaks the protocol: %s", fault.words)
+        self.write(frames.reset(call.stream, fault.code))
+        call.cancelled()
+
+    # Out.
+
+    def has_room(self, call: Call, size: int) -> bool:
+        """Whether so much of a call may be sent now, in one frame."""
+        return size <= call.window and size <= self.window and size <= self.largest_frame
+
+    def room(self, call: Call) -> int:
+        """Bytes of a call that may be sent now."""
+        return min(call.window, self.window)
+
+    def stalled(self, call: Call) -> None:
+        """It has more to send than there is room for."""
+        self._stalled[call] = None
+
+    def _resume(self) -> None:
+        """There is more room: each goes on as far as it can."""
+        for call in list(self._stalled):
+            call.resume()
+            if not call.unsent:
+                self._stalled.pop(call, None)
+
+    def forget(self, call: Call, ended: bool) -> None:
+        """A call is over; a caller that had not `ended` is told that no more is read of it."""
+        if self.calls.pop(call.stream, None) is None:
+            return
+        self._stalled.pop(call, None)
+        if not ended:
+            self.write(frames.reset(call.stream, frames.NO_ERROR))
+        if call.deadline is not None:
+            self.loop.does_not_expire()
+
+    def write(self, data: bytes | memoryview, then: Then | None = None) -> None:
+        """Have bytes sent, at the end of the turn; `then` once they have left."""
+        if self.over:
+            return
+        if not self._out and not self._afters:
+            self.loop.has_words(self)
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if then is not None:
+            self._afters.append(then)
+
+    def flush(self) -> None:
+        """Send what is to be sent; what the socket does not take, when it does."""
+        try:
+            while self._out:
+                self._sent(self.socket.sendmsg(_first(self._out)))
+        except BlockingIOError:
+            self._block_on()
+            return
+        except OSError as error:
+            log.debug("a connection broke: %s", error)
+            self.close()
+            return
+        self._unblock()
+        afters, self._afters = self._afters, []
+        for then in afters:
+            then()
+        if self._closing or (self._leaving and not self.calls):
+            self.close()
+
+    def _sent(self, count: int) -> None:
+        self._out_bytes -= count
+        while count:
+            piece = self._out.popleft()
+            if len(piece) > count:
+                self._out.appendleft(memoryview(piece)[count:])
+                return
+            count -= len(piece)
+
+    def _block_on(self) -> None:
+        if not self.blocked:
+            self.blocked = True
+            self.loop.watch(self)
+
+    def _unblock(self) -> None:
+        if self.blocked:
+            self.blocked = False
+            self.loop.watch(self)
+
+    @property
+    def reads(self) -> bool:
+        """Whether bytes of it are wanted: not while it has to wait, or does not read ours."""
+        return not (self.paused or self._closing or self._out_bytes > BACKLOG)
+
+    def leave(self) -> None:
+        """Tell the peer that no new calls are served; once it knows, that none will be."""
+        self.write(frames.goaway(frames.LAST_STREAM, frames.NO_ERROR))
+        self.write(frames.frame(frames.PING, 0, 0, LAST_PING))
+
+    def ask(self, now: float) -> None:
+        """Ask whether it is there."""
+        self.pinged = now
+        self.write(frames.frame(frames.PING, 0, 0, IDLE_PING))
+
+    def fault(self, fault: ConnectionFault) -> None:
+        """Close the connection, saying why."""
+        log.info("a connection is closed: %s", fault.words)
+        self.write(frames.goaway(self._last, fault.code, fault.words))
+        self._closing, self.pinged = True, time.monotonic()
+        self.loop.watch(self)
+        self._cancel_all()
+
+    def close(self) -> None:
+        """The connection is over, and every call of it."""
+        if not self.over:
+            self.over = True
+            self._out.clear()
+            self._afters.clear()
+            self.loop.closed(self)
+            self.socket.close()
+            self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        for call in list(self.calls.values()):
+            call.cancelled()
+
+
+def _first(pieces: deque[bytes | memoryview]) -> list[bytes | memoryview]:
+    """As many as go in one write."""
+    if len(pieces) <= PIECES:
+        return list(pieces)
+    return [pieces[at] for at in range(PIECES)]

@@ -1,0 +1,314 @@
+"""The thread that serves connections: it takes in all that has come, has it settled, and gives out
+all that is to go."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import logging
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from server.transport.http2.call import Call, Then
+from server.transport.http2.connection import READ, Connection
+
+log = logging.getLogger(__name__)
+
+IN, OUT, GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
+BACKLOG: Final = 1_024  # connections that wait to be taken
+ACCEPTED_AT_ONCE: Final = 64
+LOOK_ROUND: Final = 1.0  # seconds between two looks at connections that are silent
+GREETING: Final = 20.0  # seconds that a peer may take to speak HTTP/2
+IDLE, ANSWER = 60.0, 20.0
+"""Seconds of silence after which a peer is asked whether it is there, and that it may take."""
+OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+PATIENCE: Final = 0.25  # seconds until connections are taken again, where there was no room
+
+
+class Loop:
+    """Serves gRPC over HTTP/2.
+
+    Args:
+        on_call: called with each new call.
+        settle: called when everything that was ready has been taken in, before anything is sent.
+        on_death: called should the thread ever end other than by `stop`.
+        largest_message: bytes of a message, unpacked.
+        most_calls: of one connection at the same time.
+    """
+
+    def __init__(
+        self,
+        on_call: Callable[[Call], None],
+        settle: Callable[[], object],
+        on_death: Callable[[], None],
+        largest_message: int,
+        most_calls: int,
+    ) -> None:
+        self.on_call, self._settle, self._on_death = on_call, settle, on_death
+        self.largest_message, self.most_calls = largest_message, most_calls
+        self._epoll = select.epoll()
+        self._listening: dict[int, socket.socket] = {}
+        self._connections: dict[int, Connection] = {}
+        self._words: list[Connection] = []  # those that have something to send
+        self._posted: deque[Then] = deque()
+        self._timers: list[tuple[float, int, Then | Call]] = []
+        self._numbers = itertools.count()
+        self._expiring = 0  # calls under way that have a deadline
+        self._asleep, self._awake = socket.socketpair()
+        self._sleeps = self._stopping = self._over = False
+        self._buffer = bytearray(READ)
+        self._thread = threading.Thread(target=self._live, name="transport", daemon=True)
+
+    def listen(self, host: str, port: int) -> int:
+        """The port on which it will listen. Raises OSError."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, where in dict.fromkeys(found):
+            taken = self._bind(family, where[0], port)
+            port = taken.getsockname()[1]
+            self._listening[taken.fileno()] = taken
+        return port
+
+    def _bind(self, family: int, host: str | int, port: int) -> socket.socket:
+        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        taken = socket.create_server(
+            (str(host), port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
+        taken.setblocking(False)
+        return taken
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._asleep.setblocking(False)
+        self._awake.setblocking(False)
+        self._epoll.register(self._asleep, IN)
+        for number in self._listening:
+            self._epoll.register(number, IN)
+        self.at(time.monotonic() + LOOK_ROUND, self._look_round)
+        self._thread.start()
+
+    def is_here(self) -> bool:
+        """Whether the thread that asks is the loop's."""
+        return threading.get_ident() == self._thread.ident
+
+    def post(self, work: Then) -> None:
+        """Have `work` done by the loop's thread; not once it has ended."""
+        self._posted.append(work)
+        if self._sleeps:
+            self._sleeps = False
+            self._wake()
+
+    def stop(self, grace: float) -> None:
+        """Take no more connections, cancel the calls that are not over within `grace` seconds, and
+        end."""
+        deadline = time.monotonic() + grace
+        self.post(self._leave)
+        while time.monotonic() < deadline and self._thread.is_alive() and self._has_calls():
+            time.sleep(0.005)
+        self._over = True
+        self._wake()
+        self._thread.join()
+
+    def at(self, when: float, work: Then | Call) -> None:
+        """Do `work` then, by the monotonic clock, or end the call."""
+        heapq.heappush(self._timers, (when, next(self._numbers), work))
+
+    def expires(self, call: Call) -> None:
+        """A call with a deadline is under way."""
+        assert call.deadline is not None
+        self._expiring += 1
+        self.at(call.deadline, call)
+        if len(self._timers) > 1_000 + 2 * self._expiring:  # most are of calls that are over
+            left = [
+                each for each in self._timers if not (isinstance(each[2], Call) and each[2].over)
+            ]
+            heapq.heapify(left)
+            self._timers = left
+
+    def does_not_expire(self) -> None:
+        """It is over."""
+        self._expiring -= 1
+
+    def has_words(self, connection: Connection) -> None:
+        """A connection has something to send."""
+        self._words.append(connection)
+
+    def watch(self, connection: Connection) -> None:
+        """What is wanted of a connection's socket has changed."""
+        if not connection.over:
+            wanted = (IN if connection.reads else 0) | (OUT if connection.blocked else 0)
+            self._epoll.modify(connection.socket, wanted)
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is over; its socket is still open."""
+        self._connections.pop(connection.socket.fileno(), None)
+
+    def _live(self) -> None:
+        try:
+            while not self._over:
+                self._turn()
+        except BaseException:
+            log.critical("the transport's loop died", exc_info=True)
+            self._on_death()
+        finally:
+            self._clear()
+
+    def _turn(self) -> None:
+        """Wait for something, take in all that is ready, settle it, and send what came of it."""
+        for number, events in self._ready():
+            self._take_in(number, events)
+        self._do_posted()
+        self._ring()
+        self._settle()
+        while self._words:
+            self._give_out()
+            self._settle()
+
+    def _ready(self) -> list[tuple[int, int]]:
+        self._sleeps = True
+        try:
+            if self._posted:
+                return self._epoll.poll(0)
+            wait = self._timers[0][0] - time.monotonic() if self._timers else -1.0
+            return self._epoll.poll(max(0.0, wait))
+        finally:
+            self._sleeps = False
+
+    def _take_in(self, number: int, events: int) -> None:
+        connection = self._connections.get(number)
+        if connection is None:
+            self._not_a_connection(number)
+            return
+        try:
+            if events & GONE:
+                connection.close()
+            elif events & OUT:
+                connection.flush()
+            if events & IN and not connection.over:
+                self._read(connection)
+        except Exception:  # one connection must not cost the others theirs
+            log.exception("a connection failed unexpectedly")
+            connection.close()
+
+    def _read(self, connection: Connection) -> None:
+        if not connection.reads:
+            self.watch(connection)
+            return
+        try:
+            count = connection.socket.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        connection.take(bytes(memoryview(self._buffer)[:count]))
+
+    def _not_a_connection(self, number: int) -> None:
+        if number == self._asleep.fileno():
+            with contextlib.suppress(BlockingIOError):
+                self._asleep.recv(1_024)
+        elif (listening := self._listening.get(number)) is not None:
+            self._accept(listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in OUT_OF_FILES:
+                    self._hold(listening, error)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(self, sock)
+            self._connections[sock.fileno()] = connection
+            self._epoll.register(sock, IN)
+            connection.greet()
+
+    def _hold(self, listening: socket.socket, error: OSError) -> None:
+        """There is no room for another connection: those that wait, wait on."""
+        log.warning("no connection can be taken: %s", error)
+        self._epoll.modify(listening, 0)
+
+        def again() -> None:
+            if not self._stopping:
+                self._epoll.modify(listening, IN)
+
+        self.at(time.monotonic() + PATIENCE, again)
+
+    def _do_posted(self) -> None:
+        for _ in range(len(self._posted)):
+            self._attempt(self._posted.popleft())
+
+    def _ring(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, work = heapq.heappop(self._timers)
+            self._attempt(work.expire if isinstance(work, Call) else work)
+
+    def _attempt(self, work: Then) -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("the transport failed unexpectedly")
+
+    def _give_out(self) -> None:
+        words, self._words = self._words, []
+        for connection in words:
+            if connection.over:
+                continue
+            try:
+                connection.flush()
+            except Exception:
+                log.exception("a connection failed unexpectedly")
+                connection.close()
+
+    def _look_round(self) -> None:
+        """Ask those that are silent whether they are there; close those that are not."""
+        now = time.monotonic()
+        self.at(now + LOOK_ROUND, self._look_round)
+        for connection in list(self._connections.values()):
+            silent = now - connection.heard
+            if not connection.greeted:
+                gone = silent > GREETING
+            else:
+                gone = bool(connection.pinged) and now - connection.pinged > ANSWER
+                if silent > IDLE and not connection.pinged:
+                    connection.ask(now)
+            if gone:
+                connection.close()
+
+    def _leave(self) -> None:
+        self._stopping = True
+        for number, listening in self._listening.items():
+            self._epoll.unregister(number)
+            listening.close()
+        self._listening.clear()
+        for connection in list(self._connections.values()):
+            connection.leave()
+
+    def _has_calls(self) -> bool:
+        return any(connection.calls for connection in list(self._connections.values()))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it is full of calls to wake
+            self._awake.send(b"\0")
+
+    def _clear(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close()
+        for listening in self._listening.values():
+            listening.close()
+        self._listening.clear()
+        self._epoll.close()
+
+
+def _is_over(work: Then | Call) -> bool:
+    return isinstance(work, Call) and work.over

@@ -178,7 +178,7 @@ class Call:
         """End the call with an error, in words and in typed form."""
         self.end(CODES[error.code], words(error), trailing(error))
 
-    def data(self, payload: bytes, size: int) -> None:
+    def data(self, payload: bytes, size: int, last: bool) -> None:
         """Bytes have come, in a frame of `size` bytes with its padding.
 
         Raises:
@@ -189,18 +189,22 @@ class Call:
             raise frames.StreamFault(frames.FLOW_CONTROL_ERROR, "more than the window")
         if self._ended:
             raise frames.StreamFault(frames.STREAM_CLOSED, "data after the end")
-        if self._read_all:  # ended by us; the caller does not know yet
+        self._ended = last
+        if self._read_all:  # the end waits for what is unsent
             return
         self._parts.append(payload)
         self._have += len(payload)
         if self._have >= self._missing:
             self._split()
-        self._pump()
+        self._pump_or_end()
 
     def no_more(self) -> None:
         """The caller has said all."""
         self._ended = True
-        if self._have and not self.over:
+        self._pump_or_end()
+
+    def _pump_or_end(self) -> None:
+        if self._ended and self._have:
             self.end(INTERNAL, "the call ends within a message")
         else:
             self._pump()

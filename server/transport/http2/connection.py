@@ -49,7 +49,7 @@ class Connection:
         self.over = self.greeted = self.paused = self.blocked = False
         self.pinged = 0.0
         """When it was asked whether it is there, if it has not answered."""
-        self._heads = headers.Heads()
+        self._heads = headers.Heads(headers.request)
         self._rest = b""  # a frame that has not come whole
         self._last = 0  # the latest stream that the peer has begun
         self._leaving = self._closing = False
@@ -165,16 +165,13 @@ class Connection:
             return
         if flags & frames.PADDED:
             payload = frames.unpadded(payload, flags)
-        last = flags & frames.END_STREAM
+        last = bool(flags & frames.END_STREAM)
         if not (payload or last):
             self._tokens -= 1
         try:
-            call.data(payload, size)
+            call.data(payload, size, last)
         except StreamFault as fault:
             self._fail(call, fault)
-            return
-        if last:
-            call.no_more()
 
     def _on_headers(self, stream: int, flags: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.PRIORITISED):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 from hpack.table import HeaderTable
@@ -35,6 +36,7 @@ TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 Fields = list[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +70,24 @@ class _Table(HeaderTable):
         super().add(name, value)
 
 
-class Heads:
-    """Reads the header blocks of one connection, every one of them, in their order."""
+class Heads(Generic[T]):
+    """Reads the header blocks of one connection, every one of them, in their order.
 
-    def __init__(self) -> None:
+    Args:
+        mean: what fields mean; it may raise.
+    """
+
+    def __init__(self, mean: Callable[[Fields], T]) -> None:
+        self._mean = mean
         self._decoder = Decoder(LIST_BYTES)
         self._table = self._decoder.header_table = _Table()
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, T] = {}
 
-    def read(self, block: bytes) -> Head:
-        """A request's headers.
+    def read(self, block: bytes) -> T:
+        """What a block means.
 
         Raises:
             ConnectionFault: the block cannot be decoded.
-            StreamFault: what it says is no request.
         """
         known = self._known.get(block)
         return self._decode(block) if known is None else known
@@ -90,29 +96,34 @@ class Heads:
         """Trailers, or headers that come too late: only what they do to the table counts."""
         self._fields(block)
 
-    def _decode(self, block: bytes) -> Head:
-        before = self._table.changes, self._table.maxsize
-        fields = self._fields(block)
-        unchanged = before == (self._table.changes, self._table.maxsize)
-        head = _request(fields)
-        if unchanged:
+    def _decode(self, block: bytes) -> T:
+        fields, kept = self._fields(block)
+        meaning = self._mean(fields)
+        if kept:
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            self._known[block] = head
-        return head
+            self._known[block] = meaning
+        return meaning
 
-    def _fields(self, block: bytes) -> Fields:
+    def _fields(self, block: bytes) -> tuple[Fields, bool]:
+        """A block's fields, and whether it means the same when it comes again."""
         before = self._table.changes, self._table.maxsize
         try:
-            return [(name, value) for name, value in self._decoder.decode(block, raw=True)]
+            fields = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
         except HPACKError as error:
             raise ConnectionFault(COMPRESSION_ERROR, f"headers: {error}") from error
-        finally:
-            if before != (self._table.changes, self._table.maxsize):
-                self._known.clear()
+        kept = before == (self._table.changes, self._table.maxsize)
+        if not kept:
+            self._known.clear()
+        return fields, kept
 
 
-def _request(fields: Fields) -> Head:
+def request(fields: Fields) -> Head:
+    """A request's headers.
+
+    Raises:
+        StreamFault: what they say is no request.
+    """
     pseudo, regular = _parted(fields)
     if not {b":method", b":path", b":scheme"} <= pseudo.keys():
         raise StreamFault(PROTOCOL_ERROR, "a request without its method, scheme or path")

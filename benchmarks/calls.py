@@ -1,119 +1,24 @@
-"""Unary calls as fast as one core can make them, so that the server's core is the one that is full:
-HTTP/2 by hand, without a coroutine, a thread or a channel a call. Every reply is looked at."""
+"""Unary calls of sessions, each of which makes its next call once one is answered; every reply is
+looked at."""
 
 from __future__ import annotations
 
-import socket
 import time
 from abc import ABC, abstractmethod
-from typing import Final
+from collections.abc import Sequence
 
 import numpy as np
-from hpack import Encoder
 from numpy.typing import NDArray
 
+from benchmarks.http2 import Connection
 from benchmarks.load import CYCLE, TOLERANCE, FollowedSession, WrongAnswer
 from benchmarks.models import H64
 from inference import grpc_service_pb2 as oip
-from server.transport.http2 import frames
-from server.transport.http2.headers import Heads
 from tidegate.v1 import packed_pb2
+from tidegate.v1 import tidegate_pb2 as pb
 
 Floats = NDArray[np.float32]
-
-READ: Final = 1 << 18
-WINDOW: Final = 1 << 30
-
-
-class Connection:
-    """Calls of one method, any number under way."""
-
-    def __init__(self, address: str, method: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._out = [frames.PREFACE, frames.settings([(frames.INITIAL_WINDOW_SIZE, WINDOW)])]
-        self._out.append(frames.window_update(0, WINDOW))
-        self._credit, self._rest, self._next = WINDOW, b"", 1
-        self._heads, self._encoder = Heads(dict), Encoder()
-        self._fields = [
-            (":method", "POST"), (":scheme", "http"), (":path", method), (":authority", address),
-            ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "benchmark"),
-        ]  # fmt: skip
-        self._head: bytes | None = None
-        self._waiting: dict[int, Session] = {}
-        self._replies: dict[int, bytes] = {}
-
-    def begin(self, request: bytes, session: Session) -> None:
-        """Make a call; the session hears of its reply."""
-        stream, self._next = self._next, self._next + 2
-        self._waiting[stream] = session
-        size = len(request) + 5
-        self._out += (
-            frames.frame(frames.HEADERS, frames.END_HEADERS, stream, self._headers()),
-            frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, frames.END_STREAM, stream),
-            b"\0" + frames.NUMBER.pack(len(request)),
-            request,
-        )
-
-    def _headers(self) -> bytes:
-        """After the first time, from the tables."""
-        if self._head is None:
-            first, self._head = self._encoder.encode(self._fields), b""
-            return first
-        self._head = self._head or self._encoder.encode(self._fields)
-        return self._head
-
-    def turn(self) -> None:
-        """Make the calls that were begun, wait for replies, and look at them.
-
-        Raises:
-            WrongAnswer: one is not what was asked for.
-        """
-        self._flush()
-        come = self._socket.recv(READ)
-        if not come:
-            raise WrongAnswer("the server has gone")
-        come, at = self._rest + come, 0
-        while len(come) - at >= frames.HEAD_SIZE:
-            high, low, kind, flags, stream = frames.HEAD.unpack_from(come, at)
-            start = at + frames.HEAD_SIZE
-            end = start + (high << 8 | low)
-            if end > len(come):
-                break
-            self._take(kind, flags, stream, come[start:end])
-            at = end
-        self._rest = come[at:]
-
-    def _flush(self) -> None:
-        out, self._out = b"".join(self._out), []
-        if out:
-            self._socket.sendall(out)
-
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == frames.DATA:
-            self._replies[stream] = self._replies.get(stream, b"") + payload
-            self._credit -= len(payload)
-            if self._credit < WINDOW // 2:
-                self._out.append(frames.window_update(0, WINDOW - self._credit))
-                self._credit = WINDOW
-        elif kind == frames.HEADERS:
-            said = self._heads.read(payload)
-            if flags & frames.END_STREAM:
-                self._end(stream, said)
-        elif kind in (frames.PING, frames.SETTINGS) and not flags & frames.ACK:
-            self._out.append(frames.frame(kind, frames.ACK, 0, payload * (kind == frames.PING)))
-        elif kind in (frames.RST_STREAM, frames.GOAWAY):
-            raise WrongAnswer(f"the server gave up: {payload!r}")
-
-    def _end(self, stream: int, trailers: dict[bytes, bytes]) -> None:
-        if trailers[b"grpc-status"] != b"0":
-            raise WrongAnswer(f"a call ended with {trailers}")
-        self._waiting.pop(stream).answered(self._replies.pop(stream)[5:])
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._socket.close()
+OPEN_MANY = "/tidegate.v1.Tidegate/OpenMany"
 
 
 class Session(ABC):
@@ -122,8 +27,12 @@ class Session(ABC):
     method: str
     tolerance = TOLERANCE
 
-    def __init__(self, connection: Connection, number: int, observations: Floats) -> None:
+    def __init__(
+        self, connection: Connection, number: int, observations: Floats, name: str = ""
+    ) -> None:
         self._connection, self.number = connection, number
+        self.name = name or str(number)
+        """The session's id, of digits unless it is given, for not everybody takes others."""
         self._observations = [each.astype("<f4").tobytes() for each in observations]
         self._followed = FollowedSession(observations)
         self.followed = False
@@ -136,7 +45,7 @@ class Session(ABC):
         """Make the next call; its time counts from `since`, by `time.perf_counter`, or from now."""
         packed = self.request(self.steps, self._observations[self.steps % CYCLE])
         self.waits, self._since = True, time.perf_counter() if since is None else since
-        self._connection.begin(packed, self)
+        self._connection.begin(self.method, self.answered).send(packed, last=True)
 
     def answered(self, packed: bytes) -> None:
         """Look at the reply to the last call, and make the next."""
@@ -145,11 +54,6 @@ class Session(ABC):
         self.steps, self.waits = self.steps + 1, False
         if self.running:
             self.go()
-
-    @property
-    def name(self) -> str:
-        """The session's id, of digits, for not everybody takes others."""
-        return str(self.number)
 
     def leave(self) -> None:  # noqa: B027  # most have nothing to do
         """Make a last call, where others need to hear that no more come."""
@@ -249,3 +153,57 @@ class EchoSession(StepSession):
     def check(self) -> int:
         """Every one has been looked at."""
         return self.steps
+
+
+class UnaryLoad:
+    """`in_flight` sessions, each with one unary `Step` under way."""
+
+    def __init__(self, address: str, name: str, in_flight: int) -> None:
+        self._connection = Connection(address)
+        shape = in_flight, CYCLE, H64.inputs
+        drawn = np.random.default_rng(in_flight).normal(size=shape).astype(np.float32)
+        self._sessions = [
+            StepSession(self._connection, number, each, f"{name}-{number}")
+            for number, each in enumerate(drawn)
+        ]
+        self._sessions[0].followed = True
+        open_all(self._connection, self._sessions)
+
+    @property
+    def steps(self) -> int:
+        """Steps answered so far."""
+        return sum(session.steps for session in self._sessions)
+
+    def go(self) -> None:
+        """Make every session's call."""
+        for session in self._sessions:
+            session.running = True
+            session.go()
+
+    def run(self, seconds: float) -> None:
+        """Keep every session busy for so long. Raises WrongAnswer."""
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            self._connection.turn()
+
+    def finish(self) -> int:
+        """Take the last replies; returns how many steps were compared with the NumPy LSTM's."""
+        for session in self._sessions:
+            session.running = False
+        while any(session.waits for session in self._sessions):
+            self._connection.turn()
+        self._connection.close()
+        return self._sessions[0].check()
+
+
+def open_all(connection: Connection, sessions: Sequence[Session]) -> None:
+    """Open sessions, of which the server must know nothing. Raises WrongAnswer."""
+    ids = [session.name for session in sessions]
+    request = pb.OpenManyRequest(model=H64.name, session_ids=ids).SerializeToString()
+    replies: list[bytes] = []
+    connection.begin(OPEN_MANY, replies.append).send(request, last=True)
+    while not replies:
+        connection.turn()
+    outcomes = pb.OpenManyReply.FromString(replies[0]).outcomes
+    if not all(outcome.opened.created for outcome in outcomes):
+        raise WrongAnswer("not every session was opened")

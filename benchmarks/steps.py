@@ -8,49 +8,74 @@ server's core just before each load, so that both meet the same machine. `make b
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import grpc
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.load import Load, StreamLoad, UnaryLoad
+from benchmarks.calls import UnaryLoad
+from benchmarks.columns import ColumnsLoad
 from benchmarks.machine import ServerProcess, serving
 from benchmarks.models import H64, rows_of
 from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 
-# Columnar messages under way on the one stream, with different sessions: the server decodes one
-# while it runs the other.
+# Columnar messages under way on a stream, with different sessions: the server decodes one while it
+# runs the other.
 COLUMNAR_IN_FLIGHT = 2
+
+
+class Load(Protocol):
+    """Sessions kept busy."""
+
+    @property
+    def steps(self) -> int:
+        """Steps answered so far."""
+
+    def go(self) -> None:
+        """Begin."""
+
+    def run(self, seconds: float) -> None:
+        """Go on for so long. Raises WrongAnswer."""
+
+    def finish(self) -> int:
+        """Come to an end; returns how many steps were compared with the NumPy LSTM's."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way in: `in_flight` calls or messages at once, of `rows` rows each."""
+    """A way in: on each connection `in_flight` calls or messages at once, of `rows` rows each."""
 
     name: str
     rows: int
     in_flight: int
-    batch: int
-    load: Callable[[grpc.aio.Channel, str, int, int], Load]
+    connections: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Rows that may be ready at once, of which onnxruntime alone gets as many."""
+        return self.rows if self.rows > 1 else self.in_flight
+
+    def load(self, address: str) -> Load:
+        """Its load."""
+        name = f"{self.name}-{self.rows}-{self.in_flight}-{self.connections}"
+        if self.name == UNARY:
+            return UnaryLoad(address, name, self.in_flight)
+        return ColumnsLoad(address, name, self.rows, self.in_flight, self.connections)
 
 
-def _unary(channel: grpc.aio.Channel, name: str, in_flight: int, _: int) -> Load:
-    return UnaryLoad(channel, name, in_flight)
-
-
+UNARY = "unary Step"
 WAYS = (
-    *(Way("unary Step", 1, n, n, _unary) for n in (1, 16, 64)),
-    Way("stream, single steps", 1, 64, 64, StreamLoad),
-    *(Way("stream, columnar", n, COLUMNAR_IN_FLIGHT, n, StreamLoad) for n in (64, 256, 1024)),
+    *(Way(UNARY, 1, n) for n in (1, 16, 64)),
+    *(Way("stream, single steps", 1, n) for n in (1, 64)),
+    *(Way("stream, columnar", n, COLUMNAR_IN_FLIGHT) for n in (64, 256, 1024)),
+    Way("stream, columnar", 256, COLUMNAR_IN_FLIGHT, connections=4),
 )
 
 
@@ -61,6 +86,7 @@ class Result:
     way: str
     rows: int
     in_flight: int
+    connections: int
     batch: int
     steps_per_second: float
     slowest: float
@@ -108,28 +134,20 @@ class _Window:
     cpu: float
 
 
-async def _measure(way: Way, server: ServerProcess, seconds: float, repeats: int) -> tuple[
-    list[_Window], int
-]:  # fmt: skip
+def _measure(
+    way: Way, server: ServerProcess, seconds: float, repeats: int
+) -> tuple[list[_Window], int]:
     """Windows of `seconds` over one load that runs through, and steps checked against NumPy."""
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        load = way.load(channel, f"{way.name}-{way.rows}-{way.in_flight}", way.in_flight, way.rows)
-        await load.open()
-        running = asyncio.create_task(load.run())
-        await asyncio.wait([running], timeout=seconds / 2)
-        windows = [await _window(load, running, server, seconds) for _ in range(repeats)]
-        load.stop()
-        await running
-        return windows, load.followed.check()
+    load = way.load(server.address)
+    load.go()
+    load.run(seconds / 2)
+    windows = [_window(load, server, seconds) for _ in range(repeats)]
+    return windows, load.finish()
 
 
-async def _window(
-    load: Load, running: asyncio.Task[None], server: ServerProcess, seconds: float
-) -> _Window:
+def _window(load: Load, server: ServerProcess, seconds: float) -> _Window:
     started, steps, cpu = time.perf_counter(), load.steps, server.cpu_seconds()
-    await asyncio.wait([running], timeout=seconds)
-    if running.done():
-        running.result()
+    load.run(seconds)
     now, count, used = time.perf_counter(), load.steps, server.cpu_seconds()
     return _Window(now - started, count - steps, used - cpu)
 
@@ -140,6 +158,7 @@ def _result(way: Way, windows: list[_Window], checked: int, beside: Alone) -> Re
         way=way.name,
         rows=way.rows,
         in_flight=way.in_flight,
+        connections=way.connections,
         batch=way.batch,
         steps_per_second=statistics.median(rates),
         slowest=min(rates),
@@ -162,27 +181,29 @@ def run(seconds: float, repeats: int) -> list[Result]:
             for way in WAYS:
                 with machine.pinned(server_core):
                     beside = measure_alone(way.batch, seconds / 3, repeats)
-                windows, checked = asyncio.run(_measure(way, server, seconds, repeats))
+                windows, checked = _measure(way, server, seconds, repeats)
                 results.append(_result(way, windows, checked, beside))
-                print(f"measured {way.name}, {way.rows} x {way.in_flight}", file=sys.stderr)
+                print(f"measured {way}", file=sys.stderr)
     return results
 
 
 def table(results: list[Result]) -> str:
     """The results in Markdown."""
     lines = [
-        "| way in | rows a message | in flight | steps/s (slowest to fastest) "
+        "| way in | connections | rows a message | in flight | steps/s (slowest to fastest) "
         "| server CPU µs a step | server core busy | onnxruntime alone, batch "
-        "| its steps/s | its CPU µs a step | server CPU / its |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| its steps/s | its CPU µs a step | steps/s over its | server CPU / its |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in results:
         times = r.server_microseconds / r.alone_microseconds
+        share = r.steps_per_second / r.alone_steps_per_second
         lines.append(
-            f"| {r.way} | {r.rows:,} | {r.in_flight} "
+            f"| {r.way} | {r.connections} | {r.rows:,} | {r.in_flight} "
             f"| {r.steps_per_second:,.0f} ({r.slowest:,.0f} to {r.fastest:,.0f}) "
             f"| {r.server_microseconds:,.2f} | {r.server_busy:.0%} | {r.batch:,} "
-            f"| {r.alone_steps_per_second:,.0f} | {r.alone_microseconds:,.2f} | {times:,.1f} x |"
+            f"| {r.alone_steps_per_second:,.0f} | {r.alone_microseconds:,.2f} "
+            f"| {share:.2f} | {times:,.1f} x |"
         )
     return "\n".join(lines)
 

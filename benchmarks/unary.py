@@ -19,26 +19,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import grpc
 import numpy as np
 
 from benchmarks import echo, machine
 from benchmarks.calls import (
-    Connection,
     EchoSession,
     InferSession,
     Session,
     StepSession,
     TritonSession,
+    open_all,
 )
-from benchmarks.load import CYCLE, WrongAnswer
+from benchmarks.http2 import Connection
+from benchmarks.load import CYCLE
 from benchmarks.models import H64
 from benchmarks.triton import server as triton
-from tidegate.v1 import tidegate_pb2 as pb
-from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
 SIDES: dict[str, dict[str, type[Session]]] = {
-    "Step": {"aio": StepSession, "native": StepSession, "echo": EchoSession, "triton": TritonSession},
+    "Step": {
+        "aio": StepSession,
+        "native": StepSession,
+        "echo": EchoSession,
+        "triton": TritonSession,
+    },
     "ModelInfer": {"aio": InferSession, "native": InferSession, "triton": TritonSession},
 }
 """By our method, what each server is asked."""
@@ -86,22 +89,14 @@ class Load:
     """Sessions of one server, each with one call under way; `numbers` are theirs alone."""
 
     def __init__(self, server: Server, kind: type[Session], numbers: range) -> None:
-        self._server, self._connection = server, Connection(server.address, kind.method)
+        self._server, self._connection = server, Connection(server.address)
         shape = len(numbers), CYCLE, H64.inputs
         drawn = np.random.default_rng(len(numbers)).normal(size=shape).astype(np.float32)
         pairs = zip(numbers, drawn, strict=True)
         self.sessions = [kind(self._connection, number, each) for number, each in pairs]
         self.sessions[0].followed = True
         if kind is StepSession:
-            self._open()
-
-    def _open(self) -> None:
-        with grpc.insecure_channel(self._server.address) as channel:
-            ids = [session.name for session in self.sessions]
-            request = pb.OpenManyRequest(model=H64.name, session_ids=ids)
-            outcomes = pb_grpc.TidegateStub(channel).OpenMany(request).outcomes
-        if not all(outcome.opened.created for outcome in outcomes):
-            raise WrongAnswer("not every session was opened")
+            open_all(self._connection, self.sessions)
 
     def window(self, seconds: float) -> Window:
         """Keep every session busy for so long."""

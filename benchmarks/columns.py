@@ -1,0 +1,158 @@
+"""Streams that keep a server busy: messages of rows, several under way on each connection.
+
+Messages are built beforehand and only their step numbers change. Every reply is checked for its
+status and its step numbers.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.http2 import Connection
+from benchmarks.load import CYCLE, FollowedSession, WrongAnswer
+from benchmarks.models import H64
+from tidegate.v1 import tidegate_pb2 as pb
+
+Floats = NDArray[np.float32]
+METHOD = "/tidegate.v1.Tidegate/StepStream"
+
+
+class ColumnsLoad:
+    """`connections`, each with a stream on which `in_flight` messages of `rows` sessions of their
+    own are under way."""
+
+    def __init__(
+        self, address: str, name: str, rows: int, in_flight: int, connections: int = 1
+    ) -> None:
+        self.streams = [
+            _Stream(address, f"{name}-{number}", rows, in_flight, seed=number * in_flight)
+            for number in range(connections)
+        ]
+        for stream in self.streams:
+            stream.open()
+
+    @property
+    def steps(self) -> int:
+        """Steps answered so far."""
+        return sum(stream.steps for stream in self.streams)
+
+    def go(self) -> None:
+        """Send every message."""
+        for stream in self.streams:
+            stream.go()
+
+    def run(self, seconds: float) -> None:
+        """Keep them under way for so long.
+
+        Raises:
+            WrongAnswer: a reply's status or step number is not what was asked for.
+        """
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            self._turn()
+
+    def finish(self) -> int:
+        """Take the last replies, compare a session's outputs with the NumPy LSTM's, and leave;
+        returns how many steps that was."""
+        for stream in self.streams:
+            stream.running = False
+        while any(stream.waits for stream in self.streams):
+            self._turn()
+        for stream in self.streams:
+            stream.connection.close()
+        return self.streams[0].groups[0].followed.check()
+
+    def _turn(self) -> None:
+        if len(self.streams) == 1:
+            self.streams[0].connection.turn()
+            return
+        for stream in self.streams:
+            stream.connection.flush()
+        ready, _, _ = select.select([stream.connection for stream in self.streams], [], [])
+        for connection in ready:
+            connection.turn()
+
+
+class _Stream:
+    def __init__(self, address: str, name: str, rows: int, in_flight: int, seed: int) -> None:
+        self.connection, self._name, self._rows = Connection(address), name, rows
+        self.groups = [_Group(k, rows, seed + k) for k in range(in_flight)]
+        self.steps, self.waits, self.running = 0, 0, True
+        self._hears: Callable[[pb.StepBatchReply], None] = self._opened
+        self._stream = self.connection.begin(
+            METHOD, lambda packed: self._hears(pb.StepBatchReply.FromString(packed))
+        )
+
+    def open(self) -> None:
+        """Name the lanes, and wait until they are named."""
+        opens = [
+            pb.LaneOpen(lane=lane, session_id=f"{self._name}-{lane}", create=True)
+            for lane in range(self._rows * len(self.groups))
+        ]
+        self.waits = 1
+        self._stream.send(pb.StepBatch(model=H64.name, opens=opens).SerializeToString())
+        while self.waits:
+            self.connection.turn()
+        self._hears = self._answered
+
+    def go(self) -> None:
+        """Send every group's message."""
+        for group in self.groups:
+            self._say(group)
+
+    def _opened(self, reply: pb.StepBatchReply) -> None:
+        if not all(lane.created for lane in reply.opened):
+            raise WrongAnswer(f"{self._name}: not every lane opened a session")
+        self.waits = 0
+
+    def _answered(self, reply: pb.StepBatchReply) -> None:
+        group = self.groups[reply.id]
+        group.check(reply)
+        self.steps, self.waits = self.steps + self._rows, self.waits - 1
+        if self.running:
+            self._say(group)
+
+    def _say(self, group: _Group) -> None:
+        self.waits += 1
+        self._stream.send(group.next())
+
+
+class _Group:
+    """The sessions that share messages: lanes k * rows and on, always at the same step."""
+
+    def __init__(self, k: int, rows: int, seed: int) -> None:
+        features = _observations(rows, seed)
+        lanes = np.arange(k * rows, (k + 1) * rows, dtype="<u4").tobytes()
+        self._messages = [
+            pb.StepBatch(id=k, lanes=lanes, features=each.tobytes()) for each in features
+        ]
+        self._step, self._numbers = 0, np.zeros(rows, dtype="<u8")
+        self._applied = bytes(rows)
+        self.followed = FollowedSession(features[:, 0])
+
+    def next(self) -> bytes:
+        """The message of the next step."""
+        message = self._messages[self._step % CYCLE]
+        self._numbers[:] = self._step
+        message.first_steps = self._numbers.tobytes()
+        return message.SerializeToString()
+
+    def check(self, reply: pb.StepBatchReply) -> None:
+        """Every row applied, under the number sent."""
+        numbers = self._messages[self._step % CYCLE].first_steps
+        if reply.status != self._applied or reply.first_steps != numbers:
+            raise WrongAnswer(f"step {self._step} of group {reply.id}: {reply.errors[:1]}")
+        outputs = np.frombuffer(reply.outputs, dtype="<f4").reshape(len(numbers) // 8, -1)
+        self.followed.answered(outputs[0].copy())
+        self._step += 1
+
+
+def _observations(sessions: int, seed: int = 0) -> Floats:
+    """f32 [CYCLE, sessions, I]."""
+    shape = (CYCLE, sessions, H64.inputs)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

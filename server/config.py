@@ -57,6 +57,13 @@ class Config(BaseSettings):
         description="what carries calls: native is our own HTTP/2, in one thread; aio is grpc.aio, "
         "ten times slower",
     )
+    busy_poll: float = Field(
+        0.0002,
+        ge=0.0,
+        le=0.1,
+        description="seconds for which the transport looks for the next call before it sleeps, as "
+        "long as one comes; 0: not at all",
+    )
     metrics_port: Port = Field(9095, description="metrics port; 0 takes a free one")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA when there is one"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from server.api.errors import detail, row_errors
 from server.api.gathering import Caller, Single
 from server.api.lanes import Lanes
+from server.arrays import every, filled
 from server.bundle.manifest import Manifest
 from server.errors import BadInput, ServingError, UnknownLane
 from server.scheduler.submission import UNNUMBERED, Submission
@@ -25,6 +26,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import FAILED, MAX_STEP
 
 MAX_ROWS = 1 << 16  # a message
+OUTPUTS_FIELD = bytes([pb.StepBatchReply.OUTPUTS_FIELD_NUMBER << 3 | 2])  # its tag: bytes follow
 
 
 def read(
@@ -86,35 +88,57 @@ def reply_single(message_id: int, submission: Submission, row: int, model: Serve
     return told.SerializeToString()
 
 
-def reply(
-    message_id: int,
-    submission: Submission,
-    opened: Sequence[pb.LaneOpened],
-    manifest: Manifest,
-    durable: NDArray[np.int64] | None = None,
+def outcome(
+    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
 ) -> pb.StepBatchReply:
-    """Encode a submission's outcome. It has no more than a few hundred errors, however many rows
-    failed (see `Submission.fail`). `durable` is how many steps of each row's session are stored."""
-    outputs = submission.good_outputs(manifest.outputs_width)
+    """The reply to a message whose rows are done; those that failed are counted."""
+    reply = _without_outputs(message_id, submission, opened, model)
+    reply.outputs = _outputs(submission, model).tobytes()
+    return reply
+
+
+def packed_outcome(
+    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
+) -> tuple[bytes, memoryview]:
+    """As `outcome`, as the bytes to be sent, one after the other: the outputs, most of them, are
+    sent from where they lie."""
+    reply = _without_outputs(message_id, submission, opened, model)
+    outputs = _outputs(submission, model).data.cast("B")
+    return reply.SerializeToString() + OUTPUTS_FIELD + _varint(len(outputs)), outputs
+
+
+def _without_outputs(
+    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
+) -> pb.StepBatchReply:
+    """It has no more than a few hundred errors, however many rows failed (see
+    `Submission.fail`)."""
+    for rows, error in submission.failures:
+        model.metrics.error(error.code, error.reason, len(rows))
+    durable = model.durable(submission.handles)
     return pb.StepBatchReply(
         id=message_id,
         opened=opened,
         status=submission.status.tobytes(),
-        first_steps=np.maximum(submission.first_steps, 0).astype("<u8").tobytes(),
-        outputs=outputs.astype("<f4", copy=False).tobytes(),
+        first_steps=np.maximum(submission.first_steps, 0).astype("<u8", copy=False).tobytes(),
         errors=row_errors(submission.failures),
         durable_steps=b"" if durable is None else durable.astype("<u8").tobytes(),
     )
 
 
-def outcome(
-    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
-) -> pb.StepBatchReply:
-    """The reply to a message whose rows are done; those that failed are counted."""
-    for rows, error in submission.failures:
-        model.metrics.error(error.code, error.reason, len(rows))
-    durable = model.durable(submission.handles)
-    return reply(message_id, submission, opened, model.manifest, durable)
+def _outputs(submission: Submission, model: ServedModel) -> NDArray[np.float32]:
+    """f32, little-endian, of the rows that did not fail, row after row."""
+    outputs = submission.good_outputs(model.manifest.outputs_width)
+    return np.ascontiguousarray(outputs, dtype="<f4")
+
+
+def _varint(number: int) -> bytes:
+    """As Protocol Buffers write a length."""
+    packed = bytearray()
+    while number > 0x7F:
+        packed.append(number & 0x7F | 0x80)
+        number >>= 7
+    packed.append(number)
+    return bytes(packed)
 
 
 def check_model(message: pb.StepBatch, model: ServedModel) -> None:
@@ -158,8 +182,8 @@ def refused(
 
 
 def _fail_unfit(submission: Submission, named: NDArray[np.uint32], manifest: Manifest) -> None:
-    unknown = np.flatnonzero(submission.handles == 0)
-    if len(unknown):
+    if not every(submission.handles):
+        unknown = np.flatnonzero(submission.handles == 0)
         submission.fail(unknown, UnknownLane(int(named[unknown[0]]), len(unknown) - 1))
     validation.fail_unacceptable(submission, manifest)
 
@@ -190,16 +214,16 @@ def _features(
 
 def _first_steps(message: pb.StepBatch, rows: int) -> NDArray[np.int64]:
     if not message.first_steps:
-        return np.full(rows, UNNUMBERED, dtype=np.int64)
+        return filled(rows, np.int64, UNNUMBERED)
     column = _sized(message.first_steps, "<u8", "first_steps", rows)
-    if rows and column.max() > MAX_STEP:
+    if np.count_nonzero(column > MAX_STEP):
         raise BadInput(f"first_steps has {column.max()}, out of range", field="first_steps")
     return column.astype(np.int64)
 
 
 def _lengths(message: pb.StepBatch, rows: int, manifest: Manifest) -> NDArray[np.int32]:
     if not message.lengths:
-        return np.ones(rows, dtype=np.int32)
+        return filled(rows, np.int32, 1)
     column = _sized(message.lengths, "<u4", "lengths", rows)
     if rows:
         validation.check_length(int(column.min()), manifest)

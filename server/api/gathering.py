@@ -1,5 +1,6 @@
-"""Single steps of many callers that arrive together, as one submission: what would cost each its
-own arrays and its own way through the queue is done for all of them at once.
+"""Steps of many callers that arrive together: single ones as one submission, messages of rows as
+one run. What would cost each its own arrays and its own way through the queue is done for all of
+them at once.
 
 Only steps that can run at once are gathered. A session that is gathered already, and one whose
 state has to be brought in first, would keep the others waiting: those are submitted by themselves.
@@ -22,6 +23,8 @@ from server.sessions import validation
 log = logging.getLogger(__name__)
 
 Deliver = Callable[[Submission], None]
+Refuse = Callable[[ServingError], None]
+Asked = tuple[Submission, Refuse]
 
 
 class Caller(Protocol):
@@ -63,6 +66,14 @@ class Gathering:
 
     def __init__(self) -> None:
         self._singles: dict[ServedModel, dict[int, Single]] = {}
+        self._rows: dict[ServedModel, list[Asked]] = {}
+
+    def add_rows(self, model: ServedModel, submission: Submission, refuse: Refuse) -> None:
+        """Take in a message's rows, some of them to be queued; `submit` follows. `refuse` is called
+        with why none of them was queued, if so."""
+        if model in self._singles:  # some may be of the same sessions, and came before
+            self._submit_all(model)
+        self._rows.setdefault(model, []).append((submission, refuse))
 
     def add(self, model: ServedModel, single: Single) -> None:
         """Take in a step; `submit` follows."""
@@ -72,17 +83,37 @@ class Gathering:
 
     def submit(self) -> None:
         """Have the steps run."""
-        while self._singles:
-            self._submit_all(next(iter(self._singles)))
+        while self._rows or self._singles:
+            self._submit_all(next(iter(self._rows or self._singles)))
 
     def _submit_all(self, model: ServedModel) -> None:
-        singles = list(self._singles.pop(model).values())
+        _submit_rows(model, self._rows.pop(model, ()))
+        singles = list(self._singles.pop(model, {}).values())
+        if not singles:
+            return
         try:
             for alike, handles in _together(model, singles):
                 _submit(model, alike, handles)
         except Exception:  # the thread that gathers has others to serve
             log.exception("%d steps could not be submitted", len(singles))
             _lose([each for each in singles if each.submission is None])
+
+
+def _submit_rows(model: ServedModel, asked: Sequence[Asked]) -> None:
+    """In one run, or one after the other."""
+    try:
+        if len(asked) > 1 and model.run_together([submission for submission, _ in asked]):
+            return
+    except Exception:
+        log.exception("%d messages could not be run together", len(asked))
+    for submission, refuse in asked:
+        try:
+            model.submit(submission)
+        except ServingError as error:
+            refuse(error)
+        except Exception:
+            log.exception("a message's rows could not be submitted")
+            refuse(Internal())
 
 
 def _together(model: ServedModel, singles: list[Single]) -> Iterator[tuple[list[Single], Handles]]:

@@ -48,9 +48,10 @@ class Lanes:
 
     def handles(self, lanes: NDArray[np.uint32]) -> Handles:
         """The sessions of the lanes, 0 where a lane names none."""
-        near = lanes < len(self._near)
-        if near.all():
+        try:
             return self._near[lanes]
+        except IndexError:  # some are far
+            near = lanes < len(self._near)
         handles = np.zeros(len(lanes), dtype=np.int64)
         handles[near] = self._near[lanes[near]]
         far = np.flatnonzero(~near)

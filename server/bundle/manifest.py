@@ -65,7 +65,7 @@ class Manifest:
         served = sorted((name, self.files[name]) for name in SERVED if name in self.files)
         return hashlib.sha256(json.dumps(served).encode()).digest()
 
-    @property
+    @cached_property
     def inputs_width(self) -> int:
         """Values in one observation."""
         return len(self.features)
@@ -92,7 +92,7 @@ class Manifest:
             return None
         return tuple(at[feature.name] for feature in self.features)
 
-    @property
+    @cached_property
     def outputs_width(self) -> int:
         """Values in one step's output."""
         return sum(output.size for output in self.outputs)

@@ -16,13 +16,13 @@ from server.bundle.manifest import State
 from server.bundle.repository import Bundle
 from server.engine.arena import Arena
 from server.engine.device import Device
-from server.engine.graph import BoundGraph, BoundRow, GraphError, open_session
+from server.engine.graph import BoundGraph, BoundRows, GraphError, open_session
 from server.errors import BadModel
 
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class EngineRows:
     """Rows of one run, no slot twice: slots i64 [B], fresh bool [B], lengths i32 [B] (1..T),
     features f32 [B, T, I]."""
@@ -52,7 +52,7 @@ class Engine:
         self.arenas = [self._arena(state) for state in bundle.manifest.states]
         self._step = self._bind(bundle, files.STEP, device, threads)
         self._single = self._step_alone(bundle, device, threads)
-        self._one = self._one_row()
+        self._bound = self._rows_bound()
         rows = [f"row.{arena.name}" for arena in self.arenas]
         self._read = self._bind(bundle, files.READ, device, threads, rows, writes=False)
         self._write = self._bind(bundle, files.WRITE, device, threads, [])
@@ -66,9 +66,9 @@ class Engine:
         """Step the rows and return their outputs f32 [B, T, O], NaN where a row overflowed."""
         feeds = {"slots": rows.slots, "fresh": rows.fresh}
         if rows.features.shape[1] == 1 and self._single is not None:
-            if len(rows.slots) == 1 and self._one is not None:
-                return self._one.run(rows.slots, rows.fresh, rows.features[0])[:, None, :]
             flat = rows.features.reshape(len(rows.slots), -1)
+            if self._bound is not None:
+                return self._bound.run(rows.slots, rows.fresh, flat)[:, None, :]
             return self._single.run(feeds | {"input": flat})[0][:, None, :]
         return self._step.run(feeds | {"input": rows.features, "lengths": rows.lengths})[0]
 
@@ -84,7 +84,7 @@ class Engine:
     def release(self) -> None:
         """Give back the graphs and the arenas' memory; nothing can be run any more."""
         self.arenas.clear()
-        del self._step, self._single, self._one, self._read, self._write
+        del self._step, self._single, self._bound, self._read, self._write
 
     def _arena(self, state: State) -> Arena:
         try:
@@ -100,13 +100,14 @@ class Engine:
             return None
         return self._bind(bundle, files.SINGLE, device, threads)
 
-    def _one_row(self) -> BoundRow | None:
+    def _rows_bound(self) -> BoundRows | None:
         """On the CPU alone: elsewhere the buffers' copies have not been proven yet."""
         if self._single is None or self.device.kind != "cpu":
             return None
         manifest = self.manifest
-        return BoundRow(
-            self._single.session, self.arenas, manifest.inputs_width, manifest.outputs_width
+        most = min(manifest.max_batch, self.capacity)
+        return BoundRows(
+            self._single.session, self.arenas, most, manifest.inputs_width, manifest.outputs_width
         )
 
     def _bind(

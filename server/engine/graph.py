@@ -6,6 +6,7 @@ when input and output are one, which it does not promise: `probe` checks it at l
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from server.engine.arena import Arena
 from server.engine.device import CUDA_PROVIDER, Device
+
+BINDINGS = 256  # numbers of rows whose bindings are kept
 
 
 class GraphError(RuntimeError):
@@ -74,34 +77,44 @@ class BoundGraph:
         return [np.asarray(values[k].numpy()) for k in range(len(self._outputs))]
 
 
-class BoundRow:
-    """The graph of single steps for one row, with buffers bound once: to bind them anew would take
-    longer than to run it."""
+class BoundRows:
+    """The graph of single steps with buffers bound once for each number of rows: to bind them anew
+    costs a run of few rows as much as half of the run."""
 
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
         arenas: Sequence[Arena],
+        most: int,
         inputs: int,
         outputs: int,
     ) -> None:
-        self._session = session
-        self._binding: Any = session.io_binding()
-        self._slot, self._fresh = np.zeros(1, np.int64), np.zeros(1, np.bool_)
-        self._input = np.zeros((1, inputs), np.float32)
-        self._output = np.zeros((1, outputs), np.float32)
-        for name, buffer in (("slots", self._slot), ("fresh", self._fresh), ("input", self._input)):
-            self._binding.bind_ortvalue_input(name, _over(buffer))
-        self._binding.bind_ortvalue_output("output", _over(self._output))
-        for arena in arenas:
-            self._binding.bind_ortvalue_input(f"state.{arena.name}", arena.value)
-            self._binding.bind_ortvalue_output(f"state.{arena.name}.next", arena.value)
+        self._session, self._arenas = session, arenas
+        self._slots, self._fresh = np.zeros(most, np.int64), np.zeros(most, np.bool_)
+        self._input = np.zeros((most, inputs), np.float32)
+        self._output = np.zeros((most, outputs), np.float32)
+        self._bindings: OrderedDict[int, Any] = OrderedDict()
 
-    def run(self, slots: NDArray[Any], fresh: NDArray[Any], row: NDArray[Any]) -> NDArray[Any]:
-        """One step of one session: slots [1], fresh [1], row [1, I]; its outputs [1, O]."""
-        self._slot[:], self._fresh[:], self._input[:] = slots, fresh, row
-        self._session.run_with_iobinding(self._binding)
-        return self._output.copy()
+    def run(self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+        """One step of each session: slots [B], fresh [B], rows [B, I]; their outputs [B, O]."""
+        count = len(slots)
+        self._slots[:count], self._fresh[:count], self._input[:count] = slots, fresh, rows
+        self._session.run_with_iobinding(self._bindings.get(count) or self._bind(count))
+        return self._output[:count].copy()
+
+    def _bind(self, count: int) -> Any:
+        """The first rows of every buffer."""
+        if len(self._bindings) >= BINDINGS:
+            self._bindings.popitem(last=False)
+        binding = self._bindings[count] = self._session.io_binding()
+        buffers = (("slots", self._slots), ("fresh", self._fresh), ("input", self._input))
+        for name, buffer in buffers:
+            binding.bind_ortvalue_input(name, _over(buffer[:count]))
+        binding.bind_ortvalue_output("output", _over(self._output[:count]))
+        for arena in self._arenas:
+            binding.bind_ortvalue_input(f"state.{arena.name}", arena.value)
+            binding.bind_ortvalue_output(f"state.{arena.name}.next", arena.value)
+        return binding
 
 
 def _over(buffer: NDArray[Any]) -> onnxruntime.OrtValue:

@@ -12,12 +12,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import filled
 from server.errors import DeadlinePassed, ServingError, StepCancelled
 from server.scheduler.parts import Part, Picked
 from server.scheduler.submission import Rows, Submission
 from tidegate.wire import APPLIED
 
 T = TypeVar("T", bound=np.generic)
+NONE = np.zeros(0, dtype=np.int64)
 
 
 class Batch:
@@ -35,8 +37,10 @@ class Batch:
         self.handles = self._column(lambda submission: submission.handles)
         self.first_steps = self._column(lambda submission: submission.first_steps)
         self.lengths = self._column(lambda submission: submission.lengths)
-        self.counts = self.slots = np.zeros(len(self.handles), dtype=np.int64)
-        self.open_rows = np.ones(len(self.handles), dtype=np.bool_)
+        self.counts = self.slots = NONE
+        self.open_rows = filled(len(self.handles), np.bool_, True)
+        self.touched = False
+        """Whether rows got an outcome before the run."""
         self.late = False
         """Whether rows came too late to run."""
         self.absent: NDArray[np.bool_] | None = None
@@ -75,12 +79,14 @@ class Batch:
 
     def fail(self, rows: Rows, error: ServingError) -> None:
         """Give open rows an error that they share."""
+        self.touched = True
         for part, _, at in self.owners(rows):
             part.submission.fail(at, error)
         self.open_rows[rows] = False
 
     def answer(self, row: int, outputs: NDArray[np.float32], status: int = APPLIED) -> None:
         """Give an open row its outputs f32 [length, O]."""
+        self.touched = True
         submission, at = self.owner(row)
         submission.answer(at, outputs, status)
         self.open_rows[row] = False
@@ -98,7 +104,7 @@ class Batch:
 
     def _drop_rows(self, segment: int, deadlines: NDArray[np.float64], now: float) -> None:
         late = deadlines <= now
-        if not late.any():
+        if not np.count_nonzero(late):
             return
         self.late = True
         gone, first = deadlines == -math.inf, self._starts[segment]
@@ -133,7 +139,8 @@ class Batch:
     def _column(self, of: Callable[[Submission], NDArray[T]]) -> NDArray[T]:
         part, start, stop = self.picked[0]
         if len(self.picked) == 1 and part.rows is None:
-            return of(part.submission)[start:stop]
+            column = of(part.submission)
+            return column if stop - start == len(column) else column[start:stop]
         pieces = [of(part.submission)[part.at(start, stop)] for part, start, stop in self.picked]
         return _joined(pieces)
 

@@ -6,12 +6,13 @@ is the rows of a round that have one width, which is what runs are made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import every
 from server.errors import ServingError
 from server.scheduler.submission import Handles, Rows, Submission
 
@@ -96,10 +97,19 @@ def width_of(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
-def sole_part(submission: Submission, queued: Rows) -> Part | None:
-    """The `queued` of the submission's rows as one part, if they may enter a run together."""
-    parts = [part for parts in rounds(submission, queued) for part in parts]
-    return Entry(submission, 0, iter(())).part(*parts[0]) if len(parts) == 1 else None
+def parts_of_one_run(submissions: Sequence[Submission]) -> list[Part] | None:
+    """The submissions' queued rows as a part each, if all may enter one run together."""
+    parts: list[Part] = []
+    for submission in submissions:
+        pieces = [each for parts in rounds(submission, submission.queued_rows) for each in parts]
+        if len(pieces) != 1:
+            return None
+        parts.append(Entry(submission, 0, iter(())).part(*pieces[0]))
+    if len(parts) > 1:
+        alike = all(part.width == parts[0].width for part in parts)
+        if not (alike and no_twice(np.concatenate([part.handles for part in parts]))):
+            return None
+    return parts
 
 
 def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:
@@ -108,14 +118,22 @@ def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | N
     whole = len(queued) == len(submission)
     if len(queued) == 1 and whole:
         return iter([[(None, width_of(int(submission.lengths[0])))]])
-    handles = submission.handles[queued]
+    handles = submission.handles if whole else submission.handles[queued]
+    if submission.offsets is None and no_twice(handles):
+        return iter([[(None if whole else queued, 1)]])
     ordered = np.argsort(handles, kind="stable")
     same = handles[ordered[1:]] == handles[ordered[:-1]]
-    if not same.any() and submission.offsets is None:
-        return iter([[(None if whole else queued, 1)]])
     times = np.empty(len(queued), dtype=np.int64)  # how often the session occurred before
     times[ordered] = _run_lengths(same)
     return _cut(queued, times, submission.lengths[queued])
+
+
+def no_twice(handles: Handles) -> bool:
+    """Whether no session occurs twice."""
+    if every(handles[1:] > handles[:-1]):
+        return True
+    ordered = np.sort(handles)
+    return every(ordered[1:] != ordered[:-1])
 
 
 def _run_lengths(same: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol, TypeVar
@@ -24,7 +24,7 @@ from server.errors import Internal, RunFailed, ServingError
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch, fail_all
 from server.scheduler.control import ControlCall
-from server.scheduler.parts import Part, Picked, sole_part
+from server.scheduler.parts import Part, Picked, parts_of_one_run
 from server.scheduler.queue import StepQueue
 from server.scheduler.submission import Handles, Rows, Submission
 
@@ -143,8 +143,13 @@ class Scheduler:
         queued = submission.queued_rows
         if not len(queued):  # every row has failed already
             submission.on_done(submission)
-        elif not self._at_once(submission, queued):
+        elif not self._at_once([submission]):
             self.queue.put(submission, self._rate)
+
+    def run_together(self, submissions: Sequence[Submission]) -> bool:
+        """Run several submissions right here, as one run; returns whether that could be done. If
+        not, nothing was."""
+        return self._at_once(submissions)
 
     def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
         """Have `work` done while no run is under way.
@@ -232,18 +237,18 @@ class Scheduler:
         if self.queue.has_calls and not self._steps.awaited and (call := self.queue.next_call()):
             call.run(self._engine)
 
-    def _at_once(self, submission: Submission, queued: Rows) -> bool:
+    def _at_once(self, submissions: Sequence[Submission]) -> bool:
         """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
         it, takes longer than a short run does."""
-        steps = submission.steps
+        steps = sum(submission.steps for submission in submissions)
         if steps > self._few or self._short_run > SHORT_RUN or not self._thread.is_alive():
             return False
         if self._steps.confirms:  # rows have to wait
             return False
         if not self.queue.is_free_for(steps):
             return False
-        part = sole_part(submission, queued)
-        if part is None or part.left > self._max_batch:
+        parts = parts_of_one_run(submissions)
+        if parts is None or sum(part.left for part in parts) > self._max_batch:
             return False
         if self._runner == threading.get_ident():  # a completion in here brings the next step
             return False
@@ -251,10 +256,11 @@ class Scheduler:
             return False
         self._runner = threading.get_ident()
         try:
-            if not self._steps.ready(part.handles):  # rows might have to wait for their sessions
-                return False
-            submission.expect(part.left)
-            self._complete(self._run_batch([(part, 0, part.left)]))
+            if not all(self._steps.ready(part.handles) for part in parts):
+                return False  # rows might have to wait for their sessions
+            for part in parts:
+                part.submission.expect(part.left)
+            self._complete(self._run_batch([(part, 0, part.left) for part in parts]))
             self._run_call()  # or it would wait for as long as steps keep coming
         finally:
             self._runner = 0
@@ -275,7 +281,7 @@ class Scheduler:
             batch.drop_late()
             fresh = self._steps.settle(batch)
             picked = self._without_absent(batch)
-            rows = np.flatnonzero(batch.open_rows)
+            rows = np.flatnonzero(batch.open_rows) if batch.touched else np.arange(len(batch))
             if len(rows):
                 self._run(batch, rows, fresh)
             self._observe(picked, started)
@@ -320,7 +326,7 @@ class Scheduler:
             return batch.picked
         waits = batch.absent & batch.open_rows
         waiting, left = batch.parts(np.flatnonzero(waits)), batch.parts(np.flatnonzero(~waits))
-        batch.open_rows[waits] = False
+        batch.open_rows[waits], batch.touched = False, True
         self.queue.defer(waiting)
         return [(part, 0, part.left) for part in left]
 

@@ -6,7 +6,7 @@ The api talks to this: it opens, closes and lists sessions, and submits steps. A
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -321,6 +321,13 @@ class ServedModel:
             if not self._stopped:
                 raise
             self._tell_ends(submission)
+
+    def run_together(self, submissions: Sequence[Submission]) -> bool:
+        """Run several submissions right now, as one run; False, and nothing is done, where that
+        cannot be: then each is to be submitted by itself."""
+        if self._stopped or self.directory.draining:
+            return False
+        return self._scheduler.run_together(submissions)
 
     def expire(self) -> int:
         """End the sessions idle for longer than the time to live, none with a step queued; returns

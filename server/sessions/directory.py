@@ -18,6 +18,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import every
 from server.errors import (
     Draining,
     SessionClosed,
@@ -387,8 +388,9 @@ class Directory:
         """Steps have come to sessions: which of these are live (None: all), and their counts (of
         one that is not, whatever). They count as used now, so that none expires under its step."""
         with self._lock:
-            live, index = self._live(handles), handles & INDEX
-            if live.all():
+            index = handles & INDEX
+            live = self._generations[index] == handles >> SHIFT
+            if every(live):
                 self._last_used[index] = self._clock()
                 return None, self._counts[index]
             self._last_used[index[live]] = self._clock()
@@ -398,12 +400,13 @@ class Directory:
         """Steps were applied: the sessions' new counts, of those still live, and at which step each
         started. One that started at 0 although it had come further begins another life."""
         with self._lock:
-            live, index = self._live(handles), handles & INDEX
-            if not starts.all():
+            index = handles & INDEX
+            live = self._generations[index] == handles >> SHIFT
+            if not every(starts):
                 again = index[live & (starts == 0) & (self._counts[index] > 0)]
                 self._lives[again] += 1
                 self._durable[again] = 0
-            if live.all():
+            if every(live):
                 self._counts[index] = counts
             else:
                 self._counts[index[live]] = counts[live]

@@ -29,6 +29,7 @@ class ReplayCache:
         self.depth, self._may_miss = depth, may_miss
         self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
         self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
+        self._lay_flat()
         self.latest = np.zeros(capacity + 1, dtype=np.int64)
         """How many of each slot's latest steps came in one row."""
         self._weights = _multipliers(inputs)
@@ -44,11 +45,19 @@ class ReplayCache:
         """Keep steps counts..counts+lengths of each slot: features [B, T, I], outputs [B, T, O]."""
         prints = self._fingerprints(features)
         self.latest[slots] = lengths
+        if features.shape[1] == 1:
+            self._keep_single(slots * self.depth + counts % self.depth, prints, outputs)
+            return
         for t in range(features.shape[1]):
             rows = slice(None) if t == 0 else np.flatnonzero(lengths > t)
             at = (counts[rows] + t) % self.depth
             self._outputs[slots[rows], at] = outputs[rows, t]
             self._prints[slots[rows], at] = prints[rows, t]
+
+    def _keep_single(self, at: NDArray[np.int64], prints: Prints, outputs: Floats) -> None:
+        """One step of each: a step's outputs are moved as one item, which takes half as long."""
+        self._flat_prints[at] = prints[:, 0]
+        self._flat_outputs[at] = outputs.reshape(len(at), -1).view(self._flat_outputs.dtype)[:, 0]
 
     def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
         """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
@@ -100,6 +109,13 @@ class ReplayCache:
     def release(self) -> None:
         """Give the memory back; nothing is kept any more."""
         self._outputs, self._prints = self._outputs[:0].copy(), self._prints[:0].copy()
+        self._lay_flat()
+
+    def _lay_flat(self) -> None:
+        """The same memory by one index, a step's outputs being one item."""
+        item = f"V{4 * self._outputs.shape[2]}"
+        self._flat_outputs, self._flat_prints = self._outputs.view(item), self._prints.reshape(-1)
+        self._flat_outputs = self._flat_outputs.reshape(-1)
 
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import every, filled
 from server.engine.engine import Engine
 from server.scheduler.submission import INDEX, Handles
 from server.sessions.directory import Directory
@@ -136,12 +137,12 @@ class Residence:
         """Which of the sessions are resident, or have no state yet. Any thread may ask; what it
         hears may be of a moment ago."""
         if self.roomy:
-            return np.ones(len(handles), dtype=np.bool_)
+            return filled(len(handles), np.bool_, True)
         index = handles & INDEX
         known = index < len(self._slots)
         slots = self._slots[np.where(known, index, 0)]
         here: NDArray[np.bool_] = known & (self._holders[slots] == handles)
-        return here if here.all() else here | (self._directory.counts(handles) == 0)
+        return here if every(here) else here | (self._directory.counts(handles) == 0)
 
     def missing(self, handles: Handles) -> Handles:
         """Those of the sessions whose state is in the store alone."""
@@ -173,7 +174,7 @@ class Residence:
         except IndexError:  # sessions newer than the column is long
             self._slots = np.pad(self._slots, (0, int(index.max()) + 1))
             return None
-        return slots if (self._holders[slots] == handles).all() else None
+        return slots if every(self._holders[slots] == handles) else None
 
     def _search(self, handles: Handles) -> Slots:
         """The sessions' slots, 0 for those that have none."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import every, finite
 from server.engine.engine import Engine, EngineRows
 from server.errors import (
     NotFinite,
@@ -28,7 +29,7 @@ from server.scheduler.submission import RESTART, UNNUMBERED, Handles, Rows
 from server.sessions.directory import Directory
 from server.sessions.keeper import Keeper
 from server.sessions.replay_cache import Floats, ReplayCache
-from server.sessions.slots import Residence
+from server.sessions.slots import Residence, Slots
 from tidegate.wire import REMEMBERED
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ NAMED = 32  # rows of a run that are ahead and are each told their own names and
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Applied:
     """Steps that were just applied: of each row the session, i64 [B], and its count before, i64
     [B]; what ran; and its outputs f32 [B, T, O]. Whoever keeps the arrays copies them."""
@@ -73,6 +74,7 @@ class SessionSteps:
         self._directory, self._residence, self._cache = directory, residence, cache
         self._metrics, self._watch = metrics, watch
         self._keeper = keeper
+        self._found: tuple[Handles, Slots] | None = None  # by `ready`, for the run that follows
 
     @property
     def room(self) -> int:
@@ -87,7 +89,9 @@ class SessionSteps:
     def ready(self, handles: Handles) -> bool:
         """Whether none of the sessions is absent, nor can be found to be so: even where there is a
         slot for each, a new one may have to wait for one's that has ended."""
-        return self._residence.here(handles) is not None
+        slots = self._residence.here(handles)
+        self._found = None if slots is None else (handles, slots)
+        return slots is not None
 
     def release(self, handles: Handles | None = None) -> None:
         """Rows of these sessions leave the queue, or None: no row waits for any that was brought
@@ -140,25 +144,32 @@ class SessionSteps:
         """Whether every row is its session's next, by its number or for want of one, and resident:
         then that is noted."""
         due = batch.first_steps == counts
-        numbered = bool(due.all())
-        if not numbered and not (due | (batch.first_steps == UNNUMBERED)).all():
+        numbered = every(due)
+        if not numbered and not every(due | (batch.first_steps == UNNUMBERED)):
             return False
-        if (slots := self._residence.here(batch.handles)) is None:
+        if (slots := self._here(batch.handles)) is None:
             return False
         batch.slots, batch.counts = slots, counts
         if not numbered:
             batch.number(np.flatnonzero(~due))
         return True
 
+    def _here(self, handles: Handles) -> Slots | None:
+        found, self._found = self._found, None
+        if found is not None and found[0] is handles:
+            return found[1]  # the engine has been held since
+        return self._residence.here(handles)
+
     def commit(self, batch: Batch, rows: Rows, ran: EngineRows, outputs: Floats) -> None:
         """Remember and count the rows that ran; fail those whose result the graph refused."""
         if self._keeper is not None and self._keeper.health.lapsed:
             raise LeaseLapsed  # while they ran; another server may have stepped them since
-        if not np.isfinite(outputs.sum(dtype=np.float64)):
+        if not finite(outputs):
             rows, ran, outputs = self._refuse_overflows(batch, rows, ran, outputs)
-        counts = batch.counts[rows]
+        whole = len(rows) == len(batch)
+        counts = batch.counts if whole else batch.counts[rows]
+        handles = batch.handles if whole else batch.handles[rows]
         self._cache.keep(ran.slots, counts, ran.lengths, ran.features, outputs)
-        handles = batch.handles[rows]
         self._directory.count(handles, counts, counts + ran.lengths)
         if self._keeper is not None:
             self._keeper.mark(handles)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import every, finite
 from server.bundle.manifest import Manifest
 from server.errors import BadInput
 from server.scheduler.submission import Submission
@@ -44,15 +43,7 @@ def check_length(steps: int, manifest: Manifest) -> None:
 
 def acceptable(features: Floats, manifest: Manifest) -> bool:
     """Whether all of `features` [N, I] are finite, or NaN where that means "not observed"."""
-    flat = features.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = flat.dot(flat)
-    if math.isfinite(squares):  # so none is infinite, nor NaN
-        return True
-    finite = np.isfinite(features)
-    if finite.all():
-        return True
-    return bool((finite | (np.isnan(features) & manifest.may_miss)).all())
+    return finite(features) or every(_good(features, manifest))
 
 
 def fail_unacceptable(submission: Submission, manifest: Manifest) -> None:

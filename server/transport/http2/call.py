@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Take = Callable[["bytes | None"], object]
 Then = Callable[[], object]
+Packed = bytes | memoryview
 
 PREFIX: Final = struct.Struct(">BL")
 """Before a message: whether it is compressed, and its bytes."""
@@ -48,12 +49,13 @@ class Call:
     """One call. What is asked of a call that is over is not done, and its `then` never called."""
 
     __slots__ = (
+        "_compressed",
         "_compression",
+        "_due",
         "_ended",
         "_have",
         "_headed",
         "_inbox",
-        "_missing",
         "_on_cancel",
         "_parts",
         "_pumping",
@@ -84,8 +86,8 @@ class Call:
         self._take: Take | None = None
         self._on_cancel: Then | None = None
         self._inbox: deque[bytes] = deque()
-        self._parts: list[bytes] = []  # of the message that is coming
-        self._have, self._missing = 0, PREFIX_SIZE
+        self._parts: list[Packed] = []  # of the message that is coming
+        self._have, self._due, self._compressed = 0, -1, 0  # bytes come; due, -1 before its prefix
         self._window = WINDOW
         self.unsent: deque[tuple[memoryview, Then | None]] = deque()
         """What waits for room."""
@@ -124,11 +126,17 @@ class Call:
 
         return post
 
-    def send(self, packed: bytes, then: Then | None = None) -> None:
-        """Send a message of a stream; `then` once it has left."""
-        if not self.over and self._tail is None:
-            self._begin()
-            self._put(PREFIX.pack(0, len(packed)) + packed, then)
+    def send(self, *packed: Packed, then: Then | None = None) -> None:
+        """Send a message of a stream, in pieces that stay as they are meanwhile; `then` once it has
+        left."""
+        if self.over or self._tail is not None:
+            return
+        self._begin()
+        first, *others = packed
+        prefix = PREFIX.pack(0, sum(map(len, packed)))
+        self._put(prefix + first, None if others else then)
+        for piece in others:
+            self._put(piece, then if piece is others[-1] else None)
 
     def answer(self, packed: bytes) -> None:
         """Send a unary call's message and end it, in one write."""
@@ -178,7 +186,7 @@ class Call:
         """End the call with an error, in words and in typed form."""
         self.end(CODES[error.code], words(error), trailing(error))
 
-    def data(self, payload: bytes, size: int, last: bool) -> None:
+    def data(self, payload: Packed, size: int, last: bool) -> None:
         """Bytes have come, in a frame of `size` bytes with its padding.
 
         Raises:
@@ -194,7 +202,7 @@ class Call:
             return
         self._parts.append(payload)
         self._have += len(payload)
-        if self._have >= self._missing:
+        if self._have >= (PREFIX_SIZE if self._due < 0 else self._due):
             self._split()
         self._pump_or_end()
 
@@ -204,7 +212,7 @@ class Call:
         self._pump_or_end()
 
     def _pump_or_end(self) -> None:
-        if self._ended and self._have:
+        if self._ended and (self._have or self._due >= 0):
             self.end(INTERNAL, "the call ends within a message")
         else:
             self._pump()
@@ -243,25 +251,31 @@ class Call:
     def _split(self) -> None:
         """Take whole messages out of what has come."""
         come = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        at, left = 0, len(come)
-        self._missing = PREFIX_SIZE
-        while left >= PREFIX_SIZE:
-            packed, size = PREFIX.unpack_from(come, at)
-            if size > (limit := self.connection.loop.largest_message):
-                self.end(EXHAUSTED, f"Received message larger than max ({size} vs. {limit})")
-                self._stop_reading()
-                return
-            if left < PREFIX_SIZE + size:
-                self._missing = PREFIX_SIZE + size
+        at, end = 0, len(come)
+        while True:
+            if self._due < 0:
+                if end - at < PREFIX_SIZE:
+                    break
+                self._compressed, self._due = PREFIX.unpack_from(come, at)
+                at += PREFIX_SIZE
+                if self._due > self.connection.loop.largest_message:
+                    self._too_large(self._due)
+                    return
+            if end - at < self._due:
                 break
-            message = come[at + PREFIX_SIZE : at + PREFIX_SIZE + size]
-            at, left = at + PREFIX_SIZE + size, left - PREFIX_SIZE - size
-            if packed:
+            message = bytes(come[at : at + self._due])  # no copy of what is whole, and bytes
+            at, self._due = at + self._due, -1
+            if self._compressed:
                 self._unpack(message)
             else:
                 self._inbox.append(message)
-        self._parts = [come[at:]] if left else []
-        self._have = left
+        self._parts = [memoryview(come)[at:]] if at < end else []
+        self._have = end - at
+
+    def _too_large(self, size: int) -> None:
+        limit = self.connection.loop.largest_message
+        self.end(EXHAUSTED, f"Received message larger than max ({size} vs. {limit})")
+        self._stop_reading()
 
     def _unpack(self, message: bytes) -> None:
         limit = self.connection.loop.largest_message
@@ -291,8 +305,8 @@ class Call:
 
     def _ask(self) -> None:
         """Let the caller send more, for somebody waits: the message that is coming, at least."""
-        allowed = max(WINDOW, self._missing) - self._have
-        if self._window < allowed // 2 or self._window < self._missing - self._have:
+        allowed = max(WINDOW, self._due) - self._have
+        if self._window < max(allowed // 2, self._due - self._have):
             self.connection.write(frames.window_update(self.stream, allowed - self._window))
             self._window = allowed
 
@@ -300,7 +314,7 @@ class Call:
         self._read_all = True
         self._parts.clear()
         self._inbox.clear()
-        self._have = 0
+        self._have, self._due = 0, -1
 
     def _begin(self) -> None:
         if not self._headed:
@@ -308,11 +322,11 @@ class Call:
             stream = frames.NUMBER.pack(self.stream)
             self.connection.write(_BEGINS + stream + headers.BEGINNING)
 
-    def _put(self, data: bytes, then: Then | None) -> None:
-        if not self.unsent and self.connection.has_room(self, len(data)):
-            self.window -= len(data)
-            self.connection.window -= len(data)
-            size = len(data)
+    def _put(self, data: Packed, then: Then | None) -> None:
+        size = len(data)
+        if not self.unsent and self.connection.has_room(self, size):
+            self.window -= size
+            self.connection.window -= size
             head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream)
             self.connection.write(head + data, then)
             return

@@ -7,13 +7,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from server.errors import Internal
 from server.transport.http2 import frames, headers
-from server.transport.http2.call import WINDOW, Call, Then
+from server.transport.http2.call import WINDOW, Call, Packed, Then
 from server.transport.http2.frames import ConnectionFault, StreamFault
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 CONNECTION_WINDOW: Final = 16 * 2**20
 """Bytes of all calls together that the peer may send ahead; what bounds them is each call's."""
 READ: Final = 262_144  # bytes taken from a socket in a turn
+SMALL: Final = 4_096  # bytes up to which a copy costs less than a view
 PIECES: Final = 512  # buffers handed to a socket in one write
 BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
 HEADERS_BYTES: Final = 65_536  # of one block, packed
@@ -60,7 +61,7 @@ class Connection:
         self._out_bytes = 0
         self._afters: list[Then] = []
         self._tokens, self._filled = float(BURST), self.heard
-        self._kinds: dict[int, Callable[[int, int, bytes], None]] = {
+        self._kinds: dict[int, Callable[[int, int, Any], None]] = {
             frames.DATA: self._on_data,
             frames.HEADERS: self._on_headers,
             frames.PRIORITY: self._on_priority,
@@ -137,7 +138,10 @@ class Connection:
             take = kinds.get(kind, self._on_other)
             if self._block is not None and kind != frames.CONTINUATION:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "headers that do not go on")
-            take(stream & frames.LAST_STREAM, flags, come[start:at])
+            # A large piece of a message is not copied before the message is whole.
+            large = size > SMALL and kind == frames.DATA
+            payload = memoryview(come)[start:at] if large else come[start:at]
+            take(stream & frames.LAST_STREAM, flags, payload)
         return come[at:] if at else come
 
     def _throttled(self) -> bool:
@@ -151,7 +155,7 @@ class Connection:
             self.loop.at(now + PAUSE, self.go_on)
         return self.paused
 
-    def _on_data(self, stream: int, flags: int, payload: bytes) -> None:
+    def _on_data(self, stream: int, flags: int, payload: Packed) -> None:
         size = len(payload)
         self._credit -= size
         if self._credit < CONNECTION_WINDOW // 2:
@@ -175,7 +179,7 @@ class Connection:
 
     def _on_headers(self, stream: int, flags: int, payload: bytes) -> None:
         if flags & (frames.PADDED | frames.PRIORITISED):
-            payload = frames.unpadded(payload, flags)
+            payload = bytes(frames.unpadded(payload, flags))
             if flags & frames.PRIORITISED:
                 if len(payload) < 5:
                     raise ConnectionFault(frames.FRAME_SIZE_ERROR, "HEADERS cut short")

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
+Packed = bytes | memoryview
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
@@ -109,7 +111,7 @@ def headers(stream: int, block: bytes, flags: int, largest: int) -> bytes:
     )
 
 
-def unpadded(payload: bytes, flags: int) -> bytes:
+def unpadded(payload: Packed, flags: int) -> Packed:
     """A DATA or HEADERS payload without its padding.
 
     Raises:

@@ -29,6 +29,7 @@ GREETING: Final = 20.0  # seconds that a peer may take to speak HTTP/2
 IDLE, ANSWER = 60.0, 20.0
 """Seconds of silence after which a peer is asked whether it is there, and that it may take."""
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+MOST_RESTS: Final = 8  # doublings of the turns without a look, where looking is in vain
 PATIENCE: Final = 0.25  # seconds until connections are taken again, where there was no room
 
 
@@ -41,6 +42,7 @@ class Loop:
         on_death: called should the thread ever end other than by `stop`.
         largest_message: bytes of a message, unpacked.
         most_calls: of one connection at the same time.
+        busy: seconds to look for more before sleeping.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Loop:
         on_death: Callable[[], None],
         largest_message: int,
         most_calls: int,
+        busy: float = 0.0,
     ) -> None:
         self.on_call, self._settle, self._on_death = on_call, settle, on_death
         self.largest_message, self.most_calls = largest_message, most_calls
@@ -62,6 +65,7 @@ class Loop:
         self._numbers = itertools.count()
         self._expiring = 0  # calls under way that have a deadline
         self._asleep, self._awake = socket.socketpair()
+        self._busy, self._in_vain, self._rests = busy, 0, 0
         self._sleeps = self._stopping = self._over = False
         self._buffer = bytearray(READ)
         self._thread = threading.Thread(target=self._live, name="transport", daemon=True)
@@ -170,7 +174,24 @@ class Loop:
             self._give_out()
             self._settle()
 
+    def _look_on(self) -> list[tuple[int, int]]:
+        """Look again and again for a moment: to sleep and be woken would take longer than many a
+        caller needs for the next call. The more often in vain, the more seldom."""
+        if self._rests:
+            self._rests -= 1
+            return []
+        until = time.monotonic() + self._busy
+        while time.monotonic() < until and not self._posted:
+            if ready := self._epoll.poll(0):
+                self._in_vain = 0
+                return ready
+        self._in_vain = min(self._in_vain + 1, MOST_RESTS)
+        self._rests = (1 << self._in_vain) - 1
+        return []
+
     def _ready(self) -> list[tuple[int, int]]:
+        if ready := self._look_on():
+            return ready
         self._sleeps = True
         try:
             if self._posted:

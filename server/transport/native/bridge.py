@@ -86,7 +86,7 @@ class Bridge:
     def sent(self, call: Call, packed: bytes) -> asyncio.Future[None]:
         """Done once the message has left."""
         left, settle = self._awaited()
-        call.post(lambda: call.send(packed, lambda: settle(None)))
+        call.post(lambda: call.send(packed, then=lambda: settle(None)))
         return left
 
     def _awaited(self) -> tuple[asyncio.Future[Any], Callable[[Any], None]]:

@@ -68,6 +68,7 @@ class NativeServer:
             on_death,
             largest_message=config.max_message_bytes,
             most_calls=MOST_CALLS,
+            busy=config.busy_poll,
         )
         self._config = config
 

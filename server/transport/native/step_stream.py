@@ -17,7 +17,7 @@ from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.transport.http2.call import Call
+from server.transport.http2.call import Call, Packed
 from server.transport.native.stream import Stream, Streams
 from server.transport.rpcs.calls import TURN_SECONDS
 from tidegate.v1 import tidegate_pb2 as pb
@@ -106,7 +106,7 @@ class _Asked:
         """The one row that the message has is done."""
         if self._single is not None:
             self._stream.waiting.discard(self._single)
-        self._reply(lambda: columns.reply_single(self._message.id, submission, row, self._model))
+        self._reply(lambda: (columns.reply_single(self._message.id, submission, row, self._model),))
 
     def _found(self, sought: Future[Problems]) -> None:
         """The store was asked for the sessions that are named, and are not known here."""
@@ -129,31 +129,29 @@ class _Asked:
             self._stream.call.post(lambda: self.attempt(lambda: self._name(naming)))
 
     def _submit(self) -> None:
-        self._stream.gathering.submit()  # steps of the same sessions may have come before
         deliver: Deliver = self.address(self._answer)
         submission = columns.read(self._message, self._lanes, self._model.manifest, deliver)
         if not len(submission.queued_rows):
             self._answer(submission)
             return
-        self._stream.waiting.add(submission)  # before: it may be done by the time submit returns
-        try:
-            self._model.submit(submission)
-        except BaseException:
+        self._stream.waiting.add(submission)
+
+        def refuse(error: ServingError) -> None:
             self._stream.waiting.discard(submission)
-            raise
+            self._refuse(error)
+
+        self._stream.gathering.add_rows(self._model, submission, refuse)
 
     def _answer(self, submission: Submission) -> None:
         self._stream.waiting.discard(submission)
-        self._reply(lambda: self._whole(submission))
+        self._reply(
+            lambda: columns.packed_outcome(self._message.id, submission, self._opened, self._model)
+        )
 
-    def _whole(self, submission: Submission) -> bytes:
-        reply = columns.outcome(self._message.id, submission, self._opened, self._model)
-        return reply.SerializeToString()
-
-    def _reply(self, make: Callable[[], bytes]) -> None:
+    def _reply(self, make: Callable[[], Sequence[Packed]]) -> None:
         """Answer the message; whatever became of it, the caller waits for that."""
         try:
-            self._stream.put(make())
+            self._stream.put(*make())
         except Exception:
             log.exception("a reply could not be made")
             self._put_refusal(Internal())

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from server.errors import Draining, Internal, ServingError
-from server.transport.http2.call import Call
+from server.transport.http2.call import Call, Packed
 from server.transport.rpcs.calls import no_message
 
 log = logging.getLogger(__name__)
@@ -95,9 +95,9 @@ class Stream(ABC):
     def drop(self) -> None:
         """The stream is over: what is not answered yet must not run."""
 
-    def put(self, packed: bytes) -> None:
-        """A message's reply."""
-        self.call.send(packed, self._sent)
+    def put(self, *packed: Packed) -> None:
+        """A message's reply, in pieces."""
+        self.call.send(*packed, then=self._sent)
 
     def go_on(self) -> None:
         """The message that `paused` the stream is taken in."""

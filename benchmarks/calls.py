@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from benchmarks.http2 import Connection
 from benchmarks.load import CYCLE, TOLERANCE, FollowedSession, WrongAnswer
 from benchmarks.models import H64
-from inference import grpc_service_pb2 as oip
 from tidegate.v1 import packed_pb2
 from tidegate.v1 import tidegate_pb2 as pb
 
@@ -98,41 +97,6 @@ class StepSession(Session):
         if reply.first_step != step or reply.remembered:
             raise WrongAnswer(f"step {step} was answered as {reply.first_step}")
         return reply.outputs
-
-
-class InferSession(Session):
-    """By the Open Inference Protocol's `ModelInfer`. The first step opens the sequence, and the
-    last one ends it: tritonserver has room for so many."""
-
-    method = "/inference.GRPCInferenceService/ModelInfer"
-    leaves = False
-
-    def leave(self) -> None:
-        """End the sequence."""
-        self.leaves = True
-        self.go()
-
-    def request(self, step: int, features: bytes) -> bytes:
-        """The sequence begins, or goes on."""
-        request = oip.ModelInferRequest(model_name=H64.name, raw_input_contents=[features])
-        request.inputs.add(name="input", datatype="FP32", shape=[1, H64.inputs])
-        request.parameters["sequence_id"].int64_param = self.number
-        if step == 0:
-            request.parameters["sequence_start"].bool_param = True
-        if self.leaves:
-            request.parameters["sequence_end"].bool_param = True
-        return request.SerializeToString()
-
-    def outputs(self, step: int, packed: bytes) -> bytes:
-        """The reply's only tensor."""
-        (raw,) = oip.ModelInferResponse.FromString(packed).raw_output_contents
-        return raw
-
-
-class TritonSession(InferSession):
-    """The same on tritonserver, whose model here computes in numpy."""
-
-    tolerance = 1e-4
 
 
 class EchoSession(StepSession):

@@ -24,13 +24,12 @@ import numpy as np
 from benchmarks import echo, machine
 from benchmarks.calls import (
     EchoSession,
-    InferSession,
     Session,
     StepSession,
-    TritonSession,
     open_all,
 )
 from benchmarks.http2 import Connection
+from benchmarks.infer_calls import InferSession, TritonSession
 from benchmarks.load import CYCLE
 from benchmarks.models import H64
 from benchmarks.triton import server as triton

@@ -26,6 +26,9 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import FAILED, MAX_STEP
 
 MAX_ROWS = 1 << 16  # a message
+Reply = tuple[bytes, memoryview]
+"""A `StepBatchReply` as it is sent, in two pieces, one after the other: the outputs, most of it,
+lie where the run left them."""
 OUTPUTS_FIELD = bytes([pb.StepBatchReply.OUTPUTS_FIELD_NUMBER << 3 | 2])  # its tag: bytes follow
 
 
@@ -90,32 +93,25 @@ def reply_single(message_id: int, submission: Submission, row: int, model: Serve
 
 def outcome(
     message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
-) -> pb.StepBatchReply:
+) -> Reply:
     """The reply to a message whose rows are done; those that failed are counted."""
-    reply = _without_outputs(message_id, submission, opened, model)
-    reply.outputs = _outputs(submission, model).tobytes()
-    return reply
-
-
-def packed_outcome(
-    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
-) -> tuple[bytes, memoryview]:
-    """As `outcome`, as the bytes to be sent, one after the other: the outputs, most of them, are
-    sent from where they lie."""
-    reply = _without_outputs(message_id, submission, opened, model)
-    outputs = _outputs(submission, model).data.cast("B")
-    return reply.SerializeToString() + OUTPUTS_FIELD + _varint(len(outputs)), outputs
-
-
-def _without_outputs(
-    message_id: int, submission: Submission, opened: Sequence[pb.LaneOpened], model: ServedModel
-) -> pb.StepBatchReply:
-    """It has no more than a few hundred errors, however many rows failed (see
-    `Submission.fail`)."""
     for rows, error in submission.failures:
         model.metrics.error(error.code, error.reason, len(rows))
     durable = model.durable(submission.handles)
-    return pb.StepBatchReply(
+    return reply(message_id, submission, opened, model.manifest, durable)
+
+
+def reply(
+    message_id: int,
+    submission: Submission,
+    opened: Sequence[pb.LaneOpened],
+    manifest: Manifest,
+    durable: NDArray[np.int64] | None = None,
+) -> Reply:
+    """Encode a submission's outcome. It has no more than a few hundred errors, however many rows
+    failed (see `Submission.fail`). `durable` is how many steps of each row's session are stored."""
+    outputs = submission.good_outputs(manifest.outputs_width)
+    rest = pb.StepBatchReply(
         id=message_id,
         opened=opened,
         status=submission.status.tobytes(),
@@ -123,12 +119,9 @@ def _without_outputs(
         errors=row_errors(submission.failures),
         durable_steps=b"" if durable is None else durable.astype("<u8").tobytes(),
     )
-
-
-def _outputs(submission: Submission, model: ServedModel) -> NDArray[np.float32]:
-    """f32, little-endian, of the rows that did not fail, row after row."""
-    outputs = submission.good_outputs(model.manifest.outputs_width)
-    return np.ascontiguousarray(outputs, dtype="<f4")
+    flat = np.ascontiguousarray(outputs, dtype="<f4").reshape(-1)
+    head = rest.SerializeToString() + OUTPUTS_FIELD + _varint(flat.nbytes)
+    return head, flat.view(np.uint8).data
 
 
 def _varint(number: int) -> bytes:

@@ -57,7 +57,7 @@ class ReplayCache:
     def _keep_single(self, at: NDArray[np.int64], prints: Prints, outputs: Floats) -> None:
         """One step of each: a step's outputs are moved as one item, which takes half as long."""
         self._flat_prints[at] = prints[:, 0]
-        self._flat_outputs[at] = outputs.reshape(len(at), -1).view(self._flat_outputs.dtype)[:, 0]
+        self._flat_outputs[at] = outputs[:, 0].view(self._flat_outputs.dtype)[:, 0]
 
     def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
         """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
@@ -114,8 +114,8 @@ class ReplayCache:
     def _lay_flat(self) -> None:
         """The same memory by one index, a step's outputs being one item."""
         item = f"V{4 * self._outputs.shape[2]}"
-        self._flat_outputs, self._flat_prints = self._outputs.view(item), self._prints.reshape(-1)
-        self._flat_outputs = self._flat_outputs.reshape(-1)
+        self._flat_outputs = self._outputs.view(item).reshape(-1)
+        self._flat_prints = self._prints.reshape(-1)
 
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed

@@ -123,7 +123,7 @@ def test_any_outcome_is_read_back_row_by_row(
             )
         else:
             done.answer(row, outputs[done.span(row)], outcome)
-    reply = pb.StepBatchReply.FromString(columns.reply(7, done, [], MANIFEST).SerializeToString())
+    reply = pb.StepBatchReply.FromString(b"".join(columns.reply(7, done, [], MANIFEST)))
     answers = Answers(message, reply, OUTPUTS)
     for row, answer in enumerate(answers):
         if status[row] == FAILED:

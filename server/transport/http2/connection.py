@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -54,6 +55,7 @@ class Connection:
         self._rest = b""  # a frame that has not come whole
         self._last = 0  # the latest stream that the peer has begun
         self._leaving = self._closing = False
+        self._unheard = READ  # bytes that are still taken once it is closing
         self._block: tuple[int, int, bytearray] | None = None  # headers that go on
         self._credit = CONNECTION_WINDOW  # what the peer may still send
         self._stalled: dict[Call, None] = {}
@@ -88,11 +90,18 @@ class Connection:
 
     def take(self, come: bytes) -> None:
         """Bytes have come; none is their end."""
-        if not come:
+        if not come or (self._closing and self._has_heard(len(come))):
             self.close()
+            return
+        if self._closing:
             return
         self.heard, self.pinged = time.monotonic(), 0.0
         self.take_in(self._rest + come if self._rest else come)
+
+    def _has_heard(self, size: int) -> bool:
+        """It is told why it is let go, but not for as long as it talks on."""
+        self._unheard -= size
+        return self._unheard < 0
 
     def take_in(self, come: bytes) -> None:
         """Take in all whole frames."""
@@ -398,7 +407,10 @@ class Connection:
         afters, self._afters = self._afters, []
         for then in afters:
             then()
-        if self._closing or (self._leaving and not self.calls):
+        if self._closing:  # the peer closes once it has heard why; or it might not hear it
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+        elif self._leaving and not self.calls:
             self.close()
 
     def _sent(self, count: int) -> None:
@@ -423,7 +435,7 @@ class Connection:
     @property
     def reads(self) -> bool:
         """Whether bytes of it are wanted: not while it has to wait, or does not read ours."""
-        return not (self.paused or self._closing or self._out_bytes > BACKLOG)
+        return not (self.paused or self._out_bytes > BACKLOG)
 
     def leave(self) -> None:
         """Tell the peer that no new calls are served; once it knows, that none will be."""
@@ -439,8 +451,7 @@ class Connection:
         """Close the connection, saying why."""
         log.info("a connection is closed: %s", fault.words)
         self.write(frames.goaway(self._last, fault.code, fault.words))
-        self._closing, self.pinged = True, time.monotonic()
-        self.loop.watch(self)
+        self._closing, self.pinged, self._rest = True, time.monotonic(), b""
         self._cancel_all()
 
     def close(self) -> None:

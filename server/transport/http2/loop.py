@@ -47,7 +47,7 @@ class Loop:
 
     def __init__(
         self,
-        on_call: Callable[[Call], None],
+        on_call: Callable[[Call], object],
         settle: Callable[[], object],
         on_death: Callable[[], None],
         largest_message: int,
@@ -319,7 +319,7 @@ class Loop:
         return any(connection.calls for connection in list(self._connections.values()))
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of calls to wake
+        with contextlib.suppress(OSError):  # it is full of calls to wake, or closed
             self._awake.send(b"\0")
 
     def _clear(self) -> None:
@@ -329,6 +329,8 @@ class Loop:
             listening.close()
         self._listening.clear()
         self._epoll.close()
+        self._asleep.close()
+        self._awake.close()
 
 
 def _is_over(work: Then | Call) -> bool:

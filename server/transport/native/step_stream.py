@@ -145,7 +145,7 @@ class _Asked:
     def _answer(self, submission: Submission) -> None:
         self._stream.waiting.discard(submission)
         self._reply(
-            lambda: columns.packed_outcome(self._message.id, submission, self._opened, self._model)
+            lambda: columns.outcome(self._message.id, submission, self._opened, self._model)
         )
 
     def _reply(self, make: Callable[[], Sequence[Packed]]) -> None:

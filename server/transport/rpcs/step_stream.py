@@ -118,7 +118,8 @@ class StepStream(Stream[pb.StepBatchReply]):
         self, message: pb.StepBatch, submission: Submission, opened: Sequence[pb.LaneOpened]
     ) -> None:
         assert self._model is not None
-        self.outbox.put_nowait(columns.outcome(message.id, submission, opened, self._model))
+        packed = b"".join(columns.outcome(message.id, submission, opened, self._model))
+        self.outbox.put_nowait(pb.StepBatchReply.FromString(packed))
 
     def _end_if_done(self) -> None:
         if self._read_all and not self._waiting:

@@ -135,7 +135,7 @@ def test_a_reply_tells_each_row_s_outcome_where_its_reader_looks_for_it(
             submission.first_steps[row] = first // 2  # as the step protocol does
         else:
             submission.answer(row, values[submission.span(row)], status)
-    packed = columns.reply(number, submission, [], manifest).SerializeToString()
+    packed = b"".join(columns.reply(number, submission, [], manifest))
 
     reply = pb.StepBatchReply.FromString(packed)
     assert reply.id == number

@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
-        torture train crossval forecasts bench bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
+        torture train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -78,7 +78,10 @@ torture: $(VENV)/.installed tools  ## 1,000 kills under 200 sessions, on SQLite 
 	$(BIN)/python -m tests.durability.torture --kills 1000 --store both
 	$(BIN)/python -m tests.durability.torture --kills 40 --store both --durability sync
 
-bench: $(VENV)/.installed  ## steps/s and CPU a step, beside onnxruntime alone
+bench: $(VENV)/.installed  ## all that the README's figures rest on: tables, plots; ten minutes
+	$(BIN)/python -m benchmarks.everything
+
+bench-steps: $(VENV)/.installed  ## steps/s and CPU a step by way in, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps
 
 bench-unary: $(VENV)/.installed  ## unary calls on both transports, by calls in flight

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -17,20 +18,28 @@ from benchmarks.http2 import Connection
 from benchmarks.load import CYCLE, FollowedSession, WrongAnswer
 from benchmarks.models import H64
 from tidegate.v1 import tidegate_pb2 as pb
+from tidegate.wire import MAX_OPENS
 
 Floats = NDArray[np.float32]
 METHOD = "/tidegate.v1.Tidegate/StepStream"
 
 
 class ColumnsLoad:
-    """`connections`, each with a stream on which `in_flight` messages of `rows` sessions of their
-    own are under way."""
+    """`connections`, each with a stream of `groups` of `rows` sessions, which share messages.
+    `in_flight` messages are under way on each, of the groups in turn; as many as there are, unless
+    it is said."""
 
     def __init__(
-        self, address: str, name: str, rows: int, in_flight: int, connections: int = 1
+        self,
+        address: str,
+        name: str,
+        rows: int,
+        groups: int,
+        connections: int = 1,
+        in_flight: int = 0,
     ) -> None:
         self.streams = [
-            _Stream(address, f"{name}-{number}", rows, in_flight, seed=number * in_flight)
+            _Stream(address, f"{name}-{number}", rows, groups, in_flight or groups)
             for number in range(connections)
         ]
         for stream in self.streams:
@@ -79,9 +88,11 @@ class ColumnsLoad:
 
 
 class _Stream:
-    def __init__(self, address: str, name: str, rows: int, in_flight: int, seed: int) -> None:
+    def __init__(self, address: str, name: str, rows: int, groups: int, in_flight: int) -> None:
         self.connection, self._name, self._rows = Connection(address), name, rows
-        self.groups = [_Group(k, rows, seed + k) for k in range(in_flight)]
+        self._in_flight = in_flight
+        self.groups = [_Group(k, rows) for k in range(groups)]
+        self._idle = deque(self.groups)
         self.steps, self.waits, self.running = 0, 0, True
         self._hears: Callable[[pb.StepBatchReply], None] = self._opened
         self._stream = self.connection.begin(
@@ -94,39 +105,43 @@ class _Stream:
             pb.LaneOpen(lane=lane, session_id=f"{self._name}-{lane}", create=True)
             for lane in range(self._rows * len(self.groups))
         ]
-        self.waits = 1
-        self._stream.send(pb.StepBatch(model=H64.name, opens=opens).SerializeToString())
+        for at in range(0, len(opens), MAX_OPENS):
+            some = pb.StepBatch(model=H64.name, opens=opens[at : at + MAX_OPENS])
+            self.waits += 1
+            self._stream.send(some.SerializeToString())
         while self.waits:
             self.connection.turn()
         self._hears = self._answered
 
     def go(self) -> None:
-        """Send every group's message."""
-        for group in self.groups:
-            self._say(group)
+        """Send as many messages as may be under way."""
+        for _ in range(self._in_flight):
+            self._say()
 
     def _opened(self, reply: pb.StepBatchReply) -> None:
         if not all(lane.created for lane in reply.opened):
             raise WrongAnswer(f"{self._name}: not every lane opened a session")
-        self.waits = 0
+        self.waits -= 1
 
     def _answered(self, reply: pb.StepBatchReply) -> None:
         group = self.groups[reply.id]
         group.check(reply)
         self.steps, self.waits = self.steps + self._rows, self.waits - 1
+        self._idle.append(group)
         if self.running:
-            self._say(group)
+            self._say()
 
-    def _say(self, group: _Group) -> None:
+    def _say(self) -> None:
+        """The message of the group that has waited longest."""
         self.waits += 1
-        self._stream.send(group.next())
+        self._stream.send(self._idle.popleft().next())
 
 
 class _Group:
     """The sessions that share messages: lanes k * rows and on, always at the same step."""
 
-    def __init__(self, k: int, rows: int, seed: int) -> None:
-        features = _observations(rows, seed)
+    def __init__(self, k: int, rows: int) -> None:
+        features = _observations(rows, seed=k)
         lanes = np.arange(k * rows, (k + 1) * rows, dtype="<u4").tobytes()
         self._messages = [
             pb.StepBatch(id=k, lanes=lanes, features=each.tobytes()) for each in features

@@ -1,8 +1,8 @@
 """Steps/s and server CPU a step for each way in, beside onnxruntime alone on the same batches.
 
 The server runs on one core, the load on another, over loopback; onnxruntime alone runs on the
-server's core just before each load, so that both meet the same machine. `make bench`, or
-`python -m benchmarks.steps`.
+server's core just before each load, while the other core is kept busy too: on many machines the two
+share what makes them fast. `make bench`, or `python -m benchmarks.steps`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def _round(engine: Engine, rows: EngineRows, seconds: float) -> Alone:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
+    """What was seen in one window."""
+
     seconds: float
     steps: int
     cpu: float
@@ -136,23 +138,24 @@ class _Window:
 
 def _measure(
     way: Way, server: ServerProcess, seconds: float, repeats: int
-) -> tuple[list[_Window], int]:
+) -> tuple[list[Window], int]:
     """Windows of `seconds` over one load that runs through, and steps checked against NumPy."""
     load = way.load(server.address)
     load.go()
     load.run(seconds / 2)
-    windows = [_window(load, server, seconds) for _ in range(repeats)]
+    windows = [window(load, server, seconds) for _ in range(repeats)]
     return windows, load.finish()
 
 
-def _window(load: Load, server: ServerProcess, seconds: float) -> _Window:
+def window(load: Load, server: ServerProcess, seconds: float) -> Window:
+    """Let a load that runs go on for so long."""
     started, steps, cpu = time.perf_counter(), load.steps, server.cpu_seconds()
     load.run(seconds)
     now, count, used = time.perf_counter(), load.steps, server.cpu_seconds()
-    return _Window(now - started, count - steps, used - cpu)
+    return Window(now - started, count - steps, used - cpu)
 
 
-def _result(way: Way, windows: list[_Window], checked: int, beside: Alone) -> Result:
+def _result(way: Way, windows: list[Window], checked: int, beside: Alone) -> Result:
     rates = [window.steps / window.seconds for window in windows]
     return Result(
         way=way.name,
@@ -179,7 +182,7 @@ def run(seconds: float, repeats: int) -> list[Result]:
         H64.write(Path(folder))
         with serving(Path(folder), server_core) as server, machine.pinned(load_core):
             for way in WAYS:
-                with machine.pinned(server_core):
+                with machine.pinned(server_core), machine.kept_busy(load_core):
                     beside = measure_alone(way.batch, seconds / 3, repeats)
                 windows, checked = _measure(way, server, seconds, repeats)
                 results.append(_result(way, windows, checked, beside))

@@ -113,9 +113,9 @@ class Load:
         low, high = np.percentile(waits, [50, 99])
         return Window(steps / took, cpu / max(steps, 1) * 1e6, float(low), float(high))
 
-    def turn(self) -> None:
-        """Wait for a reply, and look at it."""
-        self._connection.turn()
+    def turn(self, patience: float | None = None) -> None:
+        """Wait for a reply, at most so long, and look at it."""
+        self._connection.turn(patience)
 
     def close(self) -> int:
         """Leave; returns how many steps of a session were as they should be."""

@@ -288,6 +288,10 @@ _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
 }
 
 
+WRITTEN_TO_THE_END = "Internal error from Core"
+"""What grpc.aio says of a stream that ended while a write was under way, whatever its status was."""
+
+
 def from_rpc(error: grpc.RpcError) -> TidegateError:
     """The exception for a failed call, on either of gRPC's two faces."""
     code, message = error.code(), error.details() or ""
@@ -297,6 +301,8 @@ def from_rpc(error: grpc.RpcError) -> TidegateError:
         return kind(detail.message or message, code, detail)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
         return MessageTooLarge(message, code)
+    if message == WRITTEN_TO_THE_END:
+        return Unavailable("the server ended the stream while it was written to")
     return _BY_CODE.get(code, TidegateError)(message or code.name, code)
 
 

@@ -60,7 +60,11 @@ def test_a_call_that_was_due_before_it_went_has_waited_since_then() -> None:
 
 
 class Sent:
-    """A connection on which nothing is sent."""
+    """A connection, and a stream of it, on which nothing is sent."""
 
-    def begin(self, request: bytes, session: StepSession) -> None:
+    def begin(self, method: str, on_message: object) -> Sent:
+        """Nothing is begun."""
+        return self
+
+    def send(self, message: bytes, last: bool) -> None:
         """Nothing."""

@@ -63,6 +63,7 @@ class Stream:
         self._in_flight: dict[int, Message] = {}
         self._held: dict[asyncio.TimerHandle, tuple[Sequence[Row], Sequence[Share]]] = {}
         self._sent = self._failures = 0
+        self._heard = False  # whether the server has answered on the present connection
         self.breaks = 0
         """How many connections broke."""
         self._wake = asyncio.Event()
@@ -137,6 +138,7 @@ class Stream:
     async def _converse(self) -> TidegateError:
         """One connection, until it breaks; returns how it broke."""
         call = self._call = self._open_call()
+        self._heard = False
         reader = self._loop.create_task(self._read(call))
         try:
             try:
@@ -170,12 +172,18 @@ class Stream:
     async def _due(self, reader: asyncio.Task[TidegateError] | None = None) -> bool:
         """Wait until there is something to send and room for it on the wire; False once nobody
         reads any more."""
-        while not self._outbox or len(self._in_flight) >= self._most:
+        while not self._outbox or len(self._in_flight) >= self._room:
             if reader is not None and reader.done():
                 return False
             self._wake.clear()
             await self._wake.wait()
         return reader is None or not reader.done()
+
+    @property
+    def _room(self) -> int:
+        """Messages that may be under way: one, until the server has answered on this connection.
+        Where a stream ends while it is written to, grpc.aio does not tell its status."""
+        return self._most if self._heard else 1
 
     async def _write(self, call: Call) -> None:
         number, message = self._sent, Message()
@@ -192,7 +200,7 @@ class Stream:
     async def _read(self, call: Call) -> TidegateError:
         try:
             while (reply := await call.read()) is not aio.EOF:
-                self._failures = 0
+                self._failures, self._heard = 0, True
                 self._settle(reply)
             return errors.Unavailable("the server ended the stream")
         except aio.AioRpcError as error:

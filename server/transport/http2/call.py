@@ -35,6 +35,8 @@ PREFIX: Final = struct.Struct(">BL")
 PREFIX_SIZE: Final = PREFIX.size
 WINDOW: Final = 262_144
 """Bytes of a call that its caller may send before any is asked for."""
+MEASURE: Final = 4
+"""A message up to so many times the largest is let come before it is refused."""
 EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 EXPIRED: Final[int] = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 INTERNAL: Final[int] = grpc.StatusCode.INTERNAL.value[0]
@@ -200,8 +202,9 @@ class Call:
         self._ended = last
         if self._read_all:  # the end waits for what is unsent
             return
-        self._parts.append(payload)
         self._have += len(payload)
+        if self._due <= self.connection.loop.largest_message:  # others are refused once they came
+            self._parts.append(payload)
         if self._have >= (PREFIX_SIZE if self._due < 0 else self._due):
             self._split()
         self._pump_or_end()
@@ -250,18 +253,18 @@ class Call:
 
     def _split(self) -> None:
         """Take whole messages out of what has come."""
+        if not self._parts:
+            self._too_large()
+            return
         come = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        at, end = 0, len(come)
+        at, end, largest = 0, len(come), self.connection.loop.largest_message
         while True:
             if self._due < 0:
                 if end - at < PREFIX_SIZE:
                     break
                 self._compressed, self._due = PREFIX.unpack_from(come, at)
                 at += PREFIX_SIZE
-                if self._due > self.connection.loop.largest_message:
-                    self._too_large(self._due)
-                    return
-            if end - at < self._due:
+            if end - at < self._due or self._due > largest:
                 break
             message = bytes(come[at : at + self._due])  # no copy of what is whole, and bytes
             at, self._due = at + self._due, -1
@@ -271,10 +274,21 @@ class Call:
                 self._inbox.append(message)
         self._parts = [memoryview(come)[at:]] if at < end else []
         self._have = end - at
+        if self._due > largest:
+            self._refuse_large()
 
-    def _too_large(self, size: int) -> None:
-        limit = self.connection.loop.largest_message
-        self.end(EXHAUSTED, f"Received message larger than max ({size} vs. {limit})")
+    def _refuse_large(self) -> None:
+        """The message that is coming is too large. It is not kept, but the call is not ended before
+        it has come, if it is not beyond all measure: a caller that writes would not learn why."""
+        size, limit = self._due, self.connection.loop.largest_message
+        if self._have < size <= MEASURE * limit:
+            self._parts.clear()
+        else:
+            self._too_large()
+
+    def _too_large(self) -> None:
+        size, limit = self._due, self.connection.loop.largest_message
+        self.end(EXHAUSTED, f"SERVER: Received message larger than max ({size} vs. {limit})")
         self._stop_reading()
 
     def _unpack(self, message: bytes) -> None:

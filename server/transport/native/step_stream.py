@@ -91,6 +91,7 @@ class _Asked:
         if not message.opens:
             self._submit()
             return
+        self._stream.gathering.submit()  # what a session has done counts in what its lane is told
         self._stream.paused = True  # messages behind this one may name its lanes
         if (sought := model.seek(wanted(message.opens))) is None:
             self._open({})

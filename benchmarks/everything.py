@@ -1,0 +1,139 @@
+"""All of it in one command: tables in Markdown and plots, with the machine, versions and seeds.
+
+Writes `benchmarks/MEASURED.md` and `benchmarks/plots/*.svg`; some ten minutes. tritonserver is
+measured where it is installed (`benchmarks/triton/install.sh`). `make bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt  # the backend first
+
+from benchmarks import arrivals, births, machine, residents, steps, unary
+from benchmarks.triton import server as triton
+
+FOLDER = Path(__file__).resolve().parent
+PACKAGES = ("onnxruntime-gpu", "numpy", "protobuf", "grpcio", "hpack")
+COLOURS = {
+    "native": "#0b6e4f", "aio": "#a63d40", "triton": "#5f7fbf", "echo": "#999999",
+    "onnxruntime alone": "#999999",
+}  # fmt: skip
+
+Point = tuple[float, float]
+
+
+def plot(
+    name: str, title: str, x: str, y: str, lines: Iterable[tuple[str, Sequence[Point]]]
+) -> None:
+    """One figure: both axes logarithmic, a line a side."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for label, points in lines:
+        axes.plot(*zip(*points, strict=True), marker="o", label=label, color=COLOURS.get(label))
+    axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.legend(frameon=False)
+    figure.savefig(FOLDER / "plots" / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def by_side(results: Sequence[unary.Result], method: str, value: str) -> list[tuple[str, Any]]:
+    """Lines of a method: a value by calls in flight, for each server."""
+    mine = [result for result in results if result.method == method]
+    sides = dict.fromkeys(result.side for result in mine)
+    return [
+        (side, [(r.in_flight, getattr(r, value)) for r in mine if r.side == side]) for side in sides
+    ]
+
+
+def plots(
+    calls: Sequence[unary.Result],
+    ways: Sequence[steps.Result],
+    offered: Sequence[arrivals.Result],
+    resident: Sequence[residents.Result],
+) -> None:
+    """All figures."""
+    (FOLDER / "plots").mkdir(exist_ok=True)
+    plot(
+        "cpu-by-in-flight", "Server CPU a unary Step", "calls in flight", "microseconds",
+        by_side(calls, "Step", "server_microseconds"),
+    )  # fmt: skip
+    plot(
+        "rate-by-in-flight", "Unary Steps a second", "calls in flight", "steps/s",
+        by_side(calls, "Step", "steps_per_second"),
+    )  # fmt: skip
+    plot(
+        "latency-by-load", "Unary Steps at random moments", "calls/s", "milliseconds",
+        [
+            ("p50", [(r.asked_per_second, r.p50_ms) for r in offered]),
+            ("p99", [(r.asked_per_second, r.p99_ms) for r in offered]),
+        ],
+    )  # fmt: skip
+    columns = [way for way in ways if way.rows > 1 and way.connections == 1]
+    plot(
+        "rate-by-batch", "Columnar stream", "rows a message", "steps/s",
+        [
+            ("native", [(way.rows, way.steps_per_second) for way in columns]),
+            ("onnxruntime alone", [(way.batch, way.alone_steps_per_second) for way in columns]),
+        ],
+    )  # fmt: skip
+    plot(
+        "cost-by-sessions", "A step's cost by sessions there are", "sessions", "microseconds",
+        [("native", [(r.sessions, r.server_microseconds) for r in resident])],
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Exit status 0, or a traceback where an answer is wrong."""
+    parser = argparse.ArgumentParser(prog="benchmarks.everything", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short windows, few points")
+    quick = parser.parse_args().quick
+    when, where = machine.now(), machine.description()
+    _say("ways in")
+    ways = steps.run(0.4 if quick else 2.0, 1 if quick else 5)
+    _say("unary calls")
+    in_flight = (1, 64) if quick else unary.IN_FLIGHT
+    calls = unary.run(in_flight, 0.3 if quick else 1.0, 1 if quick else 5)
+    _say("calls at random moments")
+    offered = arrivals.run((0.3, 0.7) if quick else arrivals.SHARES, 0.5 if quick else 6.0)
+    _say("sessions that are there")
+    resident = residents.run(residents.SESSIONS[: 2 if quick else 3], 0.3 if quick else 2.0)
+    _say("whole lives")
+    lives = births.run(2_000 if quick else 100_000, 1 if quick else 3)
+    plots(calls, ways, offered, resident)
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    if triton.ENVIRONMENT.exists():
+        versions += ", tritonserver 2.51"
+    (FOLDER / "MEASURED.md").write_text(
+        f"# Measured by `make bench`\n\n"
+        f"h64 (16 features, 64 units, 32 outputs); {when}; {where}; Python "
+        f"{platform.python_version()}, {versions}. Seeds are fixed. The server has one core, the "
+        f"load the other; medians of windows; every reply is looked at, followed sessions equal "
+        f"the NumPy LSTM's. Compare within a table: the machine is shared.\n\n"
+        f"## Ways in\n\n{steps.table(ways)}\n\n![](plots/rate-by-batch.svg)\n\n"
+        f"## Unary calls, by turns\n\n{unary.table(calls)}\n\n"
+        f"![](plots/rate-by-in-flight.svg)\n![](plots/cpu-by-in-flight.svg)\n\n"
+        f"## Calls at random moments\n\n{arrivals.table(offered)}\n\n"
+        f"![](plots/latency-by-load.svg)\n\n"
+        f"## Sessions that are there\n\n{residents.table(resident)}\n\n"
+        f"![](plots/cost-by-sessions.svg)\n\n"
+        f"## Whole lives\n\n{births.table(lives)}\n"
+    )
+    return 0
+
+
+def _say(what: str) -> None:
+    print(f"measuring {what}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What sessions cost that are merely there: a step's time and the server's memory, by how many.
+
+All sessions are resident and step in turn, 512 a message, two messages in flight; the server has
+one core, the load another, no store. Memory is the server's own (RSS), less what the sessions'
+state and remembered replies take, which is what a deployment is sized by. `python -m
+benchmarks.residents`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.columns import ColumnsLoad
+from benchmarks.models import H64
+from benchmarks.steps import window
+from server.config import Config
+
+SESSIONS = (1_024, 10_240, 102_400)
+ROWS = 512
+REMEMBERED = Config.model_fields["remembered_steps"].default
+STATE_BYTES = 4 * 2 * 64
+REPLY_BYTES = 4 * 32 + 8  # the outputs, and their inputs' fingerprint
+
+
+@dataclass(frozen=True)
+class Result:
+    """Medians over the windows."""
+
+    sessions: int
+    steps_per_second: float
+    server_microseconds: float
+    bytes_a_session: float
+    """Beyond state and replies; the first row's is mostly what is there anyway."""
+    checked_steps: int
+
+
+def measure(folder: Path, core: int, load_core: int, sessions: int, seconds: float) -> Result:
+    """A server of its own for so many sessions."""
+    flags = ("--store", "none", "--max-sessions", str(sessions))
+    with machine.serving(folder, core, *flags) as server, machine.pinned(load_core):
+        before = machine.resident_bytes(server.pid)
+        load = ColumnsLoad(server.address, "s", ROWS, sessions // ROWS, in_flight=2)
+        load.go()
+        load.run(seconds)
+        while load.steps < 2 * sessions:  # every slot has been used
+            load.run(0.1)
+        windows = [window(load, server, seconds) for _ in range(5)]
+        grown = machine.resident_bytes(server.pid) - before
+        checked = load.finish()
+    known = STATE_BYTES + REMEMBERED * REPLY_BYTES
+    return Result(
+        sessions,
+        statistics.median(each.steps / each.seconds for each in windows),
+        statistics.median(1e6 * each.cpu / each.steps for each in windows),
+        grown / sessions - known,
+        checked,
+    )
+
+
+def run(counts: Sequence[int], seconds: float) -> list[Result]:
+    """Measure at each number of sessions."""
+    core, load_core = machine.choose_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        H64.write(Path(folder))
+        return [measure(Path(folder), core, load_core, each, seconds) for each in counts]
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results in Markdown."""
+    lines = [
+        "| sessions | steps/s | server CPU µs a step | bytes a session, beyond state and replies |",
+        "|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {r.sessions:,} | {r.steps_per_second:,.0f} | {r.server_microseconds:.2f} "
+        f"| {r.bytes_a_session:,.0f} |"
+        for r in results
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.residents", description=__doc__)
+    parser.add_argument("--sessions", type=int, nargs="*", default=SESSIONS)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
+    arguments = parser.parse_args()
+    print(f"h64; {machine.now()}; {machine.description()}\n")
+    print(table(run(arguments.sessions, arguments.seconds)))
+
+
+if __name__ == "__main__":
+    main()

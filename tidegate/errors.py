@@ -289,7 +289,7 @@ _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
 
 
 WRITTEN_TO_THE_END = "Internal error from Core"
-"""What grpc.aio says of a stream that ended while a write was under way, whatever its status was."""
+"""What grpc.aio says of a stream that ended while it was written to, whatever its status was."""
 
 
 def from_rpc(error: grpc.RpcError) -> TidegateError:

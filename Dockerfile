@@ -65,6 +65,7 @@ ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     TIDEGATE_HOST=0.0.0.0 \
     TIDEGATE_PORT=50051 \
     TIDEGATE_METRICS_PORT=9095 \
+    TIDEGATE_HEALTH_PORT=50050 \
     TIDEGATE_MODEL_REPOSITORY=/models \
     TIDEGATE_DATA_FOLDER=/data
 # Sessions: mount a volume here, or they go with the container.
@@ -75,7 +76,7 @@ COPY deploy/healthcheck.py deploy/entrypoint.py /usr/local/lib/tidegate/
 COPY models /models
 USER 10001:10001
 WORKDIR /
-EXPOSE 50051 9095
+EXPOSE 50051 50050 9095
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["/venv/bin/python", "/usr/local/lib/tidegate/healthcheck.py"]

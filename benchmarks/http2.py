@@ -31,6 +31,7 @@ class Stream:
         self._connection, self.number, self._on_message = connection, number, on_message
         self.window = connection.first_window
         self.over = False
+        self._credit = WINDOW
         self._said: list[tuple[bytes, bool]] = []  # what waits for room
         self._come: list[bytes] = []
 
@@ -63,6 +64,10 @@ class Stream:
 
     def take(self, payload: bytes) -> None:
         """Bytes have come: hand over the messages that are whole."""
+        self._credit -= len(payload)
+        if self._credit < WINDOW // 2:
+            self._connection.write(frames.window_update(self.number, WINDOW - self._credit))
+            self._credit = WINDOW
         self._come.append(payload)
         come = payload if len(self._come) == 1 else b"".join(self._come)
         while len(come) >= 5 and len(come) >= (end := 5 + frames.NUMBER.unpack_from(come, 1)[0]):

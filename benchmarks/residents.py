@@ -23,9 +23,8 @@ from server.config import Config
 
 SESSIONS = (1_024, 10_240, 102_400)
 ROWS = 512
-REMEMBERED = Config.model_fields["remembered_steps"].default
-STATE_BYTES = 4 * 2 * 64
-REPLY_BYTES = 4 * 32 + 8  # the outputs, and their inputs' fingerprint
+DEPTH = max(Config.model_fields["remembered_steps"].default, H64.bundle().manifest.max_chunk)
+KNOWN_BYTES = 4 * 2 * 64 + DEPTH * (4 * 32 + 8)  # state; replies and their inputs' fingerprints
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,16 @@ def measure(folder: Path, core: int, load_core: int, sessions: int, seconds: flo
         load = ColumnsLoad(server.address, "s", ROWS, sessions // ROWS, in_flight=2)
         load.go()
         load.run(seconds)
-        while load.steps < 2 * sessions:  # every slot has been used
+        while load.steps < (DEPTH + 1) * sessions:  # all memory for replies is in use
             load.run(0.1)
         windows = [window(load, server, seconds) for _ in range(5)]
         grown = machine.resident_bytes(server.pid) - before
         checked = load.finish()
-    known = STATE_BYTES + REMEMBERED * REPLY_BYTES
     return Result(
         sessions,
         statistics.median(each.steps / each.seconds for each in windows),
         statistics.median(1e6 * each.cpu / each.steps for each in windows),
-        grown / sessions - known,
+        grown / sessions - KNOWN_BYTES,
         checked,
     )
 

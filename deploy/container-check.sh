@@ -101,10 +101,11 @@ healthy() { [ "$("$DOCKER" inspect --format '{{.State.Health.Status}}' "$name")"
 run_image() {
     grpc_port=$(free_port)
     metrics_port=$(free_port)
-    local ports=(--publish "127.0.0.1:$grpc_port:50051" --publish "127.0.0.1:$metrics_port:9095")
+    local ports=(--publish "127.0.0.1:$grpc_port:50051" --publish "127.0.0.1:$metrics_port:9095"
+        --env TIDEGATE_INSECURE=true)
     if [ ${#network[@]} != 0 ]; then
         ports=("${network[@]}" --env TIDEGATE_HOST=127.0.0.1 --env "TIDEGATE_PORT=$grpc_port"
-            --env "TIDEGATE_METRICS_PORT=$metrics_port")
+            --env "TIDEGATE_METRICS_PORT=$metrics_port" --env "TIDEGATE_HEALTH_PORT=$(free_port)")
     fi
     local memory=512m
     [ "$variant" = cpu ] || { ports+=(--gpus all); memory=4g; }

@@ -1,6 +1,7 @@
 """The image's health check: asks the server's gRPC health service, and exits 0 when it serves.
 
-Runs inside the container beside the server and reads the same TIDEGATE_PORT.
+Runs inside the container beside the server and reads the same TIDEGATE_HEALTH_PORT, which is not
+encrypted, or TIDEGATE_PORT.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SECONDS = 2.0
 
 def main() -> int:
     """0 when the server says SERVING, 1 with the reason on stderr otherwise."""
-    port = os.environ.get("TIDEGATE_PORT", "50051")
+    port = os.environ.get("TIDEGATE_HEALTH_PORT") or os.environ.get("TIDEGATE_PORT", "50051")
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:

@@ -25,6 +25,7 @@ from server.serving.tenure import Tenure
 from server.store.choose import open_store
 from server.store.health import Health
 from server.transport.aio import AioServer
+from server.transport.health import HealthPort
 from server.transport.listening import PortTaken, Transport, host
 from server.transport.native.server import NativeServer
 from server.transport.rpcs.services import Services
@@ -62,6 +63,7 @@ class App:
             partial(self._on_death, "the watcher of the model repository died"),
         )  # fmt: skip
         self._services: Services | None = None
+        self._health_port: HealthPort | None = None
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
@@ -70,6 +72,8 @@ class App:
         try:
             return await self._serve()
         finally:
+            if self._health_port is not None:
+                await self._health_port.stop()
             if self._tenure is not None and self._keeping is not None:
                 self._tenure.stop()
                 self._keeping.store.close()
@@ -82,6 +86,7 @@ class App:
         metrics_port = self._serve_metrics()
         await services.starting()
         port = await transport.start()
+        await self._open_health(services)
         log.info("listening on %s:%d; loading", self._host, port)
         self._loading, loaded = _in_thread(self._loader.load)
         if not await self._unless_stopped(loaded):
@@ -101,6 +106,13 @@ class App:
         if self._died:
             await services.unwell()
         return await self._drain(services, transport) and not self._died
+
+    async def _open_health(self, services: Services) -> None:
+        if self._config.health_port is not None:
+            opened = HealthPort(self._config, services, self._config.health_port)
+            port = await opened.start()
+            self._health_port = opened
+            log.info("health checks in clear on %s:%d", self._host, port)
 
     def _choose_transport(self, services: Services) -> Transport:
         if self._config.transport == "aio":

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, DirectoryPath, Field, PositiveInt, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    DirectoryPath,
+    Field,
+    FilePath,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsConfigDict
 
 TEN_YEARS = 10 * 365 * 86_400.0  # times stay within what clocks and timestamps can say
 
@@ -56,6 +66,19 @@ class Config(BaseSettings):
         "native",
         description="what carries calls: native is our own HTTP/2, in one thread; aio is grpc.aio, "
         "ten times slower",
+    )
+    tls_cert: FilePath | None = Field(
+        None, description="PEM file of the server's certificate and its chain: encrypts every call"
+    )
+    tls_key: FilePath | None = Field(None, description="PEM file of its key")
+    tls_client_ca: FilePath | None = Field(
+        None, description="PEM file of who signs clients' certificates: others are let go"
+    )
+    health_port: Port | None = Field(
+        None, description="port of gRPC's health service in clear, for probes; 0 takes a free one"
+    )
+    insecure: CliImplicitFlag[bool] = Field(
+        False, description="listen beyond this machine without encryption; keys and states in clear"
     )
     busy_poll: float = Field(
         0.0002,
@@ -149,6 +172,17 @@ class Config(BaseSettings):
         "info", description="the least that is logged"
     )
 
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise PydanticCustomError("tls", "tls_cert and tls_key go together: one is missing")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise PydanticCustomError("tls", "tls_client_ca needs tls_cert and tls_key")
+        if not (self.insecure or self.tls_cert is not None or _is_loopback(self.host)):
+            text = "host {host} can be reached by others: give tls_cert and tls_key, or --insecure"
+            raise PydanticCustomError("insecure", text, {"host": repr(self.host)})
+        return self
+
     @property
     def at_once(self) -> int:
         """Steps that may run in the transport's thread. On one core there is nobody else to run
@@ -170,10 +204,21 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Config:
         raise ConfigError("; ".join(map(_sentence, error.errors()))) from None
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _sentence(problem: Any) -> str:
     """Pydantic says "Input should be ..." of a field that it names apart."""
+    if not problem["loc"]:  # of several fields together
+        return str(problem["msg"])
     if problem["type"] == "path_not_directory":
         must = "must be a folder"
+    elif problem["type"] == "path_not_file":
+        must = "must be a file"
     else:
         must = (
             problem["msg"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tidegate import errors
     from tidegate.client import Client
     from tidegate.model import Feature, ManySteps, Model, Output, SessionInfo
-    from tidegate.options import ClientOptions, Coalescing, Replay, RetryPolicy
+    from tidegate.options import ClientOptions, Coalescing, Replay, RetryPolicy, Tls
     from tidegate.session import Session
     from tidegate.sync import SyncClient, SyncSession
 
@@ -31,6 +31,7 @@ __all__ = [
     "SessionInfo",
     "SyncClient",
     "SyncSession",
+    "Tls",
     "__version__",
     "errors",
 ]
@@ -45,6 +46,7 @@ _HOMES = {
     "ClientOptions": "options",
     "Replay": "options",
     "RetryPolicy": "options",
+    "Tls": "options",
     "Feature": "model",
     "Model": "model",
     "Output": "model",

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.calls import Calls
+from tidegate._stream.calls import Calls, opened
 from tidegate._stream.message import Block
 from tidegate._stream.stream import Stream
 from tidegate.model import ManySteps, Model
@@ -51,13 +51,13 @@ class Client(Calls):
         await self.close()
 
     def connect(self) -> None:
-        """Make the channel, inside a running event loop. gRPC connects with the first call."""
+        """Make the channel, inside a running event loop. gRPC connects with the first call.
+
+        Raises:
+            OSError: a file that `ClientOptions.tls` names cannot be read.
+        """
         self.loop = asyncio.get_running_loop()
-        settings = self.options.channel_options()
-        if self._credentials is None:
-            self._channel = aio.insecure_channel(self.address, settings)
-        else:
-            self._channel = aio.secure_channel(self.address, self._credentials, settings)
+        self._channel = opened(self.address, self.options, self._credentials)
         self._stub, self._closed = pb_grpc.TidegateStub(self._channel), False
 
     async def close(self) -> None:

@@ -8,6 +8,11 @@ import json
 import math
 import random
 from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
 
 SERVICE = "tidegate.v1.Tidegate"
 # StepStream is left out, since gRPC cannot repeat a stream once a reply has come: `stream` does.
@@ -96,6 +101,36 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """PEM files with which a connection is encrypted, and its ends know each other."""
+
+    ca: Path | None = None
+    """Who signs the server's certificate; None: whoever gRPC trusts anyway."""
+    cert: Path | None = None
+    """The client's own certificate and its chain, where the server asks for one."""
+    key: Path | None = None
+    """Its key."""
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("Tls.cert and Tls.key go together: one is missing")
+
+    def credentials(self) -> "grpc.ChannelCredentials":
+        """The same in gRPC's words.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        import grpc  # most clients' settings need none of it
+
+        ca, key, cert = (
+            None if file is None else Path(file).read_bytes()
+            for file in (self.ca, self.key, self.cert)
+        )
+        return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+@dataclass(frozen=True)
 class ClientOptions:
     """What holds for every call of one client."""
 
@@ -114,10 +149,12 @@ class ClientOptions:
     max_reconnect_backoff: float = 5.0
     """The longest pause between attempts to reconnect, in seconds."""
     keepalive: float = 20.0
-    """Seconds between pings, with which a peer that has vanished is found out; a Tidegate server
-    takes no more than one in 10 seconds, and ends the connection of who sends more."""
+    """Seconds between pings, with which a peer that has vanished is found out; a server over
+    grpc.aio takes no more than one in 10 seconds, and ends the connection of who sends more."""
     keepalive_timeout: float = 5.0
     """Seconds for a ping's answer, after which the connection counts as broken."""
+    tls: "Tls | None" = None
+    """How the connection is encrypted; None: it is not."""
 
     def __post_init__(self) -> None:
         _check_positive("ClientOptions.timeout", self.timeout, least=0.001)
@@ -140,6 +177,8 @@ class ClientOptions:
         )
         _check_positive("ClientOptions.keepalive", self.keepalive, least=0.1)
         _check_positive("ClientOptions.keepalive_timeout", self.keepalive_timeout, least=0.1)
+        if not isinstance(self.tls, Tls | None):
+            raise ValueError(f"ClientOptions.tls must be a Tls or None, not {self.tls!r}")
 
     def channel_options(self) -> list[tuple[str, int | str]]:
         """These settings in gRPC's own words."""

@@ -7,6 +7,7 @@ import grpc
 from server.config import Config
 from server.transport.listening import LAST_WORDS, address, options, taken, until
 from server.transport.rpcs.services import Services
+from server.transport.tls import certificates
 
 
 class AioServer:
@@ -16,12 +17,16 @@ class AioServer:
         self._services = services
         self._server = grpc.aio.server(options=options(config))
         services.add_to(self._server)
-        self._address = address(config)
+        self._address, self._certificates = address(config), certificates(config)
 
     async def start(self) -> int:
         """Listen, not serving yet; returns the port."""
         try:
-            port = self._server.add_insecure_port(self._address)
+            if self._certificates is None:
+                port = self._server.add_insecure_port(self._address)
+            else:
+                credentials = self._certificates.credentials()
+                port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError as error:
             raise taken(self._address, error) from error
         await self._server.start()

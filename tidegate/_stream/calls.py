@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 from grpc import aio
@@ -25,6 +26,21 @@ CHANGES = (pb.ImportRequest, pb.ForkRequest, pb.ResetRequest)
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Method = Callable[..., Awaitable[Reply]]
+
+
+def opened(
+    address: str, options: ClientOptions, credentials: grpc.ChannelCredentials | None = None
+) -> aio.Channel:
+    """A channel, encrypted as the credentials or the options say, if they do.
+
+    Raises:
+        OSError: a file that the options name cannot be read.
+    """
+    if credentials is None and options.tls is not None:
+        credentials = options.tls.credentials()
+    if credentials is None:
+        return aio.insecure_channel(address, options.channel_options())
+    return aio.secure_channel(address, credentials, options.channel_options())
 
 
 class Calls:

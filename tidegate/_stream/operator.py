@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from grpc import aio
-
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.calls import Calls
+from tidegate._stream.calls import Calls, opened
 from tidegate.errors import TidegateError
 from tidegate.options import ClientOptions
 from tidegate.v1 import admin_pb2 as pb
@@ -19,11 +17,15 @@ BY = {"state": pb.MIGRATE_BY_STATE, "inputs": pb.MIGRATE_BY_INPUTS}
 
 
 class Operator(Calls):
-    """An operator's connection, within `async with`. `timeout` is in seconds, as in `Calls`."""
+    """An operator's connection, within `async with`. `timeout` is in seconds, as in `Calls`.
+
+    Raises:
+        OSError: a file that `ClientOptions.tls` names cannot be read.
+    """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
         super().__init__(options or ClientOptions())
-        self._channel = aio.insecure_channel(address, self.options.channel_options())
+        self._channel = opened(address, self.options)
         self._admin: pb_grpc.AdminAsyncStub = pb_grpc.AdminStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -3,8 +3,12 @@
 import argparse
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from urllib.parse import urlsplit
+
+from tidegate import ClientOptions
+from tidegate.options import Tls
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,7 +64,31 @@ def server_arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=seconds, default=10.0, help="seconds a call may take (%(default)s)"
     )
+    parser.add_argument(
+        "--tls-ca", type=Path, metavar="FILE", help="PEM: encrypt, and trust whom it signed"
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM: this client's own")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM: its key")
     return parser
+
+
+def client_options(given: argparse.Namespace) -> ClientOptions:
+    """What `server_arguments` say.
+
+    Raises:
+        BadFile: a file for TLS cannot be used.
+    """
+    files = given.tls_ca, given.tls_cert, given.tls_key
+    if files == (None, None, None):
+        return ClientOptions(timeout=given.timeout)
+    try:
+        tls = Tls(*files)
+        tls.credentials()
+    except ValueError:
+        raise BadFile("--tls-cert and --tls-key go together") from None
+    except OSError as error:
+        raise BadFile.of(error.filename, error) from None
+    return ClientOptions(timeout=given.timeout, tls=tls)
 
 
 def add_version(parser: argparse.ArgumentParser, zero: str) -> None:

@@ -5,7 +5,7 @@ import asyncio
 
 from tidegate import Client, ClientOptions, Feature
 from tidegate.cli import versions
-from tidegate.cli.common import Subparsers
+from tidegate.cli.common import Subparsers, client_options
 
 
 def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
@@ -16,13 +16,13 @@ def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    asyncio.run(list_models(given.address, given.timeout))
+    asyncio.run(list_models(given.address, client_options(given)))
     return 0
 
 
-async def list_models(address: str, timeout: float) -> None:
+async def list_models(address: str, options: ClientOptions) -> None:
     """Print every model version with its features and outputs."""
-    async with Client(address, ClientOptions(timeout=timeout)) as client:
+    async with Client(address, options) as client:
         for model in await client.models():
             print(f"{model.name}/{model.version} on {model.device}: {model.description}".strip())
             print(f"  features    {', '.join(map(_described, model.features))}")

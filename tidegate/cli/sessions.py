@@ -14,8 +14,8 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate import Client, ClientOptions, SessionInfo
-from tidegate.cli.common import BadFile, Failure, Subparsers, add_version, name
+from tidegate import Client, SessionInfo
+from tidegate.cli.common import BadFile, Failure, Subparsers, add_version, client_options, name
 from tidegate.errors import BadSnapshot, SessionGone, UnknownModel, UnknownVersion
 
 Work = Callable[[Client], Coroutine[None, None, int]]
@@ -112,7 +112,7 @@ def _import(given: argparse.Namespace) -> int:
 
 def _connected(given: argparse.Namespace, work: Work) -> int:
     async def run() -> int:
-        async with Client(given.address, ClientOptions(timeout=given.timeout)) as client:
+        async with Client(given.address, client_options(given)) as client:
             return await work(client)
 
     return asyncio.run(run())

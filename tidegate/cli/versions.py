@@ -7,9 +7,8 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 
-from tidegate import ClientOptions
 from tidegate._stream.operator import BY, Operator
-from tidegate.cli.common import Subparsers, name, seconds, several
+from tidegate.cli.common import Subparsers, client_options, name, seconds, several
 
 Work = Callable[[Operator], Coroutine[None, None, int]]
 
@@ -109,7 +108,7 @@ def _shadow(given: argparse.Namespace) -> int:
 
 def _with_operator(given: argparse.Namespace, work: Work) -> int:
     async def run() -> int:
-        async with Operator(given.address, ClientOptions(timeout=given.timeout)) as operator:
+        async with Operator(given.address, client_options(given)) as operator:
             return await work(operator)
 
     return asyncio.run(run())

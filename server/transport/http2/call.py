@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import grpc
 
 from server.api.errors import CODES, trailing, words
-from server.errors import ServingError
+from server.errors import Internal, ServingError
 from server.transport.http2 import frames, headers
 from server.transport.http2.headers import Head, Metadata
 
@@ -306,16 +306,23 @@ class Call:
         try:
             while self._take is not None and not self.over:
                 if self._inbox:
-                    take, self._take = self._take, None
-                    take(self._inbox.popleft())
+                    self._hand_over(self._inbox.popleft())
                 elif self._ended:
-                    take, self._take = self._take, None
-                    take(None)
+                    self._hand_over(None)
                 else:
                     self._ask()
                     return
         finally:
             self._pumping = False
+
+    def _hand_over(self, message: bytes | None) -> None:
+        take, self._take = self._take, None
+        assert take is not None
+        try:
+            take(message)
+        except Exception:  # one call must not cost the others theirs
+            log.exception("a call failed unexpectedly")
+            self.refuse(Internal())
 
     def _ask(self) -> None:
         """Let the caller send more, for somebody waits: the message that is coming, at least."""

@@ -16,6 +16,7 @@ from server.errors import Internal
 from server.transport.http2 import frames, headers
 from server.transport.http2.call import WINDOW, Call, Packed, Then
 from server.transport.http2.frames import ConnectionFault, StreamFault
+from server.transport.http2.sockets import Socket
 
 if TYPE_CHECKING:
     from server.transport.http2.loop import Loop
@@ -25,13 +26,14 @@ log = logging.getLogger(__name__)
 CONNECTION_WINDOW: Final = 16 * 2**20
 """Bytes of all calls together that the peer may send ahead; what bounds them is each call's."""
 READ: Final = 262_144  # bytes taken from a socket in a turn
+TINY: Final = 32  # bytes of a message's piece that costs as much as it brings
 SMALL: Final = 4_096  # bytes up to which a copy costs less than a view
 PIECES: Final = 512  # buffers handed to a socket in one write
 BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
 HEADERS_BYTES: Final = 65_536  # of one block, packed
 BURST, PER_SECOND = 2_000, 1_000
-"""Frames that ask for work and bring none (pings, resets, settings): so many at once, then so many
-a second. A connection that sends more is not read meanwhile."""
+"""Frames that ask for work and bring none (pings, resets, settings; tiny pieces of messages in part):
+so many at once, then so many a second. A connection that sends more is not read meanwhile."""
 PAUSE: Final = 0.05  # seconds
 LAST_PING: Final = b"the last"
 IDLE_PING: Final = b"is there"
@@ -41,14 +43,14 @@ UNIMPLEMENTED: Final[int] = grpc.StatusCode.UNIMPLEMENTED.value[0]
 class Connection:
     """A peer. Used by the loop's thread alone."""
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
-        self.loop, self.socket = loop, sock
+    def __init__(self, loop: Loop, wire: Socket) -> None:
+        self.loop, self.wire, self.socket = loop, wire, wire.socket
         self.window = self.first_window = frames.DEFAULT_WINDOW
         self.largest_frame = frames.DEFAULT_FRAME_SIZE
         self.calls: dict[int, Call] = {}
         self.heard = time.monotonic()
         """When bytes last came."""
-        self.over = self.greeted = self.paused = self.blocked = False
+        self.over = self.shaken = self.greeted = self.paused = self.blocked = False
         self.pinged = 0.0
         """When it was asked whether it is there, if it has not answered."""
         self._heads = headers.Heads(headers.request)
@@ -76,7 +78,17 @@ class Connection:
             frames.CONTINUATION: self._on_continuation,
         }
 
-    def greet(self) -> None:
+    def shake(self) -> None:
+        """Go on with the handshake, if there is one; after it, greet."""
+        try:
+            self.shaken = self.wire.shake()
+        except OSError as error:
+            log.debug("a connection's handshake failed: %s", error)
+            self.close()
+        if self.shaken:
+            self._greet()
+
+    def _greet(self) -> None:
         """Send the settings."""
         told = (
             (frames.MAX_CONCURRENT_STREAMS, self.loop.most_calls),
@@ -179,8 +191,8 @@ class Connection:
         if flags & frames.PADDED:
             payload = frames.unpadded(payload, flags)
         last = bool(flags & frames.END_STREAM)
-        if not (payload or last):
-            self._tokens -= 1
+        if len(payload) < TINY and not last:
+            self._tokens -= 0.2 if payload else 1
         try:
             call.data(payload, size, last)
         except StreamFault as fault:
@@ -274,6 +286,7 @@ class Connection:
             return
         for name, value in frames.read_settings(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
+                self._tokens -= len(self.calls) / 100
                 self._widen(value - self.first_window)
                 self.first_window = value
             elif name == frames.MAX_FRAME_SIZE:
@@ -333,7 +346,9 @@ class Connection:
         else:
             call.window += more
             if call in self._stalled:
-                self._resume()
+                call.resume()
+                if not call.unsent:
+                    self._stalled.pop(call, None)
 
     def _on_other(self, stream: int, flags: int, payload: bytes) -> None:
         """Frames of other kinds are to be ignored."""
@@ -366,9 +381,12 @@ class Connection:
     def _resume(self) -> None:
         """There is more room: each goes on as far as it can."""
         for call in list(self._stalled):
+            if self.window <= 0:
+                return
+            del self._stalled[call]
             call.resume()
-            if not call.unsent:
-                self._stalled.pop(call, None)
+            if call.unsent and not call.over:
+                self._stalled[call] = None  # after the others
 
     def forget(self, call: Call, ended: bool) -> None:
         """A call is over; a caller that had not `ended` is told that no more is read of it."""
@@ -395,7 +413,7 @@ class Connection:
         """Send what is to be sent; what the socket does not take, when it does."""
         try:
             while self._out:
-                self._sent(self.socket.sendmsg(_first(self._out)))
+                self._sent(self.wire.send(_first(self._out)))
         except BlockingIOError:
             self._block_on()
             return
@@ -406,7 +424,10 @@ class Connection:
         self._unblock()
         afters, self._afters = self._afters, []
         for then in afters:
-            then()
+            try:
+                then()
+            except Exception:  # one call must not cost the others theirs
+                log.exception("what follows a message failed")
         if self._closing:  # the peer closes once it has heard why; or it might not hear it
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)

@@ -27,7 +27,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 LIST_BYTES: Final = 16_384
 """Headers of a request, as RFC 9113 counts them; told to callers as MAX_HEADER_LIST_SIZE."""
-KNOWN: Final = 256  # blocks remembered of a connection
+KNOWN, KNOWN_BYTES = 256, 1_024  # blocks remembered of a connection, and the largest of them
 COMPRESSIONS: Final = ("identity", "gzip", "deflate")
 CONNECTION: Final = {
     b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade",
@@ -99,7 +99,7 @@ class Heads(Generic[T]):
     def _decode(self, block: bytes) -> T:
         fields, kept = self._fields(block)
         meaning = self._mean(fields)
-        if kept:
+        if kept and len(block) <= KNOWN_BYTES:
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[block] = meaning

@@ -10,6 +10,7 @@ import itertools
 import logging
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from typing import Final
 
 from server.transport.http2.call import Call, Then
 from server.transport.http2.connection import READ, Connection
+from server.transport.http2.sockets import Encrypted, Plain, Socket
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Loop:
         largest_message: bytes of a message, unpacked.
         most_calls: of one connection at the same time.
         busy: seconds to look for more before sleeping.
+        secure: what a new connection is encrypted with; None: it is not.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Loop:
         largest_message: int,
         most_calls: int,
         busy: float = 0.0,
+        secure: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.on_call, self._settle, self._on_death = on_call, settle, on_death
         self.largest_message, self.most_calls = largest_message, most_calls
@@ -65,9 +69,10 @@ class Loop:
         self._numbers = itertools.count()
         self._expiring = 0  # calls under way that have a deadline
         self._asleep, self._awake = socket.socketpair()
+        self._secure = secure
         self._busy, self._in_vain, self._rests = busy, 0, 0
         self._sleeps = self._stopping = self._over = False
-        self._buffer = bytearray(READ)
+        self._buffer = memoryview(bytearray(READ))
         self._thread = threading.Thread(target=self._live, name="transport", daemon=True)
 
     def listen(self, host: str, port: int) -> int:
@@ -165,8 +170,13 @@ class Loop:
 
     def _turn(self) -> None:
         """Wait for something, take in all that is ready, settle it, and send what came of it."""
-        for number, events in self._ready():
-            self._take_in(number, events)
+        ready = self._ready()
+        for number, events in ready:
+            if number not in self._listening:
+                self._take_in(number, events)
+        for number, _ in ready:  # after: a new connection may have the number of one that ended
+            if (listening := self._listening.get(number)) is not None:
+                self._accept(listening)
         self._do_posted()
         self._ring()
         self._settle()
@@ -204,7 +214,9 @@ class Loop:
     def _take_in(self, number: int, events: int) -> None:
         connection = self._connections.get(number)
         if connection is None:
-            self._not_a_connection(number)
+            if number == self._asleep.fileno():
+                with contextlib.suppress(BlockingIOError):
+                    self._asleep.recv(1_024)
             return
         try:
             if events & GONE:
@@ -212,7 +224,10 @@ class Loop:
             elif events & OUT:
                 connection.flush()
             if events & IN and not connection.over:
-                self._read(connection)
+                if connection.shaken:
+                    self._read(connection)
+                else:
+                    connection.shake()
         except Exception:  # one connection must not cost the others theirs
             log.exception("a connection failed unexpectedly")
             connection.close()
@@ -222,19 +237,14 @@ class Loop:
             self.watch(connection)
             return
         try:
-            count = connection.socket.recv_into(self._buffer)
+            count = connection.wire.receive(self._buffer)
         except BlockingIOError:
             return
         except OSError:
             count = 0
-        connection.take(bytes(memoryview(self._buffer)[:count]))
-
-    def _not_a_connection(self, number: int) -> None:
-        if number == self._asleep.fileno():
-            with contextlib.suppress(BlockingIOError):
-                self._asleep.recv(1_024)
-        elif (listening := self._listening.get(number)) is not None:
-            self._accept(listening)
+        connection.take(bytes(self._buffer[:count]))
+        if connection.wire.more and not connection.over:
+            self.post(lambda: self._read(connection))
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
@@ -246,12 +256,22 @@ class Loop:
                 if error.errno in OUT_OF_FILES:
                     self._hold(listening, error)
                 return
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(self, sock)
-            self._connections[sock.fileno()] = connection
-            self._epoll.register(sock, IN)
-            connection.greet()
+            try:
+                self._welcome(sock)
+            except Exception:  # that it has gone already is no fault, whatever else is
+                log.debug("a connection could not be taken", exc_info=True)
+                sock.close()
+
+    def _welcome(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(self, self._wire(sock))
+        self._connections[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket, IN)
+        connection.shake()
+
+    def _wire(self, sock: socket.socket) -> Socket:
+        return Plain(sock) if self._secure is None else Encrypted(sock, self._secure())
 
     def _hold(self, listening: socket.socket, error: OSError) -> None:
         """There is no room for another connection: those that wait, wait on."""

@@ -19,6 +19,7 @@ from server.transport.native.step_stream import StepStream
 from server.transport.native.steps import Steps
 from server.transport.native.stream import Streams
 from server.transport.rpcs.services import INFERENCE, SERVICE, Services
+from server.transport.tls import certificates
 
 STEP = f"/{SERVICE}/Step"
 STEP_STREAM = f"/{SERVICE}/StepStream"
@@ -69,6 +70,7 @@ class NativeServer:
             largest_message=config.max_message_bytes,
             most_calls=MOST_CALLS,
             busy=config.busy_poll,
+            secure=None if (files := certificates(config)) is None else files.context,
         )
         self._config = config
 

@@ -68,14 +68,14 @@ class Services:
         self._tidegate = Servicer(registry, mailbox, config.max_inflight_messages)
         self._inference = InferenceServicer(registry, mailbox, config.max_inflight_messages)
         self._admin = AdminServicer(administration)
-        self._health = health.HealthServicer()
+        self.health = health.HealthServicer()
 
     def add_to(self, server: Takes) -> None:
         """Have all of it served."""
         self._handle(server, tidegate_pb2.DESCRIPTOR, "Tidegate", self._tidegate)
         self._handle(server, admin_pb2.DESCRIPTOR, "Admin", self._admin)
         self._handle(server, grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         names = (SERVICE, ADMIN, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         servicer = reflection.aio.ReflectionServicer(names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
@@ -92,7 +92,7 @@ class Services:
         """Tell health checks whether the store answers, as a service of its own: the server serves
         on."""
         states = health_pb2.HealthCheckResponse
-        await self._health.set(STORE, states.SERVING if up else states.NOT_SERVING)
+        await self.health.set(STORE, states.SERVING if up else states.NOT_SERVING)
 
     async def unwell(self) -> None:
         """The server serves no more: tell health checks so."""
@@ -100,7 +100,7 @@ class Services:
 
     async def refuse(self) -> None:
         """Tell health checks that the server is going."""
-        await self._health.enter_graceful_shutdown()
+        await self.health.enter_graceful_shutdown()
 
     def drain(self) -> None:
         """End the streams once what they have read is answered."""
@@ -139,4 +139,4 @@ class Services:
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE, INFERENCE):
-            await self._health.set(service, status)
+            await self.health.set(service, status)

@@ -16,6 +16,7 @@ from server.transport.http2.call import Call
 from server.transport.http2.connection import Connection
 from server.transport.http2.headers import Fields, Heads
 from server.transport.http2.loop import Loop
+from server.transport.http2.sockets import Plain
 from tests.server.transport.serving import LARGEST, METHOD, echoes, prefixed
 
 REQUEST = headers.block(
@@ -53,10 +54,10 @@ def connected(on_call: object = echoes) -> Iterator[tuple[Connection, socket.soc
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    opened = Connection(loop, ours)
+    opened = Connection(loop, Plain(ours))
     loop._connections[ours.fileno()] = opened
     loop._epoll.register(ours)
-    opened.greet()
+    opened.shake()
     try:
         yield opened, theirs
     finally:

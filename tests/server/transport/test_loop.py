@@ -48,6 +48,20 @@ def test_a_call_whose_handling_fails_is_told_so_and_costs_others_nothing() -> No
         assert unary(opened)(b"on", timeout=60) == b"on"
 
 
+def test_a_handler_that_fails_on_a_message_is_told_for_and_costs_others_nothing() -> None:
+    def fail(_: bytes | None) -> None:
+        raise RuntimeError("made up")
+
+    def handle(call: Call) -> None:
+        call.receive(fail if call.method == "/fails" else call.answer)  # type: ignore[arg-type]
+
+    with channel(handle) as opened:
+        with pytest.raises(grpc.RpcError) as failed:
+            unary(opened, "/fails")(b"", timeout=60)
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
+        assert unary(opened)(b"on", timeout=60) == b"on"
+
+
 def test_a_watched_call_is_told_that_its_caller_has_gone() -> None:
     told, begun, calls = threading.Event(), threading.Event(), list[Call]()
 

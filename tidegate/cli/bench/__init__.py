@@ -8,13 +8,14 @@ import argparse
 import asyncio
 import json
 
-from tidegate import Client, ClientOptions, Model
+from tidegate import Client, Model
 from tidegate.cli.bench.load import BenchPlan, Load
 from tidegate.cli.bench.record import Record
 from tidegate.cli.common import (
     Failure,
     Subparsers,
     add_version,
+    client_options,
     into,
     latency_line,
     name,
@@ -64,6 +65,7 @@ def _bounded(text: str, most: int) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    given.options = client_options(given)
     return asyncio.run(bench(into(BenchPlan, given)))
 
 
@@ -75,7 +77,7 @@ class NoRoom(Failure):
 
 async def bench(plan: BenchPlan) -> int:
     """Run it; returns the exit status: 1 where no step at all was answered."""
-    async with Client(plan.address, ClientOptions(timeout=plan.timeout)) as client:
+    async with Client(plan.address, plan.options) as client:
         model = await client.model(plan.model, plan.version)
         if plan.sessions > model.max_sessions:
             raise NoRoom(f"{model.name}/{model.version} holds {model.max_sessions:,} sessions")

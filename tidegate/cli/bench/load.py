@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate import Client, Model, Session
+from tidegate import Client, ClientOptions, Model, Session
 from tidegate.cli.bench.record import Record
 from tidegate.errors import SessionGone, TidegateError
 
@@ -34,7 +34,7 @@ class BenchPlan:
     model: str
     version: int
     address: str
-    timeout: float
+    options: ClientOptions
     sessions: int
     seconds: float
     chunk: int

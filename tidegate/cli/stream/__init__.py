@@ -16,6 +16,7 @@ from tidegate.cli.common import (
     LiveAlready,
     Subparsers,
     add_version,
+    client_options,
     into,
     name,
     rate,
@@ -45,6 +46,7 @@ def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
+    given.options = client_options(given)
     asyncio.run(stream(into(StreamPlan, given)))
     return 0
 
@@ -63,12 +65,12 @@ class StreamPlan:
     rate: float
     concurrency: int
     prefix: str
-    timeout: float
+    options: ClientOptions
 
 
 async def stream(plan: StreamPlan) -> None:
     """Play the file, show it, and print the summary."""
-    async with Client(plan.address, ClientOptions(timeout=plan.timeout)) as client:
+    async with Client(plan.address, plan.options) as client:
         model = await client.model(plan.model, plan.version)
         recordings = _recordings(plan, model)
         await _refuse_live(client, model, recordings, plan.prefix)

@@ -1,0 +1,97 @@
+"""The server's certificate, read again when its files change: no restart, no call is cut off."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from pathlib import Path
+
+import grpc
+
+from server.config import Config, ConfigError
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between two looks at the files
+
+Seen = tuple[tuple[int, int, int], ...]
+
+
+class Certificates:
+    """What connections are encrypted with, for either transport. One thread uses it.
+
+    Raises:
+        ConfigError: a file cannot be read, or is not what it should be.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self._looked = time.monotonic()
+        self._seen = self._look()
+        try:
+            self._context = self._load()
+        except (OSError, ValueError) as error:
+            raise ConfigError(self._trouble(error)) from error
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection."""
+        self._renew()
+        return self._context
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For grpc.aio, which asks again at every handshake."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(), self._configuration, self._client_ca is not None
+        )
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        pair = self._key.read_bytes(), self._certificate.read_bytes()
+        root = None if self._client_ca is None else self._client_ca.read_bytes()
+        return grpc.ssl_server_certificate_configuration([pair], root)
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        try:
+            seen = self._look()
+            if seen == self._seen:
+                return
+            self._seen = seen  # before: what cannot be used is told once
+            self._context = self._load()
+            log.info("new certificates are in use")
+        except (OSError, ValueError) as error:
+            log.error("the certificates stay as they were: %s", self._trouble(error))
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def _look(self) -> Seen:
+        files = [self._certificate, self._key, self._client_ca]
+        stats = [file.stat() for file in files if file is not None]
+        return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in stats)
+
+    def _trouble(self, error: Exception) -> str:
+        names = f"{self._certificate}, {self._key}"
+        if self._client_ca is not None:
+            names += f", {self._client_ca}"
+        return f"TLS with {names}: {error}"
+
+
+def certificates(config: Config) -> Certificates | None:
+    """Those that the settings name, if they name any. Raises as `Certificates`."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")

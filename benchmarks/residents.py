@@ -39,18 +39,19 @@ class Result:
     checked_steps: int
 
 
-def measure(folder: Path, core: int, load_core: int, sessions: int, seconds: float) -> Result:
-    """A server of its own for so many sessions."""
+def measure(
+    folder: Path, core: int, load_core: int, sessions: int, seconds: float, empty: int
+) -> Result:
+    """A server of its own for so many sessions; one for few, without any, takes `empty` bytes."""
     flags = ("--store", "none", "--max-sessions", str(sessions))
     with machine.serving(folder, core, *flags) as server, machine.pinned(load_core):
-        before = machine.resident_bytes(server.pid)
         load = ColumnsLoad(server.address, "s", ROWS, sessions // ROWS, in_flight=2)
         load.go()
         load.run(seconds)
         while load.steps < (DEPTH + 1) * sessions:  # all memory for replies is in use
             load.run(0.1)
         windows = [window(load, server, seconds) for _ in range(5)]
-        grown = machine.resident_bytes(server.pid) - before
+        grown = machine.resident_bytes(server.pid) - empty
         checked = load.finish()
     return Result(
         sessions,
@@ -66,7 +67,9 @@ def run(counts: Sequence[int], seconds: float) -> list[Result]:
     core, load_core = machine.choose_cores()
     with tempfile.TemporaryDirectory() as folder:
         H64.write(Path(folder))
-        return [measure(Path(folder), core, load_core, each, seconds) for each in counts]
+        with machine.serving(Path(folder), core, "--store", "none", "--max-sessions", "1") as few:
+            empty = machine.resident_bytes(few.pid)
+        return [measure(Path(folder), core, load_core, each, seconds, empty) for each in counts]
 
 
 def table(results: Sequence[Result]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ Seen = tuple[tuple[int, int, int], ...]
 
 
 class Certificates:
-    """What connections are encrypted with, for either transport. One thread uses it.
+    """What connections are encrypted with, for either transport, in any thread.
 
     Raises:
         ConfigError: a file cannot be read, or is not what it should be.
@@ -27,10 +28,11 @@ class Certificates:
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self._lock = threading.Lock()
         self._looked = time.monotonic()
-        self._seen = self._look()
         try:
-            self._context = self._load()
+            self._seen = self._look()
+            self._context, self._configuration = self._load()
         except (OSError, ValueError) as error:
             raise ConfigError(self._trouble(error)) from error
 
@@ -41,30 +43,34 @@ class Certificates:
 
     def credentials(self) -> grpc.ServerCredentials:
         """For grpc.aio, which asks again at every handshake."""
+
+        def current() -> grpc.ServerCertificateConfiguration:
+            self._renew()
+            return self._configuration
+
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._configuration, self._client_ca is not None
+            self._configuration, current, self._client_ca is not None
         )
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+    def _renew(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._looked < LOOK_SECONDS:
+                return
+            self._looked = time.monotonic()
+            try:
+                seen = self._look()
+                if seen == self._seen:
+                    return
+                self._seen = seen  # before: what cannot be used is told once
+                self._context, self._configuration = self._load()
+                log.info("new certificates are in use")
+            except (OSError, ValueError) as error:
+                log.error("the certificates stay as they were: %s", self._trouble(error))
+
+    def _load(self) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:
         pair = self._key.read_bytes(), self._certificate.read_bytes()
         root = None if self._client_ca is None else self._client_ca.read_bytes()
-        return grpc.ssl_server_certificate_configuration([pair], root)
-
-    def _renew(self) -> None:
-        if time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        try:
-            seen = self._look()
-            if seen == self._seen:
-                return
-            self._seen = seen  # before: what cannot be used is told once
-            self._context = self._load()
-            log.info("new certificates are in use")
-        except (OSError, ValueError) as error:
-            log.error("the certificates stay as they were: %s", self._trouble(error))
-
-    def _load(self) -> ssl.SSLContext:
+        configuration = grpc.ssl_server_certificate_configuration([pair], root)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2"])
@@ -72,7 +78,7 @@ class Certificates:
         if self._client_ca is not None:
             context.load_verify_locations(self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        return context, configuration
 
     def _look(self) -> Seen:
         files = [self._certificate, self._key, self._client_ca]

@@ -181,3 +181,4 @@ def _tell(singles: Sequence[Single], submission: Submission) -> None:
             single.caller.done(submission, row)
         except Exception:  # one caller must not cost the others their replies
             log.exception("a completion failed")
+        single.submission = None  # they would go round in circles, which the collector has to find

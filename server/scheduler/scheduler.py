@@ -309,7 +309,8 @@ class Scheduler:
             self._lose(batch, rows)
             return
         if len(rows) <= FEW_STEPS:
-            self._short_run += 0.1 * (took - self._short_run)
+            # One run that was held up says nothing about the others.
+            self._short_run += 0.1 * (min(took, 2 * SHORT_RUN) - self._short_run)
         self._metrics.batch_rows.observe(len(rows))
         self._metrics.engine_seconds.observe(took, ran.steps)
 

@@ -82,6 +82,12 @@ class Residence:
         """The slots of sessions, if all of them are resident."""
         return self._find(handles)
 
+    def has_room_for(self, handles: Handles) -> bool:
+        """Whether each of the sessions is resident, or has no state yet and a slot that is free: no
+        new one has to wait for one's that has ended."""
+        new = handles[self._search(handles) == 0]
+        return len(new) <= len(self._free) and not np.count_nonzero(self._directory.counts(new))
+
     def resolve(self, handles: Handles, fresh: NDArray[np.bool_]) -> Slots:
         """The slots of sessions that were live a moment ago, 0 for those that must be brought in.
         One that starts afresh takes a free slot."""

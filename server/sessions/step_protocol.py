@@ -87,11 +87,10 @@ class SessionSteps:
         return self._residence.awaited
 
     def ready(self, handles: Handles) -> bool:
-        """Whether none of the sessions is absent, nor can be found to be so: even where there is a
-        slot for each, a new one may have to wait for one's that has ended."""
+        """Whether none of the sessions is absent, nor can be found to be so."""
         slots = self._residence.here(handles)
         self._found = None if slots is None else (handles, slots)
-        return slots is not None
+        return slots is not None or self._residence.has_room_for(handles)
 
     def release(self, handles: Handles | None = None) -> None:
         """Rows of these sessions leave the queue, or None: no row waits for any that was brought

@@ -240,16 +240,16 @@ class Call:
         """Its deadline has passed."""
         if not self.over:
             self.unsent.clear()
-            self._tail = None
+            self._tail, then = None, self._on_cancel
             self.end(EXPIRED, "Deadline Exceeded")
-            self._tell_cancelled()
+            _tell(then)
 
     def cancelled(self) -> None:
         """The caller has given it up, or is gone."""
         if not self.over:
-            self._ended = True
+            self._ended, then = True, self._on_cancel
             self._finish()
-            self._tell_cancelled()
+            _tell(then)
 
     def _split(self) -> None:
         """Take whole messages out of what has come."""
@@ -371,18 +371,18 @@ class Call:
     def _finish(self) -> None:
         """The call is over; a caller that was not through is told to stop."""
         self.over = True
-        self._take = None
+        self._take = self._on_cancel = None  # or it would go round in circles, for the collector
         self._stop_reading()
         self.unsent.clear()
         self.connection.forget(self, self._ended)
 
-    def _tell_cancelled(self) -> None:
-        then, self._on_cancel = self._on_cancel, None
-        if then is not None:
-            try:
-                then()
-            except Exception:
-                log.exception("a cancelled call could not be cleared away")
+
+def _tell(then: Then | None) -> None:
+    if then is not None:
+        try:
+            then()
+        except Exception:
+            log.exception("a cancelled call could not be cleared away")
 
 
 def _unpacked(message: bytes, compression: str, limit: int) -> bytes:

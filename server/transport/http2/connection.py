@@ -32,8 +32,8 @@ PIECES: Final = 512  # buffers handed to a socket in one write
 BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
 HEADERS_BYTES: Final = 65_536  # of one block, packed
 BURST, PER_SECOND = 2_000, 1_000
-"""Frames that ask for work and bring none (pings, resets, settings; in part tiny pieces of messages):
-so many at once, then so many a second. A connection that sends more is not read meanwhile."""
+"""Frames that ask for work and bring none (pings, resets, settings; tiny pieces count in part): so
+many at once, then so many a second. A connection that sends more is not read meanwhile."""
 PAUSE: Final = 0.05  # seconds
 LAST_PING: Final = b"the last"
 IDLE_PING: Final = b"is there"

@@ -18,6 +18,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 import matplotlib.pyplot as plt  # the backend first
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from benchmarks import arrivals, births, machine, residents, steps, unary
 from benchmarks.triton import server as triton
@@ -33,16 +34,26 @@ Point = tuple[float, float]
 
 
 def plot(
-    name: str, title: str, x: str, y: str, lines: Iterable[tuple[str, Sequence[Point]]]
+    file: Path,
+    title: str,
+    x: str,
+    y: str,
+    lines: Iterable[tuple[str, Sequence[Point]]],
+    scales: tuple[str, str] = ("log", "log"),
 ) -> None:
-    """One figure: both axes logarithmic, a line a side."""
+    """One figure, a line a side; a linear axis begins at 0."""
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for label, points in lines:
         axes.plot(*zip(*points, strict=True), marker="o", label=label, color=COLOURS.get(label))
-    axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+    axes.set(title=title, xlabel=x, ylabel=y, xscale=scales[0], yscale=scales[1])
+    for axis, scale in zip((axes.xaxis, axes.yaxis), scales, strict=True):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+        axis.set_minor_formatter(NullFormatter())
+        if scale == "linear":
+            (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(0)
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
-    figure.savefig(FOLDER / "plots" / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
 
 
@@ -56,39 +67,43 @@ def by_side(results: Sequence[unary.Result], method: str, value: str) -> list[tu
 
 
 def plots(
+    folder: Path,
     calls: Sequence[unary.Result],
     ways: Sequence[steps.Result],
     offered: Sequence[arrivals.Result],
     resident: Sequence[residents.Result],
 ) -> None:
     """All figures."""
-    (FOLDER / "plots").mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     plot(
-        "cpu-by-in-flight", "Server CPU a unary Step", "calls in flight", "microseconds",
+        folder / "cpu-by-in-flight.svg", "Server CPU a unary Step", "calls in flight", "µs",
         by_side(calls, "Step", "server_microseconds"),
     )  # fmt: skip
     plot(
-        "rate-by-in-flight", "Unary Steps a second", "calls in flight", "steps/s",
+        folder / "rate-by-in-flight.svg", "Unary Steps a second", "calls in flight", "steps/s",
         by_side(calls, "Step", "steps_per_second"),
     )  # fmt: skip
     plot(
-        "latency-by-load", "Unary Steps at random moments", "calls/s", "milliseconds",
+        folder / "latency-by-load.svg", "Unary Steps at random moments", "calls/s", "ms",
         [
             ("p50", [(r.asked_per_second, r.p50_ms) for r in offered]),
             ("p99", [(r.asked_per_second, r.p99_ms) for r in offered]),
         ],
+        ("linear", "log"),
     )  # fmt: skip
     columns = [way for way in ways if way.rows > 1 and way.connections == 1]
     plot(
-        "rate-by-batch", "Columnar stream", "rows a message", "steps/s",
+        folder / "rate-by-batch.svg", "Columnar stream", "rows a message", "steps/s",
         [
             ("native", [(way.rows, way.steps_per_second) for way in columns]),
             ("onnxruntime alone", [(way.batch, way.alone_steps_per_second) for way in columns]),
         ],
+        ("log", "linear"),
     )  # fmt: skip
     plot(
-        "cost-by-sessions", "A step's cost by sessions there are", "sessions", "microseconds",
+        folder / "cost-by-sessions.svg", "Server CPU a step", "sessions there are", "µs",
         [("native", [(r.sessions, r.server_microseconds) for r in resident])],
+        ("log", "linear"),
     )  # fmt: skip
 
 
@@ -96,7 +111,9 @@ def main() -> int:
     """Exit status 0, or a traceback where an answer is wrong."""
     parser = argparse.ArgumentParser(prog="benchmarks.everything", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short windows, few points")
-    quick = parser.parse_args().quick
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to")
+    given = parser.parse_args()
+    quick, folder = given.quick, given.out
     when, where = machine.now(), machine.description()
     _say("ways in")
     ways = steps.run(0.4 if quick else 2.0, 1 if quick else 5)
@@ -109,11 +126,11 @@ def main() -> int:
     resident = residents.run(residents.SESSIONS[: 2 if quick else 3], 0.3 if quick else 2.0)
     _say("whole lives")
     lives = births.run(2_000 if quick else 100_000, 1 if quick else 3)
-    plots(calls, ways, offered, resident)
+    plots(folder / "plots", calls, ways, offered, resident)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     if triton.ENVIRONMENT.exists():
         versions += ", tritonserver 2.51"
-    (FOLDER / "MEASURED.md").write_text(
+    (folder / "MEASURED.md").write_text(
         f"# Measured by `make bench`\n\n"
         f"h64 (16 features, 64 units, 32 outputs); {when}; {where}; Python "
         f"{platform.python_version()}, {versions}. Seeds are fixed. The server has one core, the "

@@ -153,6 +153,8 @@ class Loop:
         if not connection.over:
             wanted = (IN if connection.reads else 0) | (OUT if connection.blocked else 0)
             self._epoll.modify(connection.socket, wanted)
+            if connection.reads and connection.wire.more:  # of which no event will tell
+                self.post(lambda: self._read(connection))
 
     def closed(self, connection: Connection) -> None:
         """A connection is over; its socket is still open."""
@@ -191,8 +193,8 @@ class Loop:
             self._rests -= 1
             return []
         until = time.monotonic() + self._busy
-        while time.monotonic() < until and not self._posted:
-            if ready := self._epoll.poll(0):
+        while time.monotonic() < until:
+            if (ready := self._epoll.poll(0)) or self._posted:
                 self._in_vain = 0
                 return ready
         self._in_vain = min(self._in_vain + 1, MOST_RESTS)

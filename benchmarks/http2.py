@@ -58,7 +58,7 @@ class Stream:
                 return
             self.window, connection.window = self.window - size, connection.window - size
             flags = frames.END_STREAM if last else 0
-            head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, flags, self.number)
+            head = frames.head(frames.DATA, flags, self.number, size)
             connection.write(head, piece)
             del self._said[0]
 

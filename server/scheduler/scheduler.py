@@ -143,13 +143,8 @@ class Scheduler:
         queued = submission.queued_rows
         if not len(queued):  # every row has failed already
             submission.on_done(submission)
-        elif not self._at_once([submission]):
+        elif not self.run_together([submission]):
             self.queue.put(submission, self._rate)
-
-    def run_together(self, submissions: Sequence[Submission]) -> bool:
-        """Run several submissions right here, as one run; returns whether that could be done. If
-        not, nothing was."""
-        return self._at_once(submissions)
 
     def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
         """Have `work` done while no run is under way.
@@ -237,9 +232,10 @@ class Scheduler:
         if self.queue.has_calls and not self._steps.awaited and (call := self.queue.next_call()):
             call.run(self._engine)
 
-    def _at_once(self, submissions: Sequence[Submission]) -> bool:
-        """Run a few steps right here while nothing else waits: to wake a thread, and to be woken by
-        it, takes longer than a short run does."""
+    def run_together(self, submissions: Sequence[Submission]) -> bool:
+        """Run a few steps right here, in one run, while nothing else waits: to wake a thread, and
+        to be woken by it, takes longer than a short run does. Returns whether that could be done;
+        if not, nothing was."""
         steps = sum(submission.steps for submission in submissions)
         if steps > self._few or self._short_run > SHORT_RUN or not self._thread.is_alive():
             return False

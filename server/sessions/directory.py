@@ -389,7 +389,7 @@ class Directory:
         one that is not, whatever). They count as used now, so that none expires under its step."""
         with self._lock:
             index = handles & INDEX
-            live = self._generations[index] == handles >> SHIFT
+            live = self._live_at(index, handles)
             if every(live):
                 self._last_used[index] = self._clock()
                 return None, self._counts[index]
@@ -401,7 +401,7 @@ class Directory:
         started. One that started at 0 although it had come further begins another life."""
         with self._lock:
             index = handles & INDEX
-            live = self._generations[index] == handles >> SHIFT
+            live = self._live_at(index, handles)
             if not every(starts):
                 again = index[live & (starts == 0) & (self._counts[index] > 0)]
                 self._lives[again] += 1
@@ -431,7 +431,10 @@ class Directory:
             return self._tombstones.name(handle)
 
     def _live(self, handles: Handles) -> NDArray[np.bool_]:
-        live: NDArray[np.bool_] = self._generations[handles & INDEX] == handles >> SHIFT
+        return self._live_at(handles & INDEX, handles)
+
+    def _live_at(self, index: NDArray[np.int64], handles: Handles) -> NDArray[np.bool_]:
+        live: NDArray[np.bool_] = self._generations[index] == handles >> SHIFT
         return live
 
     def _idle(self, handles: Handles) -> Handles:

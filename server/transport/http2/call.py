@@ -41,10 +41,10 @@ EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 EXPIRED: Final[int] = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 INTERNAL: Final[int] = grpc.StatusCode.INTERNAL.value[0]
 
-_BEGINS = frames.HEAD.pack(0, len(headers.BEGINNING), frames.HEADERS, frames.END_HEADERS, 0)[:5]
-_ENDS = frames.HEAD.pack(
-    0, len(headers.OK_ENDING), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0
-)[:5]
+_LAST = frames.END_HEADERS | frames.END_STREAM
+# All of a head but the stream, which stands last in it.
+_BEGINS = frames.head(frames.HEADERS, frames.END_HEADERS, 0, len(headers.BEGINNING))[:5]
+_ENDS = frames.head(frames.HEADERS, _LAST, 0, len(headers.OK_ENDING))[:5]
 
 
 class Call:
@@ -157,7 +157,7 @@ class Call:
                     _BEGINS,
                     stream,
                     headers.BEGINNING,
-                    frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream),
+                    frames.head(frames.DATA, 0, self.stream, size),
                     PREFIX.pack(0, len(packed)),
                     packed,
                     _ENDS,
@@ -348,7 +348,7 @@ class Call:
         if not self.unsent and self.connection.has_room(self, size):
             self.window -= size
             self.connection.window -= size
-            head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream)
+            head = frames.head(frames.DATA, 0, self.stream, size)
             self.connection.write(head + data, then)
             return
         self.unsent.append((memoryview(data), then))
@@ -364,7 +364,7 @@ class Call:
         for at in range(0, len(piece), largest):
             part = piece[at : at + largest]
             size = len(part)
-            head = frames.HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, self.stream)
+            head = frames.head(frames.DATA, 0, self.stream, size)
             self.connection.write(head)
             self.connection.write(part, then if at + size == len(piece) else None)
 

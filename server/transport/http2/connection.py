@@ -346,9 +346,7 @@ class Connection:
         else:
             call.window += more
             if call in self._stalled:
-                call.resume()
-                if not call.unsent:
-                    self._stalled.pop(call, None)
+                self._go_on_with(call)
 
     def _on_other(self, stream: int, flags: int, payload: bytes) -> None:
         """Frames of other kinds are to be ignored."""
@@ -383,10 +381,13 @@ class Connection:
         for call in list(self._stalled):
             if self.window <= 0:
                 return
-            del self._stalled[call]
-            call.resume()
-            if call.unsent and not call.over:
-                self._stalled[call] = None  # after the others
+            self._go_on_with(call)
+
+    def _go_on_with(self, call: Call) -> None:
+        del self._stalled[call]
+        call.resume()
+        if call.unsent and not call.over:
+            self.stalled(call)  # after the others
 
     def forget(self, call: Call, ended: bool) -> None:
         """A call is over; a caller that had not `ended` is told that no more is read of it."""

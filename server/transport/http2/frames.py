@@ -54,10 +54,14 @@ class StreamFault(Exception):
         self.code, self.words = code, words
 
 
+def head(kind: int, flags: int, stream: int, size: int) -> bytes:
+    """The head of a frame of `size` bytes."""
+    return HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream)
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """A frame."""
-    size = len(payload)
-    return HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
+    return head(kind, flags, stream, len(payload)) + payload
 
 
 def settings(values: Iterable[tuple[int, int]]) -> bytes:

@@ -1,1 +1,1 @@
-"""The transport over gRPC's completion queue: one thread takes in all that is ready, in one run."""
+"""The rpcs as `http2` serves them: steps where they arrive, all else bridged to coroutines."""

@@ -14,6 +14,7 @@ from functools import partial
 
 from prometheus_client import start_http_server
 
+from server.access.access import Access
 from server.config import Config
 from server.engine.device import choose
 from server.metrics import Metrics
@@ -55,9 +56,11 @@ class App:
             pause = config.lease_seconds / 5
             died = partial(self._on_death, "the keeping of the lease ended")
             self._tenure = Tenure(self._keeping, self._registry, pause, died)
+        self._access = None if config.access is None else Access(config.access, self._metrics)
         self._loader = Loader(
-            config, self._device, self._metrics, self._registry, self._on_death, self._keeping
-        )
+            config, self._device, self._metrics, self._registry, self._on_death, self._keeping,
+            None if self._access is None else self._access.tenants,
+        )  # fmt: skip
         self._administration = Administration(
             config, self._loader, self._registry, self._metrics, self._on_change,
             partial(self._on_death, "the watcher of the model repository died"),
@@ -72,6 +75,8 @@ class App:
         try:
             return await self._serve()
         finally:
+            if self._access is not None:
+                self._access.stop()
             if self._health_port is not None:
                 await self._health_port.stop()
             if self._tenure is not None and self._keeping is not None:
@@ -81,7 +86,7 @@ class App:
     async def _serve(self) -> bool:
         if self._tenure is not None:
             self._tenure.start()
-        services = Services(self._config, self._registry, self._administration)
+        services = Services(self._config, self._registry, self._administration, self._access)
         transport = self._choose_transport(services)
         metrics_port = self._serve_metrics()
         await services.starting()

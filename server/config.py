@@ -80,6 +80,12 @@ class Config(BaseSettings):
     insecure: CliImplicitFlag[bool] = Field(
         False, description="listen beyond this machine without encryption; keys and states in clear"
     )
+    access: FilePath | None = Field(
+        None, description="TOML file of who may call: tokens, tenants, quotas; none: anybody"
+    )
+    reflection: CliImplicitFlag[bool] = Field(
+        True, description="tell the protocol to whoever asks, by gRPC's reflection"
+    )
     busy_poll: float = Field(
         0.0002,
         ge=0.0,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import ClassVar
 
+from server.names import own
+
 
 class ServingError(Exception):
     """A failure the caller is told of, in words and in fields."""
@@ -67,7 +69,7 @@ class UnknownSession(ServingError):
     code, reason = "NOT_FOUND", "UNKNOWN_SESSION"
 
     def __init__(self, model: str, session_id: str = "") -> None:
-        which = f"session {session_id!r}" if session_id else "such session"
+        which = f"session {own(session_id)!r}" if session_id else "such session"
         super().__init__(f"model {model!r} has no {which}")
 
 
@@ -79,7 +81,7 @@ class SessionEnded(ServingError):
 
     def __init__(self, model: str, session_id: str, ended_at: float) -> None:
         when = datetime.fromtimestamp(ended_at, UTC).isoformat(timespec="milliseconds")
-        super().__init__(f"session {session_id!r} of model {model!r} {self.how} at {when}")
+        super().__init__(f"session {own(session_id)!r} of model {model!r} {self.how} at {when}")
         self.ended_at = ended_at
 
 
@@ -127,7 +129,7 @@ class BadRecord(ServingError):
     code, reason = "DATA_LOSS", "BAD_RECORD"
 
     def __init__(self, session_id: str, why: str) -> None:
-        super().__init__(f"the stored record of session {session_id!r} cannot be used: {why}")
+        super().__init__(f"the stored record of session {own(session_id)!r} cannot be used: {why}")
 
 
 class StoreDown(ServingError):
@@ -144,7 +146,7 @@ class SessionExists(ServingError):
     code, reason = "ALREADY_EXISTS", "SESSION_EXISTS"
 
     def __init__(self, model: str, session_id: str) -> None:
-        super().__init__(f"model {model!r} has a live session {session_id!r} already")
+        super().__init__(f"model {model!r} has a live session {own(session_id)!r} already")
 
 
 class BadSnapshot(ServingError):
@@ -177,7 +179,7 @@ class StepMismatch(ServingError):
 
     def __init__(self, session_id: str, step: int, expected: int, why: str = "") -> None:
         what = f"step {step} {why or self.why}"
-        super().__init__(f"session {session_id!r}: {what}; expected step {expected}")
+        super().__init__(f"session {own(session_id)!r}: {what}; expected step {expected}")
         self.expected_step = expected
 
 
@@ -230,6 +232,32 @@ class TooManyCalls(Full):
         super().__init__(f"{limit} calls are under way, as many as the server takes", retry_after)
 
 
+class QuotaReached(Full):
+    """The caller's tenant has used up what it may use of this server."""
+
+    reason = "QUOTA"
+
+    def __init__(self, tenant: str, limit: str, retry_after: float) -> None:
+        whose = f"tenant {tenant}" if tenant else "the caller"
+        super().__init__(f"{whose} has its quota of {limit}", retry_after)
+
+
+class Unauthenticated(ServingError):
+    """The call does not say whose it is, or not truly."""
+
+    code, reason = "UNAUTHENTICATED", "UNAUTHENTICATED"
+
+
+class NotAllowed(ServingError):
+    """The caller is known, and may not do this."""
+
+    code, reason = "PERMISSION_DENIED", "NOT_ALLOWED"
+
+    def __init__(self, method: str, roles: list[str]) -> None:
+        needs = f"the role {' or '.join(roles)}" if roles else "what nobody may"
+        super().__init__(f"the caller may not call {method}: it needs {needs}")
+
+
 class Starting(ServingError):
     code, reason = "UNAVAILABLE", "STARTING"
 
@@ -278,7 +306,7 @@ class NotFinite(ServingError):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(
-            f"session {session_id!r}: the model's result for this step is not finite; "
+            f"session {own(session_id)!r}: the model's result for this step is not finite; "
             "the session is as before"
         )
         self.field = "features"

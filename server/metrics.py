@@ -135,6 +135,31 @@ class Metrics:
             "tidegate_store_failures", "Calls that the store did not answer.",
             registry=self.registry,
         )  # fmt: skip
+        text = "Calls refused for what they say of their caller."
+        self.refused = Counter("tidegate_access_refused", text, ["reason"], registry=self.registry)
+        text = "Calls and messages refused since their tenant's quota was used up."
+        self._quota_reached = Counter(
+            "tidegate_quota_reached", text, ["tenant", "quota"], registry=self.registry
+        )
+        text = "Live sessions of a tenant that the access file names."
+        self._tenant_sessions = Gauge(
+            "tidegate_tenant_sessions", text, ["tenant"], registry=self.registry
+        )
+        self._tenants: set[str] = set()
+
+    def watch_tenants(self, sessions: Mapping[str, Callable[[], float]]) -> None:
+        """Tell of these tenants by name, and of no others."""
+        for gone in self._tenants - set(sessions):
+            self._tenant_sessions.remove(gone)
+        for name, live in sessions.items():
+            self._tenant_sessions.labels(name).set_function(live)
+        self._tenants = set(sessions)
+
+    def quota_reached(self, tenant: str, quota: str) -> None:
+        """Something was refused. Tokens name tenants as they like: those alone that the access file
+        names become a label."""
+        name = tenant if tenant in self._tenants else "other"
+        self._quota_reached.labels(name, quota).inc()
 
     def remove(self, model: str, version: int) -> None:
         """Tell of a model version no more."""

@@ -96,9 +96,10 @@ def models(registry: Registry) -> pb.ListModelsReply:
     return pb.ListModelsReply(models=models)
 
 
-def sessions(registry: Registry, request: pb.ListRequest) -> pb.ListReply:
+def sessions(registry: Registry, request: pb.ListRequest, prefix: str = "") -> pb.ListReply:
     """A page of live sessions, a version after the other; a token is VERSION/ID, the last session
-    of the page before. With very many sessions it takes long, and may run in any thread.
+    of the page before. Those alone whose names begin with `prefix`, which tokens leave out. With
+    very many sessions it takes long, and may run in any thread.
 
     Raises:
         BadInput: the token is none of ours.
@@ -112,10 +113,11 @@ def sessions(registry: Registry, request: pb.ListRequest) -> pb.ListReply:
         if at and each.version > at:
             continue
         start = after if each.version == at else ""
-        found += map(session, each.directory.page(start, size + 1 - len(found)))
+        page = each.directory.page(prefix + start, size + 1 - len(found), prefix)
+        found += map(session, page)
         if len(found) > size:
             last = found[size - 1]
-            token = f"{last.version}/{last.session_id}"
+            token = f"{last.version}/{last.session_id.removeprefix(prefix)}"
             return pb.ListReply(sessions=found[:size], next_page_token=token)
     return pb.ListReply(sessions=found)
 

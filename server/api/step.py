@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from server.errors import BadInput
+from server.names import SEPARATOR
 from server.scheduler.submission import UNNUMBERED, Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -51,7 +52,9 @@ def read(
     )
 
 
-def read_packed(packed: bytes, registry: Registry) -> tuple[ServedModel, int, int, bytes] | None:
+def read_packed(
+    packed: bytes, registry: Registry, prefix: str = ""
+) -> tuple[ServedModel, int, int, bytes] | None:
     """A plain request, one that is a single step of a session known here, in the shortest way: its
     model, the session's handle, the step's number, and its features. None for any other, wrong ones
     too: `read` tells what to do with those."""
@@ -59,14 +62,17 @@ def read_packed(packed: bytes, registry: Registry) -> tuple[ServedModel, int, in
     request.DiscardUnknownFields()
     if request.ByteSize() != len(packed):  # said in another way, in which more may be said
         return None
-    model = registry.holding(request.model, request.version, request.session_id)
+    if SEPARATOR in request.session_id:
+        return None
+    session_id = prefix + request.session_id
+    model = registry.holding(request.model, request.version, session_id)
     if model is None or request.steps > 1:
         return None
     first = request.first_step if request.HasField("first_step") else UNNUMBERED
     features = request.features
     if len(features) != 4 * model.manifest.inputs_width or first > MAX_STEP:
         return None
-    return model, model.directory.handle(request.session_id), first, features
+    return model, model.directory.handle(session_id), first, features
 
 
 def reply_packed(submission: Submission, row: int, model: ServedModel) -> bytes:

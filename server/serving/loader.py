@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from server.access.tenants import Tenants
 from server.bundle.repository import Entry, find, load
 from server.config import Config
 from server.engine.device import Device
@@ -30,6 +31,7 @@ class Loader:
     Args:
         on_death: called, from another thread, should a model stop serving by itself.
         keeping: where sessions outlive the process.
+        tenants: whose sessions they are.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class Loader:
         registry: Registry,
         on_death: Callable[[], None],
         keeping: Keeping | None = None,
+        tenants: Tenants | None = None,
     ) -> None:
         self._config, self._device, self._metrics = config, device, metrics
-        self._registry, self._on_death, self._keeping = registry, on_death, keeping
+        self._registry, self._on_death = registry, on_death
+        self._keeping, self._tenants = keeping, tenants
         self.given_up = False
         """Set from outside to load no further model."""
 
@@ -81,7 +85,7 @@ class Loader:
         try:
             model = ServedModel(
                 self.engine(entry), self._config, self._metrics, self._on_death,
-                keeping=self._keeping,
+                keeping=self._keeping, tenants=self._tenants,
             )  # fmt: skip
         except BadModel:
             raise

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from server.access.tenants import Tenants
 from server.config import Config
 from server.engine.engine import Engine
 from server.errors import Draining, ServingError, SessionEnded, UnknownSession
@@ -58,6 +59,7 @@ class ServedModel:
     Args:
         on_death: called, from another thread, should the model stop serving by itself.
         keeping: where its sessions outlive the process.
+        tenants: whose sessions they are, and how many each may have.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ServedModel:
         on_death: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         keeping: Keeping | None = None,
+        tenants: Tenants | None = None,
     ) -> None:
         self.manifest = manifest = engine.manifest
         self.name, self.version = manifest.name, manifest.version
@@ -75,8 +78,9 @@ class ServedModel:
         self.max_forecast, self.ttl = config.max_forecast_steps, config.session_ttl
         self.metrics = ModelMetrics(metrics, self.name, self.version)
         self.directory = Directory(
-            self.name, self.version, self.capacity, self.ttl, clock, stored=keeping is not None
-        )
+            self.name, self.version, self.capacity, self.ttl, clock, stored=keeping is not None,
+            tenants=tenants,
+        )  # fmt: skip
         self._cache = cache = _cache(engine, config)
         residence = self._residence = Residence(engine.capacity, self.directory, cache)
         self.shadow: Watcher | None = None

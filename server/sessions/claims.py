@@ -102,11 +102,11 @@ class Claims:
             self._directory.check_room(len(wanted))
         except ServingError as error:
             return self._refuse(wanted, error)
+        problems = self._beyond_quota(wanted)
         lapses = self._health.lapses
         begun = self._begun([name for name, new in wanted.items() if new])
         claims = [Claim(name, begun[name].data if new else None) for name, new in wanted.items()]
         claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
-        problems: Problems = {}
         unwanted: list[End] = []
         for name, each in claimed.items():
             if each.hold is Hold.ELSEWHERE:
@@ -123,6 +123,13 @@ class Claims:
             self._table.release([each for each in unwanted if each not in made])
         if self._health.lapses != lapses:
             self._let_go(list(claimed))
+        return problems
+
+    def _beyond_quota(self, wanted: dict[str, bool]) -> Problems:
+        """Those that their tenants may not have, which are wanted no more."""
+        problems: Problems = {}
+        for name, error in self._directory.beyond_quota(wanted).items():
+            problems |= self._refuse({name: wanted.pop(name)}, error)
         return problems
 
     def _let_go(self, names: list[str]) -> None:

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import nsmallest
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.access.tenants import Tenants
 from server.arrays import every
 from server.errors import (
     Draining,
+    QuotaReached,
+    ServingError,
     SessionClosed,
     SessionEnded,
     SessionExists,
@@ -59,6 +62,7 @@ class Directory:
         clock: for durations, which a change of the time of day must not touch.
         wall: for moments that callers are told, seconds since the epoch.
         stored: whether sessions are known only once a store has them (`adopt`).
+        tenants: are told of sessions that begin and end, and bound how many there are of each.
     """
 
     def __init__(
@@ -71,9 +75,10 @@ class Directory:
         wall: Callable[[], float] = time.time,
         remembered_ends: int = 100_000,
         stored: bool = False,
+        tenants: Tenants | None = None,
     ) -> None:
         self.model, self.version, self.limit, self.ttl = model, version, limit, ttl
-        self.stored = stored
+        self.stored, self._tenants = stored, tenants
         self._on_end: list[OnEnd] = []
         self.draining = False
         """Whether new sessions are refused."""
@@ -144,6 +149,18 @@ class Directory:
             if more and len(self._by_id) + len(self._hidden) >= self.limit:
                 raise self._full()
 
+    def beyond_quota(self, session_ids: Iterable[str]) -> dict[str, ServingError]:
+        """Those whose tenants may have no further session, and why."""
+        beyond: dict[str, ServingError] = {}
+        if self._tenants is None:
+            return beyond
+        for each in session_ids:
+            try:
+                self._tenants.check_room(each)
+            except QuotaReached as error:
+                beyond[each] = error
+        return beyond
+
     def adopt(self, session: Adopted) -> int:
         """Know a session that the store has; returns its handle.
 
@@ -204,12 +221,15 @@ class Directory:
             handle = self._find(session_id)
             return handle, self._info(session_id, handle)
 
-    def page(self, after: str, size: int) -> list[SessionInfo]:
-        """Up to `size` live sessions whose ids follow `after`, by id."""
+    def page(self, after: str, size: int, prefix: str = "") -> list[SessionInfo]:
+        """Up to `size` live sessions whose ids follow `after`, by id; those alone that begin with
+        `prefix`."""
         ids = list(self._by_id)  # at once, so no lock is held while they are put in order
         following: list[str] = []
         for at in range(0, len(ids), SLICE):
-            some = (name for name in ids[at : at + SLICE] if name > after)
+            some = (
+                name for name in ids[at : at + SLICE] if name > after and name.startswith(prefix)
+            )
             following = nsmallest(size, chain(following, some))
             if len(ids) > SLICE:  # whoever has less to do goes first
                 time.sleep(PAUSE)
@@ -269,6 +289,8 @@ class Directory:
             self._hidden.discard(handle)
             self._by_id[session_id], self._ids[index] = handle, session_id
             self._tombstones.remove(session_id)
+            if self._tenants is not None:  # it has ended where it was
+                self._tenants.began(session_id)
 
     def move(self, handle: int, how: How) -> Left:
         """End a session here, for it is live elsewhere.
@@ -477,6 +499,9 @@ class Directory:
             raise VersionLeaves(self.model, self.version)
         if len(self._by_id) + len(self._hidden) >= self.limit:
             raise self._full()
+        if self._tenants is not None and session_id:
+            self._tenants.check_room(session_id)
+            self._tenants.began(session_id)
         index = self._free.pop() if self._free else self._new_index()
         self._generations[index] += 1  # odd while there is a session, even while there is none
         handle = int(self._generations[index]) << SHIFT | index
@@ -509,6 +534,8 @@ class Directory:
             self._hidden.discard(handle)
         else:
             del self._by_id[session_id]
+            if self._tenants is not None:
+                self._tenants.ended(session_id)
         self._ids[index] = None
         self._generations[index] += 1
         self._free.append(index)

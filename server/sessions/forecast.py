@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from server.bundle.manifest import Manifest
 from server.engine.engine import Engine, EngineRows
 from server.errors import BadInput, NotFinite
+from server.names import own
 from server.sessions import validation
 
 Floats = NDArray[np.float32]
@@ -50,7 +51,8 @@ class Forecast:
         if not len(self._given) and not len(last):
             lacks = "has no output yet" if fresh else "came here without its latest output"
             raise BadInput(
-                f"session {session_id!r} {lacks}: give the first step's features", field="features"
+                f"session {own(session_id)!r} {lacks}: give the first step's features",
+                field="features",
             )
 
     @property

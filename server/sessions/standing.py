@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import BadInput
+from server.names import MAX_TENANT, own
 from server.scheduler.submission import Handles
 from tidegate.wire import MAX_ID_BYTES
 
@@ -98,9 +99,13 @@ def check_id(session_id: str) -> None:
         BadInput: it is empty, longer than 256 bytes of UTF-8, or no text that UTF-8 can say.
     """
     must = f"session_id must have 1 to {MAX_ID_BYTES} bytes of UTF-8"
+    if len(session_id) > MAX_TENANT + 1 + MAX_ID_BYTES:  # before it is copied
+        raise BadInput(f"{must}, not {len(session_id)} or more", field="session_id")
     try:
-        size = len(session_id.encode())
+        size = len(own(session_id).encode())
     except UnicodeEncodeError as error:
-        raise BadInput(f"{must}, which cannot say {session_id!r}", field="session_id") from error
+        raise BadInput(
+            f"{must}, which cannot say {own(session_id)!r}", field="session_id"
+        ) from error
     if not 1 <= size <= MAX_ID_BYTES:
         raise BadInput(f"{must}, not {size}", field="session_id")

@@ -94,6 +94,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """What the store holds of the session cannot be used: it is corrupt, of a newer format or of another bundle;
     `message` names which. Closing the session removes it. DATA_LOSS.
     """
+    REASON_UNAUTHENTICATED: _Reason.ValueType  # 28
+    """The call carries no token, or one that is not good here, or not any more. UNAUTHENTICATED."""
+    REASON_NOT_ALLOWED: _Reason.ValueType  # 29
+    """The caller has none of the roles that the call needs. PERMISSION_DENIED."""
+    REASON_QUOTA: _Reason.ValueType  # 30
+    """The caller's tenant has used up its quota of sessions, of steps or of bytes a second; see `retry_after_ms`.
+    RESOURCE_EXHAUSTED.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call or a row failed."""
@@ -161,6 +169,14 @@ REASON_STORE_DOWN: Reason.ValueType  # 26
 REASON_BAD_RECORD: Reason.ValueType  # 27
 """What the store holds of the session cannot be used: it is corrupt, of a newer format or of another bundle;
 `message` names which. Closing the session removes it. DATA_LOSS.
+"""
+REASON_UNAUTHENTICATED: Reason.ValueType  # 28
+"""The call carries no token, or one that is not good here, or not any more. UNAUTHENTICATED."""
+REASON_NOT_ALLOWED: Reason.ValueType  # 29
+"""The caller has none of the roles that the call needs. PERMISSION_DENIED."""
+REASON_QUOTA: Reason.ValueType  # 30
+"""The caller's tenant has used up its quota of sessions, of steps or of bytes a second; see `retry_after_ms`.
+RESOURCE_EXHAUSTED.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.errors import BadInput, ServingError, SessionClosed
+from server.names import own
 
 
 class Refused(BadInput):
@@ -40,7 +41,7 @@ class NoStart(ServingError):
 
     def __init__(self, model: str, session_id: str, why: ServingError) -> None:
         super().__init__(
-            f"inference request for sequence {session_id} to model '{model}' must specify the "
+            f"inference request for sequence {own(session_id)} to model '{model}' must specify the "
             "START flag on the first request of the sequence"
         )
         self.reason = why.reason  # type: ignore[misc]  # never started, expired or closed

@@ -17,6 +17,7 @@ from server.api.oip.refusals import (
     wrong_type,
 )
 from server.errors import BadModel, UnknownModel, UnknownVersion
+from server.names import own
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 
@@ -110,7 +111,7 @@ def _id(parameters: Parameters) -> str:
         return str(value.int64_param) if value.int64_param else ""
     if kind != "string_param":
         raise wrong_type("sequence_id", "int64_param or string_param")
-    if len(value.string_param) > MAX_ID:
+    if len(own(value.string_param)) > MAX_ID:
         raise IdTooLong
     return value.string_param
 

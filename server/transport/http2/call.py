@@ -21,6 +21,7 @@ from server.transport.http2 import frames, headers
 from server.transport.http2.headers import Head, Metadata
 
 if TYPE_CHECKING:
+    from server.access.caller import Caller
     from server.transport.http2.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Call:
         "_tail",
         "_take",
         "_window",
+        "caller",
         "connection",
         "deadline",
         "metadata",
@@ -79,6 +81,8 @@ class Call:
         self.connection, self.stream = connection, stream
         self.method, self.metadata = head.method, head.metadata
         self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
+        self.caller: Caller | None = None
+        """Whose it is, where callers have to say."""
         self.over = False
         """Nothing more will be read of it, nor sent."""
         self.window = connection.first_window

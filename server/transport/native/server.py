@@ -9,6 +9,7 @@ import grpc
 
 from server.api.gathering import Gathering
 from server.config import Config
+from server.errors import ServingError
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
 from server.transport.http2.loop import Loop
@@ -18,12 +19,16 @@ from server.transport.native.inference import Requests
 from server.transport.native.step_stream import StepStream
 from server.transport.native.steps import Steps
 from server.transport.native.stream import Streams
-from server.transport.rpcs.services import INFERENCE, SERVICE, Services
+from server.transport.rpcs.services import (
+    INFER_STREAM,
+    INFERENCE,
+    SERVICE,
+    STEP_STREAM,
+    Services,
+)
 from server.transport.tls import certificates
 
-STEP = f"/{SERVICE}/Step"
-STEP_STREAM = f"/{SERVICE}/StepStream"
-INFER, INFER_STREAM = f"/{INFERENCE}/ModelInfer", f"/{INFERENCE}/ModelStreamInfer"
+STEP, INFER = f"/{SERVICE}/Step", f"/{INFERENCE}/ModelInfer"
 MOST_CALLS = 4_096
 """Calls of one connection at the same time; further ones wait at the caller's."""
 UNIMPLEMENTED: int = grpc.StatusCode.UNIMPLEMENTED.value[0]
@@ -39,7 +44,7 @@ class NativeServer:
         services: Services,
         on_death: Callable[[], None],
     ) -> None:
-        self._services = services
+        self._services, self._access = services, services.access
         self._bridge, methods = Bridge(), Methods()
         services.add_to(methods)
         self._handlers = methods.handlers
@@ -97,9 +102,22 @@ class NativeServer:
 
     def _on_call(self, call: Call) -> None:
         native, handler = self._natives.get(call.method), self._handlers.get(call.method)
+        if self._access is not None and handler is not None and not self._let_in(call):
+            return
         if native is not None:
             native(call)
         elif handler is None:
             call.end(UNIMPLEMENTED, "Method not found!")
         else:
             self._bridge.serve(call, handler)
+
+    def _let_in(self, call: Call) -> bool:
+        """Whether its caller may make it; who may not is told."""
+        assert self._access is not None
+        try:
+            call.caller = self._access.enter(call.method, call.metadata)
+        except ServingError as error:
+            self._services.count(error, None)
+            call.refuse(error)
+            return False
+        return True

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 
-from server.api import columns
+from server.access.caller import Caller
+from server.api import columns, scope
 from server.api.errors import Problems
 from server.api.gathering import Deliver, Gathering, Single
 from server.api.lanes import Lanes, wanted
 from server.api.parsing import step_batch
-from server.errors import Internal, ServingError
+from server.errors import Internal, ServingError, Unauthenticated
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -44,10 +45,13 @@ class StepStream(Stream):
 
         Raises:
             ServingError: the first message names no servable model.
+            Unauthenticated: the caller's token has run out.
         """
         if self._lanes is None:  # the first message names the model
             self._lanes = Lanes(self._registry.resolve(message.model, message.version))
         asked = _Asked(self, self._lanes, message)
+        if self.call.caller is not None and not asked.admitted(self.call.caller):
+            return
         single = columns.read_single(message, self._lanes, asked)
         if single is not None:
             self.gathering.add(self._lanes.model, single)
@@ -82,6 +86,21 @@ class _Asked:
         except Exception:
             log.exception("a message failed unexpectedly")
             self._refuse(Internal())
+
+    def admitted(self, caller: Caller) -> bool:
+        """Whether the caller may send it now; else it is answered.
+
+        Raises:
+            Unauthenticated: the caller's token has run out.
+        """
+        try:
+            scope.admit(caller, self._message)
+        except Unauthenticated:
+            raise
+        except ServingError as error:
+            self._refuse(error)
+            return False
+        return True
 
     def take(self) -> None:
         """Take in the message."""

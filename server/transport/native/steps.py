@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
+from server.access.caller import Caller
 from server.api import step
 from server.api.gathering import Gathering, Single
-from server.errors import Internal, ServingError
+from server.errors import Internal, QuotaReached, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -58,11 +59,17 @@ class _Step:
     def take(self, packed: bytes | None) -> None:
         """The message is there."""
         try:
-            plain = _plain(packed, self._steps.registry)
+            caller = self._call.caller
+            plain = _plain(packed, self._steps.registry, caller)
             if plain is None:
                 self._steps.long_way(self._call, packed)
-            else:
-                self._gather(*plain)
+                return
+            if caller is not None:
+                caller.usage.take(len(packed or b""), 1)
+            self._gather(*plain)
+        except QuotaReached as error:
+            self._steps.registry.count_error(error)
+            self._call.refuse(error)
         except Exception:
             log.exception("a call failed unexpectedly")
             self._call.refuse(Internal())
@@ -98,9 +105,12 @@ class _Step:
         self._call.refuse(error)
 
 
-def _plain(packed: bytes | None, registry: Registry) -> tuple[ServedModel, int, int, bytes] | None:
+def _plain(
+    packed: bytes | None, registry: Registry, caller: Caller | None
+) -> tuple[ServedModel, int, int, bytes] | None:
     """As `step.read_packed`; None, too, where there is no message or it is none."""
+    prefix = "" if caller is None else caller.prefix
     try:
-        return step.read_packed(packed, registry) if packed else None
+        return step.read_packed(packed, registry, prefix) if packed else None
     except DecodeError:
         return None

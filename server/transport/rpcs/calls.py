@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
+from server.access.caller import CALLER, Caller
+from server.api import scope
 from server.api.errors import trailing, words
 from server.errors import BadInput, Internal, ServingError, TooManyCalls
 
@@ -47,6 +49,7 @@ def unary(
     parse: Callable[[bytes], Any],
     gate: Gate | None,
     count: Callable[[ServingError, Any], None],
+    enter: Callable[[Context], Caller | None],
 ) -> Callable[[bytes, Context], Awaitable[Any]]:
     """The handler of a unary call that gets its request's bytes and raises what it cannot do.
 
@@ -54,17 +57,19 @@ def unary(
         parse: bytes to the request; what is none is told in our own words.
         gate: bounds the calls under way.
         count: takes note of a failure, with the request, or None where it was none.
+        enter: whose call it is, if that is asked for; raises why it may not be made.
     """
 
     async def answer(packed: bytes, context: Context) -> Any:
         request = None
         try:
+            caller = enter(context)
             request = parse(packed)
             if gate is None:
                 return await call(request, context)
             started = gate.enter()
             try:
-                return await call(request, context)
+                return await _for(caller, call, request, context)
             finally:
                 gate.leave(started)
         except ServingError as error:
@@ -78,6 +83,22 @@ def unary(
         return await abort(context, failure)
 
     return answer
+
+
+async def _for(
+    caller: Caller | None,
+    call: Callable[[Any, Context], Awaitable[Any]],
+    request: Any,
+    context: Context,
+) -> Any:
+    """Serve a call in the names that its caller gives to sessions."""
+    if caller is None:
+        return await call(request, context)
+    scope.admit(caller, request)
+    CALLER.set(caller)
+    reply = await call(request, context)
+    scope.release(caller, reply)
+    return reply
 
 
 def no_message(error: DecodeError) -> BadInput:

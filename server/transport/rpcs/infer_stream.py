@@ -10,10 +10,12 @@ import asyncio
 import logging
 
 from inference import grpc_service_pb2 as pb
+from server.access.caller import Caller
+from server.api import scope
 from server.api.errors import raise_first
 from server.api.oip import tensors
 from server.api.oip.inference import Inference, Pending
-from server.errors import Internal, ServingError
+from server.errors import Internal, ServingError, Unauthenticated
 from server.transport.rpcs.calls import Context
 from server.transport.rpcs.stream import Stream
 
@@ -79,15 +81,33 @@ async def begin(
 class InferStream(Stream[Call]):
     """One stream, from its first request to its last reply."""
 
-    def __init__(self, inference: Inference, context: Context, inflight: int) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        context: Context,
+        inflight: int,
+        caller: Caller | None = None,
+    ) -> None:
         super().__init__(context, inflight)
-        self._inference = inference
+        self._inference, self._caller = inference, caller
         headers = dict(context.invocation_metadata() or ())
         self._grpc_errors = headers.get(GRPC_ERRORS) == "true"
 
     async def handle(self, message: pb.ModelInferRequest) -> None:
-        """Begin a request."""
-        self.outbox.put_nowait(await begin(self._inference, message, None))
+        """Begin a request.
+
+        Raises:
+            Unauthenticated: the caller's token has run out.
+        """
+        try:
+            if self._caller is not None:
+                scope.admit(self._caller, message)
+        except Unauthenticated:
+            raise
+        except ServingError as error:
+            self.outbox.put_nowait(Call(self._inference, message, None, error))
+        else:
+            self.outbox.put_nowait(await begin(self._inference, message, None))
 
     async def reply(self, waiting: Call) -> pb.ModelStreamInferResponse:
         """Wait for a request's reply.

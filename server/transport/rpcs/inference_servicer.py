@@ -4,10 +4,11 @@ what they cannot do; `calls.unary` tells it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from inference import grpc_service_pb2 as pb
 from inference import grpc_service_pb2_grpc
+from server.access.caller import Caller
 from server.api.oip import description, requests
 from server.api.oip.inference import Inference
 from server.errors import ServingError
@@ -21,8 +22,14 @@ from server.transport.rpcs.stream import Streams
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves the Open Inference Protocol on the event loop."""
 
-    def __init__(self, registry: Registry, mailbox: Mailbox, inflight: int) -> None:
-        self._registry, self._inflight = registry, inflight
+    def __init__(
+        self,
+        registry: Registry,
+        mailbox: Mailbox,
+        inflight: int,
+        enter: Callable[[Context], Caller | None],
+    ) -> None:
+        self._registry, self._inflight, self._enter = registry, inflight, enter
         self._inference = Inference(registry, mailbox.address)
         self.streams = Streams()
 
@@ -42,7 +49,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> None:
         """Steps of many sequences; reads and writes through `context`."""
         async with translated(context, self._registry.count_error):
-            await self.streams.serve(InferStream(self._inference, context, self._inflight))
+            caller = self._enter(context)
+            stream = InferStream(self._inference, context, self._inflight, caller)
+            await self.streams.serve(stream)
 
     async def ServerLive(  # noqa: N802
         self, request: pb.ServerLiveRequest, context: Context

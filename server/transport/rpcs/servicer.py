@@ -4,10 +4,11 @@ cannot do; `calls.unary` tells it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from server.access.caller import CALLER, Caller
 from server.api import description, snapshot, step
 from server.api.errors import Details, raise_first
 from server.errors import Draining, ServingError
@@ -36,8 +37,15 @@ class OfSession(Protocol):
 class Servicer(tidegate_pb2_grpc.TidegateServicer):
     """Serves the protocol on the event loop."""
 
-    def __init__(self, registry: Registry, mailbox: Mailbox, inflight: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        mailbox: Mailbox,
+        inflight: int,
+        enter: Callable[[Context], Caller | None],
+    ) -> None:
         self._registry, self._mailbox, self._inflight = registry, mailbox, inflight
+        self._enter = enter
         self._births, self.streams = Births(registry), Streams()
         self._lister = ThreadPoolExecutor(1, "list")
 
@@ -60,7 +68,8 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
     ) -> None:
         """Step many sessions in columns; reads and writes through `context`."""
         async with translated(context, self._registry.count_error):
-            stream = StepStream(self._registry, self._mailbox, context, self._inflight)
+            caller = self._enter(context)
+            stream = StepStream(self._registry, self._mailbox, context, self._inflight, caller)
             await self.streams.serve(stream)
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenReply:  # noqa: N802
@@ -150,7 +159,8 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         """List live sessions, a version after the other."""
         # To put very many ids in order takes long, so it is done elsewhere, one after another.
         work = asyncio.get_running_loop().run_in_executor
-        return await work(self._lister, description.sessions, self._registry, request)
+        prefix = "" if (caller := CALLER.get()) is None else caller.prefix
+        return await work(self._lister, description.sessions, self._registry, request, prefix)
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: Context

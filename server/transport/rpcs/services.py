@@ -15,13 +15,15 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inference import grpc_service_pb2
+from server.access.access import Access
+from server.access.caller import Caller
 from server.api import parsing
 from server.config import Config
 from server.errors import ServingError
 from server.serving.administration import Administration
 from server.serving.registry import Registry
 from server.transport.rpcs.admin_servicer import AdminServicer
-from server.transport.rpcs.calls import Gate, unary
+from server.transport.rpcs.calls import Context, Gate, unary
 from server.transport.rpcs.inference_servicer import InferenceServicer
 from server.transport.rpcs.mailbox import Mailbox
 from server.transport.rpcs.servicer import Servicer
@@ -32,6 +34,7 @@ ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 STORE = "tidegate.store"
+STEP_STREAM, INFER_STREAM = f"/{SERVICE}/StepStream", f"/{INFERENCE}/ModelStreamInfer"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -62,11 +65,21 @@ class Takes(Protocol):
 class Services:
     """Made in the event loop's thread, where their handlers run."""
 
-    def __init__(self, config: Config, registry: Registry, administration: Administration) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        administration: Administration,
+        access: Access | None = None,
+    ) -> None:
+        self.access = access
+        self._reflects = config.reflection
         mailbox = Mailbox(asyncio.get_running_loop())
         self._registry, self.gate = registry, Gate(config.max_calls)
-        self._tidegate = Servicer(registry, mailbox, config.max_inflight_messages)
-        self._inference = InferenceServicer(registry, mailbox, config.max_inflight_messages)
+        inflight = config.max_inflight_messages
+        self._tidegate = Servicer(registry, mailbox, inflight, self._door(STEP_STREAM))
+        infer_stream = self._door(INFER_STREAM)
+        self._inference = InferenceServicer(registry, mailbox, inflight, infer_stream)
         self._admin = AdminServicer(administration)
         self.health = health.HealthServicer()
 
@@ -76,6 +89,8 @@ class Services:
         self._handle(server, admin_pb2.DESCRIPTOR, "Admin", self._admin)
         self._handle(server, grpc_service_pb2.DESCRIPTOR, "GRPCInferenceService", self._inference)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        if not self._reflects:
+            return
         names = (SERVICE, ADMIN, INFERENCE, HEALTH, reflection.SERVICE_NAME)
         servicer = reflection.aio.ReflectionServicer(names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
@@ -125,7 +140,8 @@ class Services:
                 handler = grpc.stream_stream_rpc_method_handler(call, parse, reply)
             else:
                 gate = None if method.name in PROBES else self.gate
-                call = unary(call, parse, gate, self.count)
+                enter = self._door(f"/{service.full_name}/{method.name}")
+                call = unary(call, parse, gate, self.count, enter)
                 handler = grpc.unary_unary_rpc_method_handler(call, None, reply)
             handlers[method.name] = handler
         server.add_registered_method_handlers(service.full_name, handlers)
@@ -136,6 +152,12 @@ class Services:
         name = getattr(about, "model", "") or getattr(about, "model_name", "")
         version = getattr(about, "version", 0)
         self._registry.count_error(error, name, version if isinstance(version, int) else 0)
+
+    def _door(self, method: str) -> Callable[[Context], Caller | None]:
+        """Whose call of a method it is."""
+        if (access := self.access) is None:
+            return lambda context: None
+        return lambda context: access.enter(method, context.invocation_metadata() or ())
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE, INFERENCE):

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from server.api import columns
+from server.access.caller import Caller
+from server.api import columns, scope
 from server.api.errors import Problems
 from server.api.lanes import Lanes, wanted
-from server.errors import Internal, ServingError
+from server.errors import Internal, ServingError, Unauthenticated
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -25,9 +26,15 @@ class StepStream(Stream[pb.StepBatchReply]):
     """One stream, bound by its first message to a model version."""
 
     def __init__(
-        self, registry: Registry, mailbox: Mailbox, context: Context, inflight: int
+        self,
+        registry: Registry,
+        mailbox: Mailbox,
+        context: Context,
+        inflight: int,
+        caller: Caller | None = None,
     ) -> None:
         super().__init__(context, inflight)
+        self._caller = caller
         self._registry, self._mailbox = registry, mailbox
         self._waiting: set[Submission] = set()
         self._read_all = False
@@ -39,16 +46,21 @@ class StepStream(Stream[pb.StepBatchReply]):
 
         Raises:
             ServingError: the first message names no servable model.
+            Unauthenticated: the caller's token has run out.
         """
         model, lanes = self._bind(message)
         rows, opened = 0, list[pb.LaneOpened]()
         try:
             rows = columns.count(message)
             columns.check_model(message, model)
+            if self._caller is not None:
+                scope.admit(self._caller, message)
             if message.opens:
                 problems = await self._seek(message, model)
                 opened = await in_turns(lanes.open(message.opens, problems))
             self._submit(message, model, lanes, opened)
+        except Unauthenticated:
+            raise
         except ServingError as error:
             model.metrics.error(error.code, error.reason, max(rows, 1))
             self.outbox.put_nowait(columns.refused(message, rows, opened, error))

@@ -17,6 +17,7 @@ GOOD: dict[str, str] = {
     "transport": "aio",
     "health_port": "0",
     "busy_poll": "0.0005",
+    "access": "/etc/hostname",
     "metrics_port": "0",
     "device": "cpu",
     "threads": "2",
@@ -58,6 +59,8 @@ BAD: dict[str, str] = {
     "tls_client_ca": "/nowhere/ca.pem",
     "health_port": "-2",
     "insecure": "perhaps",
+    "access": "/nowhere/access.toml",
+    "reflection": "perhaps",
     "busy_poll": "1",
     "metrics_port": "-1",
     "device": "gpu",
@@ -109,11 +112,11 @@ def value(flags: list[str], name: str) -> str:
     return found.get_secret_value() if isinstance(found, SecretStr) else str(found)
 
 
-TOGETHER = {"tls_cert", "tls_key", "tls_client_ca", "insecure"}
-"""They make sense with others alone; see `test_tls`."""
+TOGETHER = {"tls_cert", "tls_key", "tls_client_ca", "insecure", "reflection"}
+"""They make sense with others alone, or have no value; see `test_tls` and `test_access`."""
 
 
-VALUED = [name for name in BAD if name != "insecure"]
+VALUED = [name for name in BAD if name not in ("insecure", "reflection")]
 """Fields whose flags have a value."""
 
 

@@ -9,13 +9,25 @@ import pytest
 from tests.harness import ROOT
 
 SERVER = ROOT / "server"
-LEAVES = {"arrays", "errors", "config", "metrics"}
-BEHIND = ["bundle", "store", "engine", "scheduler", "sessions", "serving", "api", "transport"]
+LEAVES = {"arrays", "names", "errors", "config", "metrics"}
+BEHIND = [
+    "access",
+    "bundle",
+    "store",
+    "engine",
+    "scheduler",
+    "sessions",
+    "serving",
+    "api",
+    "transport",
+]
 MAY_IMPORT = {leaf: set[str]() for leaf in LEAVES} | {"bundle": {"arrays", "errors"}}
 for at, part in enumerate(BEHIND[1:], start=1):
     MAY_IMPORT[part] = {*BEHIND[:at], *LEAVES}
+MAY_IMPORT["errors"] = {"names"}
+MAY_IMPORT["access"] = {"config", "errors", "metrics", "names"}
 MAY_IMPORT["store"] = {"bundle", "errors", "config"}
-CORE = ["bundle", "store", "engine", "scheduler", "sessions", "serving", *sorted(LEAVES)]
+CORE = ["access", "bundle", "store", "engine", "scheduler", "sessions", "serving", *sorted(LEAVES)]
 FILES = sorted(SERVER.rglob("*.py"))
 
 

@@ -13,7 +13,6 @@ from server.metrics import Metrics
 from server.names import tenant
 
 MOST_TENANTS = 10_000  # whose use is remembered while they have no sessions
-LONGEST_DELAY = 30.0
 SESSION_DELAY = 1.0
 
 
@@ -80,7 +79,7 @@ class Usage:
 
     def _reached(self, what: str, words: str, delay: float) -> QuotaReached:
         self._metrics.quota_reached(self.name, what)
-        return QuotaReached(self.name, words, min(LONGEST_DELAY, delay))
+        return QuotaReached(self.name, words, delay)
 
 
 class Tenants:

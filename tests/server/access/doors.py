@@ -39,7 +39,7 @@ def guarded(models: Path, file: Path, said: str, **flags: object) -> Iterator[Ru
         yield running
 
 
-class Bearing(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):  # type: ignore[misc]
+class Bearing(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
     """Adds a token to every call."""
 
     def __init__(self, metadata: Sequence[tuple[str, str]]) -> None:

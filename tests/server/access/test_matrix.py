@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -46,15 +47,15 @@ PAST = "expires = 2001-01-01T00:00:00Z"
 def called(server: RunningServer, method: str, metadata: tuple[tuple[str, str], ...]) -> grpc.Call:
     """A call with an empty message, which nothing can be done with but to let it in."""
     with grpc.insecure_channel(server.address, [("grpc.enable_retries", 0)]) as channel:
-        rpc = channel.stream_stream(method) if OURS[method] else channel.unary_unary(method)
+        rpc: Any = channel.stream_stream(method) if OURS[method] else channel.unary_unary(method)
         try:
             if OURS[method]:
                 list(rpc(iter([b""]), metadata=metadata, timeout=20))
             else:
                 rpc(b"", metadata=metadata, timeout=20)
         except grpc.RpcError as error:
-            failed: grpc.Call = error
-            return failed
+            assert isinstance(error, grpc.Call)
+            return error
     raise AssertionError("the call was done")
 
 
@@ -128,6 +129,7 @@ def test_a_refusal_is_typed_and_counted_and_repeats_no_token(server: RunningServ
     before = server.metric("tidegate_access_refused_total", reason="unauthenticated")
     failed = called(server, "/tidegate.v1.Tidegate/Get", bearer("stranger"))
     (packed,) = [value for key, value in failed.trailing_metadata() if key == DETAIL_KEY]
+    assert isinstance(packed, bytes)
     detail = pb.ErrorDetail.FromString(packed)
     assert detail.reason == pb.REASON_UNAUTHENTICATED
     assert "stranger" not in failed.details()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -81,8 +82,8 @@ def test_no_call_reaches_another_tenant_s_session(callers: Callers) -> None:
     begin(acme, "mine", X[:2])
     for stub in others:
         for name in ("mine", "acme\x1fmine", "\x1fmine"):
-            about = {"model": "small", "session_id": name}
-            calls = [
+            about: Any = {"model": "small", "session_id": name}
+            calls: list[tuple[Callable[[Any], object], Any]] = [
                 (stub.Get, pb.GetRequest(**about)),
                 (stub.Close, pb.CloseRequest(**about)),
                 (stub.Export, pb.ExportRequest(**about)),

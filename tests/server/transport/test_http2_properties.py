@@ -35,7 +35,8 @@ def test_headers_mean_what_they_say_whatever_the_table_keeps(
     encoder, heads = Encoder(), Heads[Fields](lambda fields: fields)
     for each in said:
         if isinstance(each, int):
-            encoder.header_table_size = each
+            if each != encoder.header_table_size:  # hpack forgets what it has to say of a change
+                encoder.header_table_size = each
             continue
         kinds = {True: HeaderTuple, False: NeverIndexedHeaderTuple}
         packed = encoder.encode([kinds[kept](name, value) for name, value, kept in each])

@@ -1,1 +1,1 @@
-"""Many servers on one redis behind a real Envoy, with the configuration that `deploy/cluster` has."""
+"""Many servers on one redis behind a real Envoy, as `deploy/cluster` configures it."""

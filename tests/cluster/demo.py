@@ -52,12 +52,17 @@ class Demo:
             return await check_all(walks)
 
     async def _phase(self, what: str, event: Callable[[], Awaitable[None]]) -> None:
-        """Have something happen, let the sessions go on, check every reply, tell what came of it."""
+        """Have something happen, let every session go on, check all replies, tell what came of
+        it."""
         before = self._steps()
         for walk in self._walks:
             walk.longest_pause = 0.0
         await event()
+        stood = [walk.steps for walk in self._walks]
         await asyncio.sleep(SETTLE)
+        async with asyncio.timeout(60):
+            while any(w.steps <= at for w, at in zip(self._walks, stood, strict=True)):
+                await asyncio.sleep(0.1)
         pause = max(walk.longest_pause for walk in self._walks)
         for walk in self._walks:
             walk.check()

@@ -75,7 +75,9 @@ class Envoy:
     def healthy(self) -> set[str]:
         """The servers to which it routes new streams."""
         told = json.loads(self._ask("clusters?format=json"))
-        hosts = [host for each in told["cluster_statuses"] for host in each.get("host_statuses", ())]
+        hosts = [
+            host for each in told["cluster_statuses"] for host in each.get("host_statuses", ())
+        ]
         return {_address(host) for host in hosts if _well(host["health_status"])}
 
     def await_healthy(self, servers: Sequence[str]) -> None:

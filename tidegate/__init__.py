@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tidegate.model import Feature, ManySteps, Model, Output, SessionInfo
     from tidegate.options import ClientOptions, Coalescing, Replay, RetryPolicy, Tls
     from tidegate.session import Session
+    from tidegate.shards import shard_of
     from tidegate.sync import SyncClient, SyncSession
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "Tls",
     "__version__",
     "errors",
+    "shard_of",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "Model": "model",
     "Output": "model",
     "SessionInfo": "model",
+    "shard_of": "shards",
 }
 
 

@@ -16,6 +16,7 @@ from tidegate._stream import packing
 from tidegate._stream.calls import Calls, opened
 from tidegate._stream.message import Block
 from tidegate._stream.stream import Stream
+from tidegate._stream.streams import Streams
 from tidegate.model import ManySteps, Model
 from tidegate.options import ClientOptions
 from tidegate.session import Session
@@ -40,7 +41,7 @@ class Client(Calls):
         self.loop: asyncio.AbstractEventLoop
         self._credentials = credentials
         self._channel: aio.Channel | None = None
-        self._streams: dict[tuple[str, int], Stream] = {}
+        self._streams: dict[tuple[str, int], Streams] = {}
         self._newest: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -65,8 +66,8 @@ class Client(Calls):
         streams, self._streams = self._streams, {}
         channel, self._channel, self._stub = self._channel, None, None
         self._closed |= channel is not None  # nothing begins any more
-        for stream in streams.values():
-            await stream.close()
+        for each in streams.values():
+            await each.close()
         if channel is not None:
             await channel.close()
 
@@ -110,32 +111,38 @@ class Client(Calls):
         Raises:
             BadInput: the arrays do not fit each other or the model.
             TidegateError: the server could not be reached. What is wrong with single rows, their
-                ids included, stands in `ManySteps.errors`, and harms no other row.
+                ids included, stands in `ManySteps.errors`, and harms no other row; so does, of
+                several `ClientOptions.shards`, that one could not be reached in time.
         """
         ids = _listed(session_ids)
         usual = self.options.timeout
         expiry = asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
         packing.model_name(model), packing.whole(version, "version")
-        stream = await self.stream_of(model, version or self._newest.get(model, 0), timeout)
+        streams = await self._streams_of(model, version or self._newest.get(model, 0), timeout)
         if not version:
-            self._newest.setdefault(model, stream.model.version)
-        steps = packing.rows(features, len(ids), stream.model)
+            self._newest.setdefault(model, streams.model.version)
+        steps = packing.rows(features, len(ids), streams.model)
         done: asyncio.Future[ManySteps] = self.loop.create_future()
-        block = Block(ids, first_steps, steps, stream.model.width, create, done, expiry)
+        block = Block(ids, first_steps, steps, streams.model.width, create, done, expiry)
         block.flat = np.ndim(features) == 2
-        return await stream.carry(block)
+        return await streams.carry(block)
 
-    async def stream_of(self, model: str, version: int, timeout: float | None = None) -> Stream:
-        """The stream that carries a model version's steps; for sessions and `step_many` alone."""
+    async def stream_of(
+        self, model: str, version: int, session_id: str, timeout: float | None = None
+    ) -> Stream:
+        """The stream that carries the steps of a model version's session; for sessions alone."""
+        return (await self._streams_of(model, version, timeout)).of(session_id)
+
+    async def _streams_of(self, model: str, version: int, timeout: float | None) -> Streams:
         if version and (known := self._streams.get((model, version))):
             return known
         found = await self.model(model, version, timeout=timeout)
-        return self._streams.get((model, found.version)) or self._open_stream(found)
+        return self._streams.get((model, found.version)) or self._open_streams(found)
 
-    def _open_stream(self, model: Model) -> Stream:
-        stream = Stream(self._rpc.StepStream, model, self.options)
-        self._streams[model.name, model.version] = stream
-        return stream
+    def _open_streams(self, model: Model) -> Streams:
+        streams = Streams(self._rpc.StepStream, model, self.options)
+        self._streams[model.name, model.version] = streams
+        return streams
 
 
 def _listed(session_ids: Sequence[str]) -> list[str]:

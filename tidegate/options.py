@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidegate.shards import MOST_SHARDS
+
 if TYPE_CHECKING:
     import grpc
 
@@ -68,7 +70,7 @@ class Coalescing:
     """How concurrently awaited steps travel together, and how many may wait."""
 
     in_flight: int = 2
-    """Messages on their way at once, a model version. While they are, the next one gathers."""
+    """Messages on their way at once, a stream. While they are, the next one gathers."""
     message_steps: int = 4096
     """The most steps in a message."""
     message_bytes: int = 1 << 20
@@ -155,6 +157,12 @@ class ClientOptions:
     """Seconds for a ping's answer, after which the connection counts as broken."""
     tls: "Tls | None" = None
     """How the connection is encrypted; None: it is not."""
+    shards: int = 1
+    """Over how many streams a model version's steps are spread, each of which a proxy may route to
+    another server by the header `tidegate-shard` (docs/scaling.md). 1: one, without that header."""
+    stream_age: float | None = None
+    """Seconds after which a stream is opened anew, with nothing under way, so that a proxy may
+    route it to a server that was added; None: only where it breaks."""
 
     def __post_init__(self) -> None:
         _check_positive("ClientOptions.timeout", self.timeout, least=0.001)
@@ -179,6 +187,11 @@ class ClientOptions:
         _check_positive("ClientOptions.keepalive_timeout", self.keepalive_timeout, least=0.1)
         if not isinstance(self.tls, Tls | None):
             raise ValueError(f"ClientOptions.tls must be a Tls or None, not {self.tls!r}")
+        _check_count("ClientOptions.shards", self.shards)
+        if self.shards > MOST_SHARDS:
+            raise ValueError(f"ClientOptions.shards must be at most {MOST_SHARDS}")
+        if self.stream_age is not None:
+            _check_positive("ClientOptions.stream_age", self.stream_age, least=0.001)
 
     def channel_options(self) -> list[tuple[str, int | str]]:
         """These settings in gRPC's own words."""

@@ -71,7 +71,9 @@ class Session:
             self.name, self.session_id, version=self.version, timeout=timeout
         )
         self.created, self.version = reply.created, reply.session.version
-        self._stream = await self._client.stream_of(self.name, self.version, left(expiry))
+        self._stream = await self._client.stream_of(
+            self.name, self.version, self.session_id, left(expiry)
+        )
         self._stream.lanes.release(self.session_id)
         kept = self._stream.keeping.of_session()
         told = reply.session

@@ -116,7 +116,7 @@ def reply(
         opened=opened,
         status=submission.status.tobytes(),
         first_steps=np.maximum(submission.first_steps, 0).astype("<u8", copy=False).tobytes(),
-        errors=row_errors(submission.failures),
+        errors=row_errors(submission.failures, submission.first_steps),
         durable_steps=b"" if durable is None else durable.astype("<u8").tobytes(),
     )
     flat = np.ascontiguousarray(outputs, dtype="<f4").reshape(-1)

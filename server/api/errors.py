@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.errors import ServingError
 from server.scheduler.submission import Rows
@@ -92,11 +93,17 @@ def trailing(error: ServingError) -> tuple[tuple[str, str | bytes], ...]:
     return tuple(entries)
 
 
-def row_errors(failures: list[tuple[Rows, ServingError]]) -> Iterator[pb.RowError]:
-    """Why rows failed, those that share an error in one entry."""
+def row_errors(
+    failures: list[tuple[Rows, ServingError]], numbers: NDArray[np.int64]
+) -> Iterator[pb.RowError]:
+    """Why rows failed, those that share an error in one entry, which says of the first of them what
+    number was expected; `numbers` has it of each."""
     for rows, error in failures:
+        first, failure = int(rows[0]), detail(error)
+        if failure.HasField("expected_step"):
+            failure.expected_step = int(numbers[first])
         also = rows[1:].astype(np.dtype("<u4")).tobytes()
-        yield pb.RowError(row=int(rows[0]), error=detail(error), also=also)
+        yield pb.RowError(row=first, error=failure, also=also)
 
 
 def raise_first(problems: Problems) -> None:

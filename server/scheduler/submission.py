@@ -148,14 +148,15 @@ class Submission:
     def fail(self, rows: int | Rows, error: ServingError) -> None:
         """Give rows an error that they share. A row that failed before the submission is queued
         never is. Of very many errors those of a kind become one, so that a message which is wrong
-        in every row costs no more than one that is right."""
+        in every row costs no more than one that is right. Rows of several callers are told their
+        own."""
         if self._cause is None:
             self._cause = np.zeros(len(self.handles), dtype=np.int32)
         cause = self._shared.get(type(error), -1)
         if cause < 0:
             cause = len(self._causes)
             self._causes.append(error)
-            if cause >= MOST_CAUSES:
+            if cause >= MOST_CAUSES and self.deadlines is None:
                 self._shared[type(error)] = cause
         self.status[rows], self._cause[rows] = FAILED, cause
 

@@ -210,9 +210,10 @@ class SessionSteps:
         due = (batch.first_steps == batch.counts) | (batch.first_steps < 0)
         wrong = here & ~due
         ahead = np.flatnonzero(wrong & (batch.first_steps > batch.counts))
-        if len(ahead) > NAMED:
-            self._refuse(batch, ahead, self._replay(batch, int(ahead[0])))
-            wrong[ahead] = False
+        for part, rows, _ in batch.owners(ahead) if len(ahead) > NAMED else ():
+            if part.submission.deadlines is None:  # else each row is told to a caller of its own
+                self._refuse(batch, rows, self._replay(batch, int(rows[0])))
+                wrong[rows] = False
         for row in np.flatnonzero(wrong).tolist():
             self._refuse(batch, np.array([row]), self._replay(batch, row))
         # Rows without a number take the step at which they start as theirs, for the reply.

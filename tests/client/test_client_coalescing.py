@@ -133,7 +133,7 @@ def test_callers_wait_where_more_steps_are_awaited_than_may(serving: RunningServ
                     asyncio.ensure_future(play(s, x[1:])) for s, x in zip(opened, xs, strict=True)
                 ]
                 await asyncio.sleep(0.3)
-                stream = await client.stream_of(MODEL, 1)
+                stream = await client.stream_of(MODEL, 1, "")
                 assert stream.backlog.steps == 8  # and no more, with 40 callers
                 proxy.cut()
                 proxy.holding.clear()
@@ -402,7 +402,7 @@ def test_sessions_that_come_and_go_use_the_same_lanes_again(serving: RunningServ
             for _ in range(60):
                 async with client.session(MODEL, name()) as session:
                     assert_close(await play(session, xs), expected(xs))
-            assert len((await client.stream_of(MODEL, 1)).lanes.names) == 1
+            assert len((await client.stream_of(MODEL, 1, "")).lanes.names) == 1
 
     asyncio.run(run())
 

@@ -85,7 +85,7 @@ def test_a_fault_within_ends_every_waiter_and_the_next_call_works(
             assert isinstance(error.__cause__, ZeroDivisionError)
             assert "ZeroDivisionError" in str(error)
         assert isinstance(rows, ManySteps) and isinstance(rows.errors[0], errors.Internal)
-        stream = await client.stream_of(NAME, 1)
+        stream = await client.stream_of(NAME, 1, "")
         assert stream.backlog.steps == 0
         assert len(await one.step(X)) == len(await two.step(X)) == 1
 
@@ -169,7 +169,7 @@ def test_a_program_that_cancels_all_tasks_may_call_again() -> None:
         server.answer = gate = Gate()
         step = asyncio.ensure_future(session.step(X))
         await gate.reached.wait()
-        stream = await client.stream_of(NAME, 1)
+        stream = await client.stream_of(NAME, 1, "")
         for task in stream._tasks:
             task.cancel()
         with pytest.raises(errors.Cancelled):
@@ -184,7 +184,7 @@ def test_a_session_used_after_its_client_was_closed_is_told_so() -> None:
     async def play(server: FakeServer, client: Client) -> None:
         session = await opened(client)
         await session.step(X)
-        stream = await client.stream_of(NAME, 1)
+        stream = await client.stream_of(NAME, 1, "")
         await client.close()
         for call in (session.step(X), session.chunk([X] * 20)):
             with pytest.raises(errors.Cancelled, match="client was closed"):
@@ -260,7 +260,7 @@ def test_a_chunk_larger_than_the_backlog_frees_what_it_took(serving: RunningServ
             client.session(MODEL, "long-chunk") as session,
         ):
             assert_close(await session.chunk(xs), expected(xs))
-            assert (await client.stream_of(MODEL, 1)).backlog.steps == 0
+            assert (await client.stream_of(MODEL, 1, "")).backlog.steps == 0
 
     asyncio.run(play())
 

@@ -23,7 +23,7 @@ class Service:
     ) -> None:
         self._repository, self._before, self._code = repository, before, code
         self._flags = (*QUICK, *flags)
-        self.port = _free_port()
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.running: RunningServer
 
@@ -81,7 +81,8 @@ def on_redis(url: str) -> tuple[str, ...]:
     return ("--store", "redis", "--redis-url", url)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free just now."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
     return port

@@ -114,10 +114,14 @@ def counting_replays() -> Iterator[Replays]:
 
 @asynccontextmanager
 async def walking(
-    address: str, network: Network, sessions: int, name: str = "walk"
+    address: str,
+    network: Network,
+    sessions: int,
+    name: str = "walk",
+    options: ClientOptions = PATIENT,
 ) -> AsyncIterator[list[Walk]]:
     """Open sessions, and leave them live at the end."""
-    async with Client(address, PATIENT) as client:
+    async with Client(address, options) as client:
         found = [client.session("small", f"{name}-{k}", keep=True) for k in range(sessions)]
         await asyncio.gather(*(each.open() for each in found))
         yield [Walk(each, network, seed) for seed, each in enumerate(found)]

@@ -18,6 +18,7 @@ from tidegate._stream.gathered import Gathered, Kind
 from tidegate.errors import TidegateError
 from tidegate.model import Catalogue, FloatArray, Model, SessionInfo
 from tidegate.options import ClientOptions
+from tidegate.shards import SHARD_KEY, shard_of
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
@@ -26,6 +27,7 @@ CHANGES = (pb.ImportRequest, pb.ForkRequest, pb.ResetRequest)
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Method = Callable[..., Awaitable[Reply]]
+Header = tuple[tuple[str, str]]
 
 
 def opened(
@@ -221,8 +223,9 @@ class Calls:
         session_id: str,
         timeout: float | None,
     ) -> Reply:
-        kind = packing.model_name(model), packing.whole(version, "version")
         name = packing.session_id(session_id)
+        shard = shard_of(name, self.options.shards)
+        kind = packing.model_name(model), packing.whole(version, "version"), shard
         usual = self.options.timeout
         expiry = asyncio.get_running_loop().time() + packing.seconds(timeout, usual)
         _ = self._rpc  # there is a connection, or it is told now
@@ -253,10 +256,11 @@ class Calls:
     async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
         loop = asyncio.get_running_loop()
         expiry = loop.time() + packing.seconds(timeout, self.options.timeout)
+        header = shard_header(shard_of(_named(request), self.options.shards), self.options)
         starting: list[TidegateError] = []
         while True:
             try:
-                return await method(request, timeout=expiry - loop.time())
+                return await method(request, timeout=expiry - loop.time(), metadata=header)
             except aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
             except (asyncio.CancelledError, aio.UsageError):
@@ -287,6 +291,21 @@ class Calls:
 
 def _outcome(told: pb.OpenOutcome | pb.CloseOutcome, reply: Reply) -> Reply | TidegateError:
     return errors.from_detail(told.error) if told.HasField("error") else reply
+
+
+def shard_header(shard: int, options: ClientOptions) -> Header | None:
+    """What tells a proxy where to route a call to."""
+    return ((SHARD_KEY, str(shard)),) if options.shards > 1 else None
+
+
+def _named(request: Any) -> str:
+    """The session by whose shard a call is routed. Those of a call about many are of one. What
+    names none, such as the pages of a list, goes to one server as well."""
+    if isinstance(request, pb.OpenManyRequest | pb.CloseManyRequest):
+        return request.session_ids[0]
+    if isinstance(request, pb.ImportRequest):
+        return request.session_id or request.snapshot.session_id
+    return getattr(request, "session_id", "")
 
 
 def left(expiry: float) -> float:

@@ -18,8 +18,8 @@ from tidegate.options import RetryPolicy
 
 Reply = TypeVar("Reply")
 
-Kind = tuple[str, int]
-"""Model and version, as the caller named them."""
+Kind = tuple[str, int, int]
+"""Model and version, as the caller named them, and the sessions' shard."""
 
 UNDER_WAY = 2
 AT_ONCE = 1024  # sessions in a call

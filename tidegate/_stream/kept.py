@@ -94,6 +94,8 @@ class Keeping:
         self._session_bytes, self._most_bytes = limits.kept_steps * step_bytes, limits.kept_bytes
         self._all: WeakSet[Kept] = WeakSet()
         self._bytes = 0
+        self.turn = 0
+        """How many messages had something kept, which tells what was kept before what."""
 
     def of_session(self) -> Kept:
         """For one session's inputs."""

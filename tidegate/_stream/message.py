@@ -128,6 +128,25 @@ class Block:
                 yield Share(self, start, stop)
             start = stop + 1
 
+    def part(self, rows: Sequence[int]) -> Block:
+        """Some of the rows, as a block of their own."""
+        at = np.array(rows, dtype=np.intp)
+        ids, width = [self.session_ids[row] for row in rows], self.outputs.shape[-1]
+        done = self.done.get_loop().create_future()
+        return Block(
+            ids, self.first_steps[at], self.features[at], width, self.create, done, self.expiry
+        )
+
+    def take(self, rows: Sequence[int], outcome: ManySteps | TidegateError) -> None:
+        """What became of the rows that went as a block of their own."""
+        if isinstance(outcome, TidegateError):
+            self.errors |= dict.fromkeys(rows, outcome)
+            return
+        at = np.array(rows, dtype=np.intp)
+        self.outputs[at], self.remembered[at] = outcome.outputs, outcome.remembered
+        self.durable[at] = outcome.durable
+        self.errors |= {rows[row]: error for row, error in outcome.errors.items()}
+
     def expire(self, now: float, error: TidegateError) -> None:
         """End the caller's waiting, if its time is over."""
         if self.expiry <= now and not self.done.done():

@@ -37,6 +37,7 @@ class Settler:
         later: sends rows and shares again after so many seconds.
         shrink: keeps messages smaller than one that the server's queue cannot hold.
         renew: opens the stream anew, where another server may answer.
+        retire: does so once nothing is under way.
         keeping: told how much the sessions keep.
     """
 
@@ -47,12 +48,14 @@ class Settler:
         later: Later,
         shrink: Shrink,
         renew: Renew,
+        retire: Renew,
         keeping: Keeping,
         retry: RetryPolicy,
     ) -> None:
         self._width, self._lanes, self._retry = model.width, lanes, retry
-        self._later, self._shrink, self._renew = later, shrink, renew
-        self._keeping, self._turn = keeping, 0
+        self._later, self._shrink = later, shrink
+        self._renew, self._retire = renew, retire
+        self._keeping = keeping
 
     def settle(self, message: Message, reply: pb.StepBatchReply) -> None:
         """Give every row of the message its outcome.
@@ -82,12 +85,13 @@ class Settler:
 
     def _keep(self, message: Message, durable: list[int]) -> None:
         """Keep the inputs of what was applied, until they are stored; a store tells so far."""
-        self._turn += 1
+        self._keeping.turn += 1
+        turn = self._keeping.turn
         for row, step in zip(message.rows, durable, strict=False):
             if row.stage is Stage.APPLIED:
                 course = row.course
                 course.durable = step
-                course.kept.add(row.number, row.packed, row.steps, step, self._turn)
+                course.kept.add(row.number, row.packed, row.steps, step, turn)
         self._keeping.grew(message.size)
 
     def _named(
@@ -179,8 +183,7 @@ class Settler:
             return False
         row.attempts += 1
         row.stage = Stage.SENT if row.resent else Stage.WAITING
-        if isinstance(error, errors.SessionMoved):
-            self._renew()
+        self._look_elsewhere(error)
         self._later(self._pause(error, row.attempts - 1), [row], ())
         return True
 
@@ -198,8 +201,7 @@ class Settler:
             session_id = share.owner.session_ids[share.start + at]
             failed[at] = error = self._reason(session_id, error, unnamed)
             if self._passes(error, share.attempts):
-                if isinstance(error, errors.SessionMoved):
-                    self._renew()
+                self._look_elsewhere(error)
                 pauses[at] = self._pause(error, share.attempts)
             elif isinstance(error, ENDED) and session_id not in unnamed and share.opens(at):
                 pauses[at] = 0.0
@@ -213,6 +215,15 @@ class Settler:
         if answers.durable is not None:
             share.owner.durable[share.start : share.stop] = answers.durable[start:stop]
         share.answered(*answers.block(start, stop), failed, again)
+
+    def _look_elsewhere(self, error: TidegateError) -> None:
+        """Where another server may do what was refused, the next attempt goes over a new stream.
+        One that is going, or that its store does not answer, answers what it has taken in: that
+        is waited for."""
+        if isinstance(error, errors.SessionMoved):
+            self._renew()
+        elif isinstance(error, errors.Draining | errors.StoreDown):
+            self._retire()
 
     def _reason(
         self, session_id: str, error: TidegateError, unnamed: dict[str, TidegateError]

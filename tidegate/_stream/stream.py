@@ -1,4 +1,4 @@
-"""The steps of one model version's sessions over one `StepStream`, coalesced.
+"""The steps of one model version's sessions, those of one shard, over one `StepStream`, coalesced.
 
 While messages are in flight the next one gathers; an idle stream sends at once, so there is no
 timer. A broken stream is opened again, and what was not answered goes out again under the same
@@ -11,6 +11,8 @@ starts anew.
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +23,6 @@ from tidegate import errors, wire
 from tidegate._stream.kept import Keeping
 from tidegate._stream.message import Block, LaneNames, Message, Share
 from tidegate._stream.outbox import Backlog, Outbox, timeout_us
-from tidegate._stream.packing import WIRE
 from tidegate._stream.replies import Settler
 from tidegate._stream.rows import Row, Stage
 from tidegate.errors import TidegateError
@@ -32,6 +33,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 Call = Any  # grpc.aio.StreamStreamCall
 WATCH_SECONDS = 0.25
 PARTING_SECONDS = 0.5
+LEAST_AGE = 1.0  # seconds that a connection is kept which a server would rather not serve
 # How gRPC tells that a connection broke, where no Tidegate server speaks.
 BREAKS = (
     grpc.StatusCode.UNAVAILABLE,
@@ -46,18 +48,23 @@ NO_ROOM = "no room for more steps within the timeout"
 class Stream:
     """Carries rows and blocks, inside one event loop."""
 
-    def __init__(self, open_call: Callable[[], Call], model: Model, options: ClientOptions) -> None:
+    def __init__(
+        self,
+        open_call: Callable[[], Call],
+        model: Model,
+        options: ClientOptions,
+        backlog: Backlog,
+        keeping: Keeping,
+    ) -> None:
         limits = options.coalescing
         self.model, self.lanes = model, LaneNames()
-        step_bytes = len(model.features) * WIRE.itemsize
-        self.backlog = Backlog(limits, step_bytes)
-        self.keeping = Keeping(options.replay, step_bytes, model.max_chunk)
+        self.backlog, self.keeping = backlog, keeping
         self._open_call, self._retry, self._most = open_call, options.retry, limits.in_flight
         steps = min(limits.message_steps, wire.MAX_OPENS)  # each may need its lane named
         self._outbox = Outbox(self.lanes, steps, limits.message_bytes)
         self._settler = Settler(
-            model, self.lanes, self._later, self._outbox.shrink_steps, self._renew, self.keeping,
-            options.retry,
+            model, self.lanes, self._later, self._outbox.shrink_steps, self._renew, self._retire,
+            keeping, options.retry,
         )  # fmt: skip
         self._call: Call | None = None
         self._in_flight: dict[int, Message] = {}
@@ -65,7 +72,8 @@ class Stream:
         self._sent = self._failures = 0
         self._heard = False  # whether the server has answered on the present connection
         self.breaks = 0
-        """How many connections broke."""
+        """How many connections broke, or were given up."""
+        self._age, self._began, self._ends_at = options.stream_age, -math.inf, math.inf
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,20 +137,27 @@ class Stream:
         while True:
             try:
                 await self._due()
-                await self._broken(await self._converse())
+                if (error := await self._converse()) is not None:
+                    await self._broken(error)
             except Exception as error:  # a fault of ours: tell everybody, and go on with a new call
                 self.lanes.forget()
                 self._fail(errors.internal(error))
                 await asyncio.sleep(self._retry.pause(1))
 
-    async def _converse(self) -> TidegateError:
-        """One connection, until it breaks; returns how it broke."""
+    async def _converse(self) -> TidegateError | None:
+        """One connection, until it breaks; returns how it broke. None: it was old, and all that
+        went over it is answered."""
         call = self._call = self._open_call()
-        self._heard = False
+        self._heard, self._began = False, self._loop.time()
+        self._ends_at = self._end()
         reader = self._loop.create_task(self._read(call))
         try:
             try:
                 while await self._due(reader):
+                    if self._old:
+                        self.breaks += 1  # by now the sessions may be elsewhere, or not
+                        self.lanes.forget()
+                        return None
                     await self._write(call)
             except (aio.AioRpcError, asyncio.InvalidStateError):
                 pass  # the reader knows why
@@ -182,8 +197,17 @@ class Stream:
     @property
     def _room(self) -> int:
         """Messages that may be under way: one, until the server has answered on this connection.
-        Where a stream ends while it is written to, grpc.aio does not tell its status."""
-        return self._most if self._heard else 1
+        Where a stream ends while it is written to, grpc.aio does not tell its status. An old
+        connection takes no more beside those under way."""
+        return self._most if self._heard and not self._old else 1
+
+    @property
+    def _old(self) -> bool:
+        return self._loop.time() >= self._ends_at
+
+    def _end(self) -> float:
+        """When the connection that begins now is old: not all clients' together."""
+        return math.inf if self._age is None else self._began + self._age * random.uniform(0.5, 1.0)
 
     async def _write(self, call: Call) -> None:
         number, message = self._sent, Message()
@@ -303,6 +327,11 @@ class Stream:
         """End the connection as if it had broken: what is not answered goes over another."""
         if self._call is not None:
             self._call.cancel()
+
+    def _retire(self) -> None:
+        """End the connection once everything under way is answered; not again and again, since
+        with each the server is told all sessions anew."""
+        self._ends_at = min(self._ends_at, self._began + LEAST_AGE)
 
     async def _watch(self) -> None:
         """End the waiting of callers whose time is over, often enough for the usual timeout."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from tidegate import ClientOptions
 from tidegate.options import Tls
+from tidegate.shards import MOST_SHARDS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,6 +70,10 @@ def server_arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM: this client's own")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM: its key")
+    parser.add_argument(
+        "--shards", type=_shards, default=1, metavar="N",
+        help="streams that a proxy may route by the header tidegate-shard (%(default)s)",
+    )  # fmt: skip
     return parser
 
 
@@ -80,7 +85,7 @@ def client_options(given: argparse.Namespace) -> ClientOptions:
     """
     files = given.tls_ca, given.tls_cert, given.tls_key
     if files == (None, None, None):
-        return ClientOptions(timeout=given.timeout)
+        return ClientOptions(timeout=given.timeout, shards=given.shards)
     try:
         tls = Tls(*files)
         tls.credentials()
@@ -88,7 +93,7 @@ def client_options(given: argparse.Namespace) -> ClientOptions:
         raise BadFile("--tls-cert and --tls-key go together") from None
     except OSError as error:
         raise BadFile.of(error.filename, error) from None
-    return ClientOptions(timeout=given.timeout, tls=tls)
+    return ClientOptions(timeout=given.timeout, tls=tls, shards=given.shards)
 
 
 def add_version(parser: argparse.ArgumentParser, zero: str) -> None:
@@ -132,6 +137,13 @@ def several(text: str) -> int:
     value = count(text)
     if value == 0:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _shards(text: str) -> int:
+    value = several(text)
+    if value > MOST_SHARDS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_SHARDS}")
     return value
 
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
-.PHONY: help demo test tools check lint types stubs stubs-check lock lock-check \
+.PHONY: help demo test tools check lint types stubs stubs-check lock lock-check alerts \
         torture train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
@@ -60,6 +60,9 @@ lock: $(VENV)/.installed  ## write requirements/*.lock from pyproject.toml
 
 lock-check: $(VENV)/.installed  ## fail if a lock is behind pyproject.toml
 	UV=$(BIN)/uv PYTHON=$(BIN)/python requirements/compile.sh --check
+
+alerts: $(VENV)/.installed  ## deploy/prometheus/alerts.yml as Kubernetes' PrometheusRule
+	$(BIN)/python deploy/kubernetes/prometheus_rule.py > deploy/kubernetes/components/monitoring/prometheus-rule.yaml
 
 serve: $(VENV)/.installed  ## a server over models/ on 127.0.0.1:50051
 	$(BIN)/python -m server --model-repository models

@@ -88,6 +88,7 @@ class App:
             self._tenure.start()
         services = Services(self._config, self._registry, self._administration, self._access)
         transport = self._choose_transport(services)
+        services.health.turn = transport.turn
         metrics_port = self._serve_metrics()
         await services.starting()
         port = await transport.start()

@@ -7,6 +7,7 @@ the use, and a graph cannot name data outside its bundle.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,33 +68,48 @@ def load(entry: Entry, repository: Path) -> Bundle:
             sha256, or the manifest is malformed, too new or about another model.
     """
     where = f"{entry.name}/{entry.version}"
-    root = repository.resolve()
-    manifest = manifests.parse(_read(entry.folder / "model.json", root, where), where)
+    manifest = manifests.parse(_read(entry.folder / "model.json", repository, where), where)
     if (manifest.name, manifest.version) != (entry.name, entry.version):
         raise BadModel(f"{where}/model.json is about {manifest.name}/{manifest.version}")
     graphs: dict[str, bytes] = {}
     for name, digest in manifest.files.items():
-        content = _verified(entry.folder / name, digest, root, where)
+        content = _verified(entry.folder / name, digest, repository, where)
         if name in manifests.SERVED:
             graphs[name] = content
     return Bundle(manifest, graphs)
 
 
-def _verified(path: Path, digest: str, root: Path, where: str) -> bytes:
-    content = _read(path, root, where)
+def _verified(path: Path, digest: str, repository: Path, where: str) -> bytes:
+    content = _read(path, repository, where)
     actual = hashlib.sha256(content).hexdigest()
     if actual != digest:
         raise BadModel(f"{where}/{path.name} is corrupt: sha256 {actual}, model.json says {digest}")
     return content
 
 
-def _read(path: Path, root: Path, where: str) -> bytes:
-    """Links may point about within the repository (as Kubernetes mounts do) but never out of it."""
+def _read(path: Path, repository: Path, where: str) -> bytes:
+    """Links may point about within the repository (as Kubernetes mounts do) but never out of it.
+
+    What counts is where the open file and the open folder are, as the kernel says: a repository may
+    be in another container's root (/proc/PID/root/models, where KServe links to), of which paths
+    that are followed here tell nothing.
+    """
     try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(root):
-            raise BadModel(f"{where}/{path.name} leads out of the model repository")
-        return real.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
-        reason = getattr(error, "strerror", None) or "unreadable"
-        raise BadModel(f"{where}/{path.name} cannot be read: {reason}") from error
+        with path.open("rb") as file:
+            if not _place(file.fileno()).is_relative_to(_root(repository)):
+                raise BadModel(f"{where}/{path.name} leads out of the model repository")
+            return file.read()
+    except OSError as error:
+        raise BadModel(f"{where}/{path.name} cannot be read: {error.strerror}") from error
+
+
+def _root(repository: Path) -> Path:
+    opened = os.open(repository, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _place(opened)
+    finally:
+        os.close(opened)
+
+
+def _place(opened: int) -> Path:
+    return Path(f"/proc/self/fd/{opened}").readlink()

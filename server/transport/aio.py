@@ -32,6 +32,9 @@ class AioServer:
         await self._server.start()
         return port
 
+    async def turn(self) -> None:
+        """Who asks is on its loop."""
+
     async def stop(self, grace: float) -> bool:
         """End the streams, let our calls finish for `grace` seconds, then close whatever else is
         open, such as a watch of the health; returns whether every call of ours has finished."""

@@ -26,6 +26,9 @@ class Transport(Protocol):
             PortTaken: the address cannot be listened on.
         """
 
+    async def turn(self) -> None:
+        """Returns once its loop has gone round: never, where that hangs."""
+
     async def stop(self, grace: float) -> bool:
         """End the streams, let our calls finish for `grace` seconds, then close whatever else is
         open, such as a watch of the health; returns whether every call of ours has finished."""

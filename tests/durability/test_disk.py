@@ -54,10 +54,10 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-def store_health(address: str) -> int:
+def health(address: str, service: str = "tidegate.store") -> int:
     with grpc.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        request = health_pb2.HealthCheckRequest(service="tidegate.store")
+        request = health_pb2.HealthCheckRequest(service=service)
         return int(stub.Check(request, timeout=10, wait_for_ready=True).status)
 
 
@@ -67,15 +67,17 @@ def test_steps_go_on_over_a_full_disk_and_are_stored_once_there_is_room(
     async def play() -> None:
         async with walking(service.address, small.weights, 10) as walks:
             await step_all(walks, 5)
-            await until(lambda: store_health(service.address) == SERVING)
+            await until(lambda: health(service.address) == SERVING)
             ballast = fill(inside(service, tmp_path))
             await step_all(walks, 30)
             await until(lambda: not service.running.metric("tidegate_store_up"))
-            assert store_health(service.address) == NOT_SERVING
+            assert health(service.address) == NOT_SERVING
+            for served in ("", "tidegate.live"):
+                assert health(service.address, served) == SERVING
             await step_all(walks, 30)
             ballast.unlink()
             await until(lambda: bool(service.running.metric("tidegate_store_up")))
-            await until(lambda: store_health(service.address) == SERVING)
+            await until(lambda: health(service.address) == SERVING)
             await all_stored(walks)
             assert await check_all(walks) == (0, 0)
 

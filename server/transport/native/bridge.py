@@ -17,6 +17,7 @@ import grpc
 
 from server.transport.http2.call import Call
 from server.transport.http2.headers import Metadata
+from server.transport.http2.loop import Loop
 from server.transport.rpcs.services import Handler
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,12 @@ class Bridge:
         left, settle = self._awaited()
         call.post(lambda: call.send(packed, then=lambda: settle(None)))
         return left
+
+    def turn(self, loop: Loop) -> asyncio.Future[None]:
+        """Done once the loop's thread has done all that was posted to it before."""
+        turned, settle = self._awaited()
+        loop.post(lambda: settle(None))
+        return turned
 
     def _awaited(self) -> tuple[asyncio.Future[Any], Callable[[Any], None]]:
         """Something that the loop's thread brings, and how."""

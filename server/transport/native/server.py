@@ -88,6 +88,10 @@ class NativeServer:
         self._loop.start()
         return port
 
+    async def turn(self) -> None:
+        """Returns once the loop's thread has gone round: never, where that hangs."""
+        await self._bridge.turn(self._loop)
+
     async def stop(self, grace: float) -> bool:
         """End the streams, let our calls finish for `grace` seconds, then close whatever else is
         open, such as a watch of the health; returns whether every call of ours has finished."""

@@ -11,7 +11,6 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inference import grpc_service_pb2
@@ -25,6 +24,7 @@ from server.serving.registry import Registry
 from server.transport.rpcs.admin_servicer import AdminServicer
 from server.transport.rpcs.calls import Context, Gate, unary
 from server.transport.rpcs.inference_servicer import InferenceServicer
+from server.transport.rpcs.liveness import HealthServicer
 from server.transport.rpcs.mailbox import Mailbox
 from server.transport.rpcs.servicer import Servicer
 from tidegate.v1 import admin_pb2, tidegate_pb2
@@ -81,7 +81,7 @@ class Services:
         infer_stream = self._door(INFER_STREAM)
         self._inference = InferenceServicer(registry, mailbox, inflight, infer_stream)
         self._admin = AdminServicer(administration)
-        self.health = health.HealthServicer()
+        self.health = HealthServicer()
 
     def add_to(self, server: Takes) -> None:
         """Have all of it served."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,37 @@ def test_links_within_the_repository_are_followed(folder: Path) -> None:
     for file in data.iterdir():
         (folder / file.name).symlink_to(Path("..") / "..data" / file.name)
     load_only(folder)
+
+
+ELSEWHERE = """
+import ctypes, os, subprocess, sys
+subprocess.run(["mount", "--bind", sys.argv[1], sys.argv[1]], check=True)
+os.chdir(sys.argv[1])
+subprocess.run(["pivot_root", ".", "."], check=True)
+ctypes.CDLL(None).umount2(b".", 2)
+print(flush=True)
+sys.stdin.read()
+"""
+"""A process with a root of its own, as a container's: of this one's folders it has none."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change roots")
+def test_a_repository_in_another_containers_root_is_read_there(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As KServe's modelcars: /mnt/models -> /proc/PID/root/models, where /models is another folder
+    here, or none."""
+    command = ["unshare", "--mount", sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as container:
+        assert container.stdout
+        container.stdout.readline()
+        repository = tmp_path / "mounted"
+        repository.symlink_to(f"/proc/{container.pid}/root/models")
+        (entry,) = find(repository)
+        assert load(entry, repository).manifest.name == "small"
+        outside(folder)
+        with pytest.raises(BadModel, match="leads out"):
+            load(entry, repository)
 
 
 def test_folders_that_are_no_versions_are_passed_over(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import subprocess
@@ -144,6 +145,42 @@ def test_new_certificates_are_used_without_a_restart_and_bad_ones_are_not(
 
     with running_server(models, transport=transport, **old.flags) as server:
         asyncio.run(play(server))
+
+
+def mount(folder: Path, files: Files, turn: str) -> Files:
+    """Have a volume show a secret's files, as Kubernetes' kubelet does: each name is a link through
+    `..data`, which is replaced in one move; then what it led to before is removed."""
+    data, before = folder / "..data", (folder / "..data").resolve()
+    shown = folder / f"..{turn}"
+    shown.mkdir(parents=True)
+    for file in (files.ca, files.cert, files.key):
+        file.replace(shown / file.name)
+        if not (folder / file.name).is_symlink():
+            (folder / file.name).symlink_to(f"..data/{file.name}")
+    (folder / "..data_tmp").symlink_to(shown.name)
+    (folder / "..data_tmp").replace(data)
+    if before != data:
+        shutil.rmtree(before)
+    return Files(*(folder / file.name for file in (files.ca, files.cert, files.key)))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_secret_that_kubernetes_swaps_is_used_without_a_restart(
+    models: Path, tmp_path: Path, transport: str
+) -> None:
+    authorities = [trustme.CA(), trustme.CA()]
+    made = [signed(tmp_path / str(k), each) for k, each in enumerate(authorities)]
+    friends = [signed(tmp_path / f"friend{k}", each) for k, each in enumerate(authorities)]
+    tls = [Tls(friend.ca, friend.cert, friend.key) for friend in friends]
+    mounted = mount(tmp_path / "tls", made[0], "2026_01_01")
+    flags = mounted.flags | {"tls_client_ca": mounted.ca, "transport": transport}
+    with running_server(models, **flags) as server:
+        assert serves(server, tls[0]) and not serves(server, tls[1])
+        mount(tmp_path / "tls", made[1], "2026_01_02")
+        deadline = time.monotonic() + 60
+        while not serves(server, tls[1]):
+            assert time.monotonic() < deadline
+        assert not serves(server, tls[0])
 
 
 def serves(server: RunningServer, tls: Tls) -> bool:

@@ -1,0 +1,103 @@
+"""`tidegate.live` tells a server that hangs from one that is merely not to be called."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.conftest import SmallModel
+from tests.harness import RunningServer, await_ready, small_model, start
+
+LIVE = "tidegate.live"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+HANGS = """
+import signal, threading
+from server.transport.http2.loop import Loop
+loops, begin = [], Loop.start
+Loop.start = lambda loop: (loops.append(loop), begin(loop))
+signal.signal(signal.SIGUSR1, lambda *_: loops[0].post(threading.Event().wait))
+from server.__main__ import main
+raise SystemExit(main())
+"""
+"""A server whose transport's loop hangs from SIGUSR1 on."""
+
+
+@contextmanager
+def probed(
+    repository: Path, *flags: str, code: str = ""
+) -> Iterator[tuple[RunningServer, health_pb2_grpc.HealthStub]]:
+    """A server, and its health service in clear."""
+    process, log = start(repository, "--health-port=0", "--store=none", *flags, code=code)
+    try:
+        running = await_ready(process, log)
+        found = re.search(r"health checks in clear on (\S+)", running.log())
+        assert found
+        with grpc.insecure_channel(found[1]) as channel:
+            yield running, health_pb2_grpc.HealthStub(channel)
+    finally:
+        process.kill()
+        process.wait()
+        log.unlink()
+
+
+def check(stub: health_pb2_grpc.HealthStub, service: str, seconds: float = 20) -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    return int(stub.Check(request, timeout=seconds).status)
+
+
+def test_a_transport_that_hangs_is_not_live_though_its_models_are_ready(small: SmallModel) -> None:
+    with probed(small.repository, code=HANGS) as (running, stub):
+        assert check(stub, LIVE) == SERVING
+        running.process.send_signal(signal.SIGUSR1)
+        with pytest.raises(grpc.RpcError) as caught:
+            for _ in range(100):  # the first may come before the signal
+                check(stub, LIVE, seconds=1)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert check(stub, "") == SERVING
+
+
+@pytest.mark.parametrize("transport", ["native", "aio"])
+def test_a_server_that_drains_is_live_and_not_ready(small: SmallModel, transport: str) -> None:
+    with probed(small.repository, "--transport", transport) as (running, stub):
+        ready = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        live = stub.Watch(health_pb2.HealthCheckRequest(service=LIVE), timeout=60)
+        assert next(ready).status == next(live).status == SERVING
+        running.process.send_signal(signal.SIGTERM)
+        assert next(ready).status == NOT_SERVING
+        assert check(stub, LIVE) == SERVING
+        with pytest.raises(grpc.RpcError) as ended:  # with the process, and nothing before that
+            next(live)
+        assert ended.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert running.process.wait(20) == 0
+
+
+def test_a_server_whose_only_model_is_broken_is_live_and_not_ready(tmp_path: Path) -> None:
+    small_model(tmp_path)
+    (tmp_path / "small" / "1" / "step.onnx").write_bytes(b"none")
+    with probed(tmp_path) as (_, stub):
+        assert check(stub, "") == NOT_SERVING
+        assert check(stub, LIVE) == SERVING
+
+
+@pytest.mark.parametrize("transport", ["native", "aio"])
+def test_the_name_is_answered_on_the_port_of_the_calls_too(
+    small: SmallModel, transport: str
+) -> None:
+    with (
+        probed(small.repository, "--transport", transport) as (running, _),
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert check(stub, LIVE) == SERVING
+        watched = stub.Watch(health_pb2.HealthCheckRequest(service=LIVE), timeout=60)
+        assert next(watched).status == SERVING
+        watched.cancel()

@@ -21,6 +21,7 @@ from server.errors import ServingError
 from server.serving.administration import Administration
 from server.serving.registry import Registry
 from server.transport.rpcs.admin_servicer import AdminServicer
+from server.transport.rpcs.audit import AUDITED, Audit
 from server.transport.rpcs.calls import Gate, unary
 from server.transport.rpcs.inference_servicer import InferenceServicer
 from server.transport.rpcs.mailbox import Mailbox
@@ -67,7 +68,7 @@ class Services:
         self._registry, self.gate = registry, Gate(config.max_calls)
         self._tidegate = Servicer(registry, mailbox, config.max_inflight_messages)
         self._inference = InferenceServicer(registry, mailbox, config.max_inflight_messages)
-        self._admin = AdminServicer(administration)
+        self._admin, self._audit = AdminServicer(administration), Audit()
         self.health = health.HealthServicer()
 
     def add_to(self, server: Takes) -> None:
@@ -125,7 +126,9 @@ class Services:
                 handler = grpc.stream_stream_rpc_method_handler(call, parse, reply)
             else:
                 gate = None if method.name in PROBES else self.gate
-                call = unary(call, parse, gate, self.count)
+                audited = servicer is self._admin or method.name in AUDITED
+                note = self._audit.of(method.name) if audited else None
+                call = unary(call, parse, gate, self.count, note)
                 handler = grpc.unary_unary_rpc_method_handler(call, None, reply)
             handlers[method.name] = handler
         server.add_registered_method_handlers(service.full_name, handlers)

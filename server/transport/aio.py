@@ -18,11 +18,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class _Serious(logging.Filter):
-    """What its caller sent, and is told of, is no matter for the log."""
+    """That a caller sent what is no message, and is told so, or has left, is no error of ours."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it is one."""
-        return not (record.exc_info and isinstance(record.exc_info[1], DecodeError))
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (DecodeError, grpc.aio.InternalError))
 
 
 class AioServer:

@@ -10,6 +10,9 @@ import sys
 from server.app import App
 from server.config import Config, ConfigError, from_arguments
 from server.engine.device import DeviceError
+from server.logs.layout import JsonLayout
+from server.logs.setup import begin, follow
+from server.logs.writer import Writer
 from server.serving.loader import NoModels
 from server.store.interface import StoreUnreachable, StoreUnusable
 from server.transport.listening import PortTaken
@@ -18,30 +21,41 @@ CANNOT_START = (
     ConfigError, DeviceError, NoModels, PortTaken, StoreUnreachable, StoreUnusable,
 )  # fmt: skip
 
+log = logging.getLogger("server")
+
 
 def main() -> int:
     """Exit status: 0 drained, 1 not drained in time or a part of it died, 2 could not start."""
+    writer = begin()
     try:
         config = from_arguments()
-        _log_to_stderr(config.log_level)
-        return asyncio.run(_serve(config))
+        follow(writer, config.log_level, config.log_format, config.audit)
+        return asyncio.run(_serve(config, writer))
     except (*CANNOT_START, OSError) as error:
-        print(f"tidegate-server: {error}", file=sys.stderr)
+        _say(writer, error)
         return 2
+    except Exception:
+        log.critical("the server failed", exc_info=True)
+        return 1
+    finally:
+        writer.close()
 
 
-async def _serve(config: Config) -> int:
+def _say(writer: Writer, error: Exception) -> None:
+    """Why it cannot start: the whole line, but where only JSON may be."""
+    if isinstance(writer.formatter, JsonLayout):
+        log.critical("cannot start: %s", error)
+    else:
+        writer.say(f"tidegate-server: {error}")
+
+
+async def _serve(config: Config, writer: Writer) -> int:
     app = App(config)
     status = 0 if await app.run() else 1
     if app.loading:  # to end the interpreter under onnxruntime's feet would abort the process
-        logging.shutdown()
+        writer.close()
         os._exit(status)
     return status
-
-
-def _log_to_stderr(level: str) -> None:
-    layout = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    logging.basicConfig(level=level.upper(), format=layout, stream=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -177,6 +177,12 @@ class Config(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="a line a record on stderr: for people, or an object of JSON"
+    )
+    audit: CliImplicitFlag[bool] = Field(
+        True, description="log what callers do with whole sessions and models; steps never are"
+    )
 
     @model_validator(mode="after")
     def _fit(self) -> Self:

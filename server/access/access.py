@@ -180,7 +180,12 @@ def _claims(token: str, policy: JwtPolicy, keys: Keys) -> dict[str, Any]:
         )  # fmt: skip
     except jwt.ExpiredSignatureError:
         raise Unauthenticated(EXPIRED) from None
-    except (jwt.PyJWTError, ValueError, TypeError, OverflowError):  # what is wrong is its issuer's business
+    except (
+        jwt.PyJWTError,
+        ValueError,
+        TypeError,
+        OverflowError,
+    ):  # what is wrong is its issuer's business
         raise Unauthenticated("the token is not good here") from None
     return claims
 

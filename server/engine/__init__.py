@@ -10,4 +10,4 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 onnxruntime.disable_telemetry_events()
-onnxruntime.set_default_logger_severity(3)
+onnxruntime.set_default_logger_severity(4)  # what fails is raised, and told once

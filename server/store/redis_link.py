@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -174,6 +175,10 @@ class Link:
 
 def _connect(settings: RedisSettings, timeout: float) -> Any:
     """Typed as anything: redis's own types are those of its asynchronous client as well."""
+    if _is_torn(settings.url):
+        raise StoreUnusable(
+            "the address of redis is malformed: signs in its password have to be percent-encoded"
+        )
     try:
         return redis.Redis.from_url(
             settings.url,
@@ -181,8 +186,16 @@ def _connect(settings: RedisSettings, timeout: float) -> Any:
             socket_connect_timeout=settings.timeout,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        raise StoreUnusable(f"the address of redis is malformed: {error}") from None
+    except ValueError:  # whose words may hold a part of the password
+        raise StoreUnusable("the address of redis is malformed") from None
+
+
+def _is_torn(url: str) -> bool:
+    """Whether a sign within the password ends the address: what stands before it would be taken
+    for a host and port, and told as such."""
+    scheme, _, rest = url.partition("://")
+    address = re.split("[/?#]", rest, maxsplit=1)[0]
+    return scheme != "unix" and "@" in rest and "@" not in address
 
 
 def _place(client: Any) -> str:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 import grpc
+from google.protobuf.message import DecodeError
 
 from server.config import Config
 from server.transport.listening import LAST_WORDS, address, options, taken, until
 from server.transport.rpcs.services import Services
 from server.transport.tls import certificates
+
+# The core writes past everything that bounds the log, a line for each peer that breaks the rules.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+class _Serious(logging.Filter):
+    """That a caller sent what is no message, and is told so, or has left, is no error of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is one."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (DecodeError, grpc.aio.InternalError))
 
 
 class AioServer:
@@ -17,6 +33,7 @@ class AioServer:
         self._services = services
         self._server = grpc.aio.server(options=options(config))
         services.add_to(self._server)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_Serious())
         self._address, self._certificates = address(config), certificates(config)
 
     async def start(self) -> int:

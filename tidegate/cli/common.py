@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tidegate import ClientOptions
 from tidegate.options import Tls
+from tidegate.printable import printable
 from tidegate.shards import MOST_SHARDS
 
 if TYPE_CHECKING:
@@ -56,6 +58,12 @@ class LiveAlready(Failure):
             f"session {session_id!r}{more} is live on {model}/{version} already; "
             "close it, or give your sessions other names with --prefix"
         )
+
+
+def say(*lines: str, error: bool = False, now: bool = False) -> None:
+    """Write lines to stdout, or to stderr. All that a command says goes through here, or through
+    `printable`: names and messages are others', and a terminal obeys what it is told."""
+    print(*map(printable, lines), sep="\n", file=sys.stderr if error else sys.stdout, flush=now)
 
 
 def server_arguments() -> argparse.ArgumentParser:

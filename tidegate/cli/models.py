@@ -5,7 +5,7 @@ import asyncio
 
 from tidegate import Client, ClientOptions, Feature
 from tidegate.cli import versions
-from tidegate.cli.common import Subparsers, client_options
+from tidegate.cli.common import Subparsers, client_options, say
 
 
 def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
@@ -24,14 +24,12 @@ async def list_models(address: str, options: ClientOptions) -> None:
     """Print every model version with its features and outputs."""
     async with Client(address, options) as client:
         for model in await client.models():
-            print(f"{model.name}/{model.version} on {model.device}: {model.description}".strip())
-            print(f"  features    {', '.join(map(_described, model.features))}")
+            say(f"{model.name}/{model.version} on {model.device}: {model.description}".strip())
+            say(f"  features    {', '.join(map(_described, model.features))}")
             for output in model.outputs:
                 what = ", ".join(output.labels) or f"{output.size} values {output.unit}".strip()
-                print(f"  {output.kind:<12}{output.name}: {what}")
-            print(
-                f"  limits      {model.max_chunk} steps a request, {model.max_sessions:,} sessions"
-            )
+                say(f"  {output.kind:<12}{output.name}: {what}")
+            say(f"  limits      {model.max_chunk} steps a request, {model.max_sessions:,} sessions")
 
 
 def _described(feature: Feature) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tidegate import __version__
 from tidegate.cli import bench, models, sessions, stream, top
-from tidegate.cli.common import Failure, server_arguments
+from tidegate.cli.common import Failure, say, server_arguments
 from tidegate.errors import DeadlineExceeded, TidegateError, Unavailable
 
 INTERRUPTED = 130
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = int(given.action(given))
         sys.stdout.flush()  # a reader that left is noticed here, not at the interpreter's end
     except KeyboardInterrupt:
-        print(f"tidegate: {given.interrupted}", file=sys.stderr)
+        say(f"tidegate: {given.interrupted}", error=True)
         return INTERRUPTED
     except BrokenPipeError:
         return _unread()
@@ -61,5 +61,5 @@ def _fail(error: BaseException, given: argparse.Namespace) -> int:
     text = str(error)
     if isinstance(error, Unavailable | DeadlineExceeded) and error.detail is None:
         text = f"{given.address}: {text}"  # no server's words, so they do not tell which
-    print(f"tidegate: {' '.join(text.split())}", file=sys.stderr)
+    say(f"tidegate: {' '.join(text.split())}", error=True)
     return error.status if isinstance(error, Failure) else 1

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate import Client, SessionInfo
-from tidegate.cli.common import BadFile, Failure, Subparsers, add_version, client_options, name
+from tidegate.cli.common import BadFile, Failure, Subparsers, add_version, client_options, name, say
 from tidegate.errors import BadSnapshot, SessionGone, UnknownModel, UnknownVersion
 
 Work = Callable[[Client], Coroutine[None, None, int]]
@@ -120,11 +120,11 @@ def _connected(given: argparse.Namespace, work: Work) -> int:
 
 async def list_sessions(client: Client, model: str, version: int) -> int:
     """Print every one; returns the exit status."""
-    print(f"{'steps':>10}  {'opened':<20}  {'last used':<20}  {'expires':<20}  session")
+    say(f"{'steps':>10}  {'opened':<20}  {'last used':<20}  {'expires':<20}  session")
     async for each in client.sessions(model, version):
         times = (each.opened_at, each.last_used_at, each.expires_at)
         shown = "  ".join(map(moment, times))
-        print(f"{each.steps:>10,}  {shown}  {each.session_id} ({each.model}/{each.version})")
+        say(f"{each.steps:>10,}  {shown}  {each.session_id} ({each.model}/{each.version})")
     return 0
 
 
@@ -133,10 +133,10 @@ async def show_session(
 ) -> int:
     """Print it; returns the exit status."""
     info = await client.get_session(model, session_id, version=version)
-    print("\n".join(facts(info)))
+    say(*facts(info))
     if state:
         tensors = await client.peek(model, session_id, version=info.version)
-        print("", *columns([HEADINGS, *summaries(tensors)]), sep="\n")
+        say("", *columns([HEADINGS, *summaries(tensors)]))
     return 0
 
 
@@ -187,9 +187,9 @@ async def close_sessions(
             steps = await client.close_session(model, session_id, version=version)
         except SessionGone as error:
             missing += 1
-            print(f"tidegate: {error}", file=sys.stderr)
+            say(f"tidegate: {error}", error=True)
         else:
-            print(f"{session_id} closed after {steps:,} steps")
+            say(f"{session_id} closed after {steps:,} steps")
     return 1 if missing else 0
 
 
@@ -206,7 +206,7 @@ async def export_session(
         file.write_bytes(snapshot)
     except (OSError, ValueError) as error:  # ValueError: a name with a null in it
         raise BadFile.of(file, error) from error
-    print(f"{session_id} exported to {file} ({len(snapshot):,} bytes)")
+    say(f"{session_id} exported to {file} ({len(snapshot):,} bytes)")
     return 0
 
 
@@ -224,7 +224,7 @@ async def import_session(client: Client, file: str, session_id: str, replace: bo
         raise BadFile(f"{_named(file)}: {error}") from error
     except (UnknownModel, UnknownVersion) as error:
         raise Failure(f"{_named(file)}: {error}") from error
-    print(
+    say(
         f"{info.session_id} imported into {info.model}/{info.version}; it stands at step "
         f"{info.steps:,}"
     )

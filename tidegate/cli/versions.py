@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 
 from tidegate._stream.operator import BY, Operator
-from tidegate.cli.common import Subparsers, client_options, name, seconds, several
+from tidegate.cli.common import Subparsers, client_options, name, say, seconds, several
 
 Work = Callable[[Operator], Coroutine[None, None, int]]
 
@@ -67,7 +66,7 @@ def _add_shadow(parser: argparse.ArgumentParser) -> None:
 def _load(given: argparse.Namespace) -> int:
     async def load(operator: Operator) -> int:
         await operator.load(given.model, given.version)
-        print(f"{given.model}/{given.version} serves")
+        say(f"{given.model}/{given.version} serves")
         return 0
 
     return _with_operator(given, load)
@@ -77,7 +76,7 @@ def _unload(given: argparse.Namespace) -> int:
     async def unload(operator: Operator) -> int:
         left = await operator.unload(given.model, given.version, force=given.force)
         what = f"waits for {left} sessions" if left else "is gone"
-        print(f"{given.model}/{given.version} takes no new sessions and {what}")
+        say(f"{given.model}/{given.version} takes no new sessions and {what}")
         return 0
 
     return _with_operator(given, unload)
@@ -90,8 +89,8 @@ def _migrate(given: argparse.Namespace) -> int:
             given.model, given.origin, given.target, ids, by=given.by
         )
         for session_id, error in stay.items():
-            print(f"tidegate: {session_id} stays: {error}", file=sys.stderr)
-        print(f"{len(went)} sessions went to {given.model}/{given.target}, {len(stay)} stay")
+            say(f"tidegate: {session_id} stays: {error}", error=True)
+        say(f"{len(went)} sessions went to {given.model}/{given.target}, {len(stay)} stay")
         return 1 if stay else 0
 
     return _with_operator(given, migrate)
@@ -100,7 +99,7 @@ def _migrate(given: argparse.Namespace) -> int:
 def _shadow(given: argparse.Namespace) -> int:
     async def shadow(operator: Operator) -> int:
         await operator.shadow(given.model, given.version, not given.off)
-        print(f"{given.model}/{given.version} is {'no' if given.off else 'a'} shadow")
+        say(f"{given.model}/{given.version} is {'no' if given.off else 'a'} shadow")
         return 0
 
     return _with_operator(given, shadow)

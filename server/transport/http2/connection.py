@@ -43,8 +43,10 @@ UNIMPLEMENTED: Final[int] = grpc.StatusCode.UNIMPLEMENTED.value[0]
 class Connection:
     """A peer. Used by the loop's thread alone."""
 
-    def __init__(self, loop: Loop, wire: Socket) -> None:
+    def __init__(self, loop: Loop, wire: Socket, peer: tuple[Any, ...] = ("", 0)) -> None:
         self.loop, self.wire, self.socket = loop, wire, wire.socket
+        self.peer = peer
+        """Its host and port, and what else an address has."""
         self.window = self.first_window = frames.DEFAULT_WINDOW
         self.largest_frame = frames.DEFAULT_FRAME_SIZE
         self.calls: dict[int, Call] = {}

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from server.transport.http2.call import Call, Then
 from server.transport.http2.connection import READ, Connection
@@ -251,7 +251,7 @@ class Loop:
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
-                sock, _ = listening.accept()
+                sock, peer = listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -259,15 +259,15 @@ class Loop:
                     self._hold(listening, error)
                 return
             try:
-                self._welcome(sock)
+                self._welcome(sock, peer)
             except Exception:  # that it has gone already is no fault, whatever else is
                 log.debug("a connection could not be taken", exc_info=True)
                 sock.close()
 
-    def _welcome(self, sock: socket.socket) -> None:
+    def _welcome(self, sock: socket.socket, peer: tuple[Any, ...]) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(self, self._wire(sock))
+        connection = Connection(self, self._wire(sock), peer)
         self._connections[connection.socket.fileno()] = connection
         self._epoll.register(connection.socket, IN)
         connection.shake()

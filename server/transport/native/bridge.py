@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from server.transport.http2.call import Call
 from server.transport.http2.headers import Metadata
 from server.transport.http2.loop import Loop
+from server.transport.rpcs.calls import about, no_message
 from server.transport.rpcs.services import Handler
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,11 @@ class Context:
     def invocation_metadata(self) -> Metadata:
         """The call's headers."""
         return self._call.metadata
+
+    def peer(self) -> str:
+        """Where it comes from."""
+        host, port, *_ = self._call.connection.peer
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
     def time_remaining(self) -> float | None:
         """Seconds until its deadline, if it has one."""
@@ -132,8 +139,11 @@ class Bridge:
             await self._answer(context, call, handler, packed)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             pass  # the caller has gone, or has been told
+        except DecodeError as error:  # of services that are not ours: their messages
+            refusal = no_message(error)
+            call.post(lambda: call.refuse(refusal))
         except Exception:
-            log.exception("a call failed unexpectedly")
+            log.exception("a call failed unexpectedly", extra=about(call.metadata))
             call.post(lambda: call.end(grpc.StatusCode.INTERNAL.value[0], INTERNAL))
 
     async def _answer(

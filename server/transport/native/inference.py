@@ -24,7 +24,7 @@ from server.errors import Internal, ServingError, Unauthenticated
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
 from server.transport.native.stream import Stream, Streams
-from server.transport.rpcs.calls import no_message
+from server.transport.rpcs.calls import about, no_message
 from server.transport.rpcs.infer_stream import GRPC_ERRORS
 from server.transport.rpcs.services import Services
 
@@ -211,7 +211,7 @@ class _Unary:
             self._reply(error)
             return
         except Exception:
-            log.exception("a request failed unexpectedly")
+            log.exception("a request failed unexpectedly", extra=about(self._call.metadata))
             self._reply(Internal())
             return
         asked = _Asked(self._reply, remaining)

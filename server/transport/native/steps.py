@@ -21,7 +21,7 @@ from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
-from server.transport.rpcs.calls import Gate
+from server.transport.rpcs.calls import Gate, about
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class _Step:
             self._steps.registry.count_error(error)
             self._call.refuse(error)
         except Exception:
-            log.exception("a call failed unexpectedly")
+            log.exception("a call failed unexpectedly", extra=about(self._call.metadata))
             self._call.refuse(Internal())
 
     def _gather(self, model: ServedModel, handle: int, first: int, features: bytes) -> None:
@@ -97,7 +97,7 @@ class _Step:
         except ServingError as error:
             self._refuse(error)
         except Exception:
-            log.exception("a reply could not be made")
+            log.exception("a reply could not be made", extra=about(self._call.metadata))
             self._refuse(Internal())
 
     def _refuse(self, error: ServingError) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from server.errors import Draining, Internal, ServingError
 from server.transport.http2.call import Call, Packed
-from server.transport.rpcs.calls import no_message
+from server.transport.rpcs.calls import about, no_message
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Stream(ABC):
         except DecodeError as error:
             self.fail(no_message(error))
         except Exception:
-            log.exception("a stream failed unexpectedly")
+            log.exception("a stream failed unexpectedly", extra=about(self.call.metadata))
             self.fail(Internal())
         self._read()
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,8 +23,18 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
+Note = Callable[[Context, Any, Any, str], None]
+"""Takes note of a call that is over: its context, its request, its reply (None where it failed) and
+the outcome: OK, CANCELLED, or a reason."""
+
+REQUEST_ID, LONGEST_ID = "x-request-id", 128
+CANCELLED = "CANCELLED"
 TURN_SECONDS = 0.005
 LEAST_DELAY, LONGEST_DELAY = 0.02, 1.0
+
+
+class CallerGone(Exception):
+    """A stream's caller has left while it was being answered."""
 
 
 async def abort(context: Context, error: ServingError) -> None:
@@ -44,12 +54,34 @@ async def read(context: Context) -> Any:
         raise no_message(error) from error
 
 
+async def write(context: Context, message: Any) -> None:
+    """Send a stream's message.
+
+    Raises:
+        CallerGone: nobody is there to get it.
+    """
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError as error:  # as grpc.aio tells of it
+        raise CallerGone from error
+
+
+def about(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """What a record about a call says of it besides: the id that its caller gave, if it is one."""
+    for name, value in metadata or ():
+        if name == REQUEST_ID and isinstance(value, str):
+            good = 1 <= len(value) <= LONGEST_ID and value.isascii() and value.isprintable()
+            return {"request_id": value} if good else {}
+    return {}
+
+
 def unary(
     call: Callable[[Any, Context], Awaitable[Any]],
     parse: Callable[[bytes], Any],
     gate: Gate | None,
     count: Callable[[ServingError, Any], None],
     enter: Callable[[Context], Caller | None],
+    note: Note | None = None,
 ) -> Callable[[bytes, Context], Awaitable[Any]]:
     """The handler of a unary call that gets its request's bytes and raises what it cannot do.
 
@@ -58,26 +90,48 @@ def unary(
         gate: bounds the calls under way.
         count: takes note of a failure, with the request, or None where it was none.
         enter: whose call it is, if that is asked for; raises why it may not be made.
+        note: takes note of every call whose request was one.
     """
+
+    async def run(caller: Caller | None, request: Any, context: Context) -> Any:
+        if gate is None:
+            return await call(request, context)
+        started = gate.enter()
+        try:
+            return await _for(caller, call, request, context)
+        finally:
+            gate.leave(started)
+
+    async def noted(caller: Caller | None, request: Any, context: Context) -> Any:
+        reply, outcome = None, CANCELLED
+        try:
+            reply = await run(caller, request, context)
+            outcome = "OK"
+        except ServingError as error:
+            outcome = error.reason
+            raise
+        except Exception:
+            outcome = Internal.reason
+            raise
+        finally:
+            assert note is not None
+            note(context, request, reply, outcome)
+        return reply
+
+    work = run if note is None else noted
 
     async def answer(packed: bytes, context: Context) -> Any:
         request = None
         try:
             caller = enter(context)
             request = parse(packed)
-            if gate is None:
-                return await call(request, context)
-            started = gate.enter()
-            try:
-                return await _for(caller, call, request, context)
-            finally:
-                gate.leave(started)
+            return await work(caller, request, context)
         except ServingError as error:
             failure = error
         except DecodeError as error:
             failure = no_message(error)
         except Exception:
-            log.exception("a call failed unexpectedly")
+            log.exception("a call failed unexpectedly", extra=about(context.invocation_metadata()))
             failure = Internal()
         count(failure, request)
         return await abort(context, failure)
@@ -94,8 +148,8 @@ async def _for(
     """Serve a call in the names that its caller gives to sessions."""
     if caller is None:
         return await call(request, context)
-    scope.admit(caller, request)
     CALLER.set(caller)
+    scope.admit(caller, request)
     reply = await call(request, context)
     scope.release(caller, reply)
     return reply
@@ -119,8 +173,10 @@ async def translated(
         await abort(context, error)
     except grpc.aio.AbortError:
         raise
+    except CallerGone:
+        log.debug("a caller left its stream")
     except Exception:
-        log.exception("a call failed unexpectedly")
+        log.exception("a call failed unexpectedly", extra=about(context.invocation_metadata()))
         count(Internal())
         await abort(context, Internal())
 

@@ -22,6 +22,7 @@ from server.errors import ServingError
 from server.serving.administration import Administration
 from server.serving.registry import Registry
 from server.transport.rpcs.admin_servicer import AdminServicer
+from server.transport.rpcs.audit import AUDITED, Audit
 from server.transport.rpcs.calls import Context, Gate, unary
 from server.transport.rpcs.inference_servicer import InferenceServicer
 from server.transport.rpcs.liveness import HealthServicer
@@ -80,7 +81,7 @@ class Services:
         self._tidegate = Servicer(registry, mailbox, inflight, self._door(STEP_STREAM))
         infer_stream = self._door(INFER_STREAM)
         self._inference = InferenceServicer(registry, mailbox, inflight, infer_stream)
-        self._admin = AdminServicer(administration)
+        self._admin, self._audit = AdminServicer(administration), Audit()
         self.health = HealthServicer()
 
     def add_to(self, server: Takes) -> None:
@@ -141,7 +142,9 @@ class Services:
             else:
                 gate = None if method.name in PROBES else self.gate
                 enter = self._door(f"/{service.full_name}/{method.name}")
-                call = unary(call, parse, gate, self.count, enter)
+                audited = servicer is self._admin or method.name in AUDITED
+                note = self._audit.of(method.name) if audited else None
+                call = unary(call, parse, gate, self.count, enter, note)
                 handler = grpc.unary_unary_rpc_method_handler(call, None, reply)
             handlers[method.name] = handler
         server.add_registered_method_handlers(service.full_name, handlers)

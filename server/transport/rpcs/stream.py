@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from server.errors import Draining
-from server.transport.rpcs.calls import Context, read
+from server.transport.rpcs.calls import Context, read, write
 
 Waiting = TypeVar("Waiting")
 
@@ -69,7 +69,7 @@ class Stream(ABC, Generic[Waiting]):
         self._reader.add_done_callback(lambda _: self.read_all())
         try:
             while (waiting := await self.outbox.get()) is not None:
-                await self.context.write(await self.reply(waiting))
+                await write(self.context, await self.reply(waiting))
                 self._room.release()
             if self._draining:
                 raise Draining

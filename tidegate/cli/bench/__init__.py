@@ -20,6 +20,7 @@ from tidegate.cli.common import (
     latency_line,
     name,
     rate,
+    say,
     seconds,
     several,
     steps_line,
@@ -82,9 +83,12 @@ async def bench(plan: BenchPlan) -> int:
         if plan.sessions > model.max_sessions:
             raise NoRoom(f"{model.name}/{model.version} holds {model.max_sessions:,} sessions")
         if not plan.json:
-            print(headline(plan, model), flush=True)
+            say(headline(plan, model), now=True)
         record = await Load(client, model, plan).run()
-    print(line_of_json(plan, model, record) if plan.json else "\n".join(lines(record)))
+    if plan.json:
+        print(line_of_json(plan, model, record))  # which JSON itself escapes
+    else:
+        say(*lines(record))
     return 0 if record.steps else 1
 
 

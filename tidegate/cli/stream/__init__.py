@@ -20,6 +20,7 @@ from tidegate.cli.common import (
     into,
     name,
     rate,
+    say,
     several,
 )
 from tidegate.cli.stream.csvfile import Columns, Recording, read_recordings
@@ -77,13 +78,13 @@ async def stream(plan: StreamPlan) -> None:
         progress = Progress(
             [SessionProgress(plan.prefix + each.session, len(each.rows)) for each in recordings]
         )
-        print(
+        say(
             f"{len(recordings)} sessions of {plan.file} to {model.name}/{model.version} "
             f"on {plan.address} ({model.device})",
-            flush=True,
+            now=True,
         )
         await _play_all(_Player(client, model, plan, progress), recordings)
-    print("\n".join(summary_lines(progress, progress.elapsed)))
+    say(*summary_lines(progress, progress.elapsed))
 
 
 def _recordings(plan: StreamPlan, model: Model) -> list[Recording]:

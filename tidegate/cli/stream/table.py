@@ -4,7 +4,9 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Protocol
 
+from tidegate.cli.common import say
 from tidegate.cli.stream.progress import Progress, SessionProgress
+from tidegate.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -34,7 +36,7 @@ def make_view() -> View:
     try:
         return LiveTable()
     except ImportError:
-        print("plain output, as `rich` is not installed (pip install 'tidegate[cli]')")
+        say("plain output, as `rich` is not installed (pip install 'tidegate[cli]')")
         return Lines()
 
 
@@ -58,7 +60,7 @@ class Lines:
 
     def show(self, progress: Progress) -> None:
         """Print the totals."""
-        print(totals(progress), flush=True)
+        say(totals(progress), now=True)
 
 
 class LiveTable:
@@ -106,7 +108,7 @@ def session_table(progress: Progress, rows: int) -> "Table":
     table.add_column("accuracy", justify="right")
     for each in shown(progress, rows):
         style = "dim" if not each.running else ""
-        table.add_row(*(Text(cell) for cell in cells(each)), style=style)
+        table.add_row(*(Text(printable(cell)) for cell in cells(each)), style=style)
     return table
 
 

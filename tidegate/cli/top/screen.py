@@ -20,6 +20,7 @@ from rich.text import Text
 from tidegate.cli.top.change import Changes, total
 from tidegate.cli.top.tables import number, reasons, shorten, sparkline, tables
 from tidegate.cli.top.watch import Look
+from tidegate.printable import printable
 
 QUIT = ("q", "Q")
 AROUND = 14
@@ -61,7 +62,7 @@ def drawing(look: Look, console: Console, url: str, interval: float) -> Group:
     width, height = console.size
     return Group(
         _title(url, interval, width),
-        Text(look.message, style="bold red"),
+        Text(printable(look.message), style="bold red"),
         *_figures(look.changes, width, max(1, (height - AROUND) // 2)),
         _history(look, width) if "utf" in console.encoding else Text(),
         Text("q or Ctrl-C leaves", style="dim"),
@@ -71,7 +72,7 @@ def drawing(look: Look, console: Console, url: str, interval: float) -> Group:
 def _title(url: str, interval: float, width: int) -> Text:
     tail = f"  every {interval:g} s  {datetime.now():%H:%M:%S}"
     room = max(8, width - len(TITLE) - len(tail))
-    return Text(f"{TITLE}{shorten(url, room)}{tail}", no_wrap=True)
+    return Text(f"{TITLE}{shorten(printable(url), room)}{tail}", no_wrap=True)
 
 
 def _figures(changes: Changes, width: int, most: int) -> list[RenderableType]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tidegate.cli.top.change import Change, Changes, total
 from tidegate.cli.top.page import Histogram, Version
+from tidegate.printable import printable
 
 PERCENTS = (50, 90, 99)
 WORK = ("steps\n/s", "errors\n/s", "opened\n/s", "closed\n/s", "expired\n/s",
@@ -48,7 +49,9 @@ def tables(changes: Changes, width: int, most: int | None = None) -> list[Render
 
 def reasons(change: Change, width: int) -> Text:
     """The total's errors by reason, as many as fit in a line."""
-    found = [f"{reason} {number(each)}" for reason, each in change.reasons("errors").items()]
+    found = [
+        f"{printable(reason)} {number(each)}" for reason, each in change.reasons("errors").items()
+    ]
     text = "errors/s  " + (", ".join(found) or "none")
     while len(text) > width and found:
         found.pop()
@@ -77,7 +80,7 @@ def _table(
         table.add_column(heading, justify="right", no_wrap=True, width=wide)
     for label, row in texts:
         style = "bold" if label == TOTAL else ""
-        table.add_row(*map(Text, [shorten(label, room), *row]), style=style)
+        table.add_row(*map(Text, [shorten(printable(label), room), *row]), style=style)
     return table
 
 

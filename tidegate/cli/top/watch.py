@@ -17,7 +17,7 @@ from typing import Protocol, Self
 
 from rich.console import Console
 
-from tidegate.cli.common import Failure
+from tidegate.cli.common import Failure, say
 from tidegate.cli.top.change import Change, Changes, changes, restarted, standing, total
 from tidegate.cli.top.page import NoPage, Page, scrape
 from tidegate.cli.top.tables import milliseconds, named, number, once, rows, selected, whole
@@ -139,10 +139,10 @@ class Lines:
         """Print the look."""
         now = f"{datetime.now():%H:%M:%S}"
         if look.message:
-            print(f"{now}  {look.message}", flush=True)
+            say(f"{now}  {look.message}", now=True)
             return
         for version, change in selected(look.changes):
-            print(f"{now}  {named(version)}  {_figures(change)}", flush=True)
+            say(f"{now}  {named(version)}  {_figures(change)}", now=True)
 
     def wait(self, until: float) -> bool:
         """Only an interruption ends it."""

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from prometheus_client import start_http_server
-
 from server.access.access import Access
 from server.config import Config
 from server.engine.device import choose
@@ -27,7 +25,8 @@ from server.store.choose import open_store
 from server.store.health import Health
 from server.transport.aio import AioServer
 from server.transport.health import HealthPort
-from server.transport.listening import PortTaken, Transport, host
+from server.transport.listening import Transport, bracketed, host
+from server.transport.metrics_port import MetricsPort
 from server.transport.native.server import NativeServer
 from server.transport.rpcs.services import Services
 
@@ -67,6 +66,7 @@ class App:
         )  # fmt: skip
         self._services: Services | None = None
         self._health_port: HealthPort | None = None
+        self._metrics_port: MetricsPort | None = None
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
@@ -79,6 +79,8 @@ class App:
                 self._access.stop()
             if self._health_port is not None:
                 await self._health_port.stop()
+            if self._metrics_port is not None:
+                self._metrics_port.stop()
             if self._tenure is not None and self._keeping is not None:
                 self._tenure.stop()
                 self._keeping.store.close()
@@ -89,7 +91,7 @@ class App:
         services = Services(self._config, self._registry, self._administration, self._access)
         transport = self._choose_transport(services)
         services.health.turn = transport.turn
-        metrics_port = self._serve_metrics()
+        metrics = self._serve_metrics()
         await services.starting()
         port = await transport.start()
         await self._open_health(services)
@@ -104,7 +106,7 @@ class App:
         gc.collect()
         gc.freeze()
         await asyncio.to_thread(self._administration.start)
-        await self._announce(services, port, metrics_port)
+        await self._announce(services, port, metrics)
         expiry = asyncio.create_task(self._expire(services))
         if await self._unless_stopped(expiry):
             self._die("the expiry of sessions ended")
@@ -180,22 +182,25 @@ class App:
         await work
         return True
 
-    def _serve_metrics(self) -> int:
-        host, port = self._config.host, self._config.metrics_port
-        try:
-            server, _ = start_http_server(port, host, self._metrics.registry)
-        except OSError as error:
-            raise PortTaken(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
-        return int(server.server_port)
+    def _serve_metrics(self) -> str:
+        """Where the metrics are."""
+        config = self._config
+        if config.metrics_port == "off":
+            return "off"
+        name = config.metrics_host or config.host
+        opened = MetricsPort(self._metrics.registry, name, config.metrics_port)
+        port = opened.start()
+        self._metrics_port = opened
+        return f"{bracketed(name)}:{port}"
 
-    async def _announce(self, services: Services, port: int, metrics_port: int) -> None:
+    async def _announce(self, services: Services, port: int, metrics: str) -> None:
         names = ",".join(f"{model.name}/{model.version}" for model in self._registry)
         if names:
             await services.ready()
         self._services = services
         log.info(
-            "serving grpc=%s:%d metrics=%s:%d device=%s models=%s",
-            self._host, port, self._host, metrics_port, self._device.name, names,
+            "serving grpc=%s:%d metrics=%s device=%s models=%s",
+            self._host, port, metrics, self._device.name, names,
         )  # fmt: skip
 
     async def _expire(self, services: Services) -> None:

@@ -93,7 +93,12 @@ class Config(BaseSettings):
         description="seconds for which the transport looks for the next call before it sleeps, as "
         "long as one comes; 0: not at all",
     )
-    metrics_port: Port = Field(9095, description="metrics port; 0 takes a free one")
+    metrics_port: Literal["off"] | Port = Field(
+        9095, description="metrics port; 0 takes a free one, off serves none"
+    )
+    metrics_host: str = Field(
+        "", pattern=r"^\S*$", description="address for metrics; host if empty"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA when there is one"
     )

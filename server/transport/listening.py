@@ -13,7 +13,7 @@ LAST_WORDS: Final = 0.1  # seconds for statuses on their way
 
 
 class PortTaken(RuntimeError):
-    """The gRPC port cannot be listened on."""
+    """A port cannot be listened on."""
 
 
 class Transport(Protocol):
@@ -36,7 +36,12 @@ class Transport(Protocol):
 
 def host(config: Config) -> str:
     """The host, as addresses say it."""
-    return f"[{config.host}]" if ":" in config.host else config.host
+    return bracketed(config.host)
+
+
+def bracketed(name: str) -> str:
+    """A host, as addresses say it."""
+    return f"[{name}]" if ":" in name else name
 
 
 def address(config: Config) -> str:

@@ -49,6 +49,7 @@ GOOD: dict[str, str] = {
     "max_inflight_messages": "2",
     "drain_seconds": "0.5",
     "log_level": "debug",
+    "log_format": "json",
 }
 BAD: dict[str, str] = {
     "model_repository": "/nowhere/at/all",
@@ -94,6 +95,8 @@ BAD: dict[str, str] = {
     "max_inflight_messages": "0",
     "drain_seconds": "-1",
     "log_level": "loud",
+    "log_format": "xml",
+    "audit": "perhaps",
 }
 
 
@@ -114,11 +117,11 @@ def value(flags: list[str], name: str) -> str:
     return found.get_secret_value() if isinstance(found, SecretStr) else str(found)
 
 
-TOGETHER = {"tls_cert", "tls_key", "tls_client_ca", "insecure", "reflection"}
+TOGETHER = {"tls_cert", "tls_key", "tls_client_ca", "insecure", "reflection", "audit"}
 """They make sense with others alone, or have no value; see `test_tls` and `test_access`."""
 
 
-VALUED = [name for name in BAD if name not in ("insecure", "reflection")]
+VALUED = [name for name in BAD if name not in ("insecure", "reflection", "audit")]
 """Fields whose flags have a value."""
 
 

@@ -68,10 +68,11 @@ def test_a_loop_that_dies_with_rows_between_their_run_and_their_answer_forgets_n
         model.open(name)
     monkeypatch.setattr(StepQueue, "finish", lambda *_: 1 / 0)
     many = X[:40]  # more than run at once in the caller's thread
-    sent = [caller.send([(name, None, x[None]) for x in many]) for name in "ab"]
-    assert all(done.wait(20) for _, done in sent)
-    for submission, _ in sent:
-        assert all(isinstance(error, Internal) for error in submission.errors.values())
+    rows = [(name, None, x[None]) for x in many for name in "ab"]
+    submission, done = caller.send(rows)
+    assert done.wait(20)
+    assert len(submission.errors) == len(rows)
+    assert all(isinstance(error, Internal) for error in submission.errors.values())
 
 
 def test_rows_that_all_failed_before_are_done_and_never_run(model: ServedModel) -> None:

@@ -186,6 +186,10 @@ class RetryLater(TidegateError):
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class QuotaReached(RetryLater):
+    """The caller's tenant has used up its quota of sessions, of steps or of bytes a second."""
+
+
 class QueueFull(RetryLater):
     """The server's queue of steps is full."""
 
@@ -249,6 +253,18 @@ class RunFailed(Internal):
     """The engine's run that was to hold the step failed before it began; nothing changed."""
 
 
+class Unauthenticated(TidegateError):
+    """The call carries no token, or one that is not good, or not any more."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class NotAllowed(TidegateError):
+    """The caller has none of the roles that the call needs."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+
+
 FOR_NOW = (RetryLater, Draining, Starting, SessionMoved, StoreDown)
 """The server refused for now, and did nothing: the same may succeed later."""
 
@@ -279,12 +295,16 @@ _BY_REASON: dict[int, type[TidegateError]] = {
     pb.REASON_MOVED: SessionMoved,
     pb.REASON_STORE_DOWN: StoreDown,
     pb.REASON_BAD_RECORD: BadRecord,
+    pb.REASON_UNAUTHENTICATED: Unauthenticated,
+    pb.REASON_NOT_ALLOWED: NotAllowed,
+    pb.REASON_QUOTA: QuotaReached,
 }
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
-    kind.default_code: kind for kind in (Unavailable, DeadlineExceeded, Cancelled, Internal)
+    kind.default_code: kind
+    for kind in (Unavailable, DeadlineExceeded, Cancelled, Internal, Unauthenticated, NotAllowed)
 }
 
 

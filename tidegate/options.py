@@ -7,6 +7,7 @@ exponentially with jitter. They are safe because every step carries its number.
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,6 +158,9 @@ class ClientOptions:
     """Seconds for a ping's answer, after which the connection counts as broken."""
     tls: "Tls | None" = None
     """How the connection is encrypted; None: it is not."""
+    token: "str | Path | Callable[[], str] | None" = field(default=None, repr=False)
+    """What says who calls, where the server asks (docs/security.md): the token itself, a file that
+    has it, which is read again as tokens change, or what tells it before each call and stream."""
     shards: int = 1
     """Over how many streams a model version's steps are spread, each of which a proxy may route to
     another server by the header `tidegate-shard` (docs/scaling.md). 1: one, without that header."""
@@ -187,11 +191,23 @@ class ClientOptions:
         _check_positive("ClientOptions.keepalive_timeout", self.keepalive_timeout, least=0.1)
         if not isinstance(self.tls, Tls | None):
             raise ValueError(f"ClientOptions.tls must be a Tls or None, not {self.tls!r}")
+        if not (self.token is None or isinstance(self.token, str | Path) or callable(self.token)):
+            raise ValueError("ClientOptions.token must be a text, a Path, or a function of none")
         _check_count("ClientOptions.shards", self.shards)
         if self.shards > MOST_SHARDS:
             raise ValueError(f"ClientOptions.shards must be at most {MOST_SHARDS}")
         if self.stream_age is not None:
             _check_positive("ClientOptions.stream_age", self.stream_age, least=0.001)
+
+    def bearer(self) -> str | None:
+        """The token as of now.
+
+        Raises:
+            OSError, UnicodeDecodeError: its file cannot be read.
+        """
+        if self.token is None or isinstance(self.token, str):
+            return self.token
+        return self.token.read_text().strip() if isinstance(self.token, Path) else self.token()
 
     def channel_options(self) -> list[tuple[str, int | str]]:
         """These settings in gRPC's own words."""

@@ -27,7 +27,7 @@ CHANGES = (pb.ImportRequest, pb.ForkRequest, pb.ResetRequest)
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Method = Callable[..., Awaitable[Reply]]
-Header = tuple[tuple[str, str]]
+Metadata = tuple[tuple[str, str], ...]
 
 
 def opened(
@@ -256,11 +256,12 @@ class Calls:
     async def _call(self, method: Method[Reply], request: Request, timeout: float | None) -> Reply:
         loop = asyncio.get_running_loop()
         expiry = loop.time() + packing.seconds(timeout, self.options.timeout)
-        header = shard_header(shard_of(_named(request), self.options.shards), self.options)
+        shard = shard_of(_named(request), self.options.shards)
         starting: list[TidegateError] = []
         while True:
             try:
-                return await method(request, timeout=expiry - loop.time(), metadata=header)
+                said = metadata(shard, self.options)
+                return await method(request, timeout=expiry - loop.time(), metadata=said)
             except aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
             except (asyncio.CancelledError, aio.UsageError):
@@ -293,9 +294,22 @@ def _outcome(told: pb.OpenOutcome | pb.CloseOutcome, reply: Reply) -> Reply | Ti
     return errors.from_detail(told.error) if told.HasField("error") else reply
 
 
-def shard_header(shard: int, options: ClientOptions) -> Header | None:
-    """What tells a proxy where to route a call to."""
-    return ((SHARD_KEY, str(shard)),) if options.shards > 1 else None
+def metadata(shard: int, options: ClientOptions) -> Metadata | None:
+    """What tells a proxy where to route a call to, and the server who calls.
+
+    Raises:
+        Unauthenticated: the token cannot be had, or is none.
+    """
+    try:
+        token = options.bearer()
+    except Exception as error:
+        raise errors.Unauthenticated(f"the token cannot be had: {error}") from error
+    said: Metadata = ((SHARD_KEY, str(shard)),) if options.shards > 1 else ()
+    if token is not None:
+        if not (token and token.isascii() and token.isprintable()):
+            raise errors.Unauthenticated("the token is none: it must be printable ASCII")
+        said += (("authorization", f"Bearer {token}"),)
+    return said or None
 
 
 def _named(request: Any) -> str:

@@ -141,7 +141,7 @@ class Stream:
                     await self._broken(error)
             except Exception as error:  # a fault of ours: tell everybody, and go on with a new call
                 self.lanes.forget()
-                self._fail(errors.internal(error))
+                self._fail(error if isinstance(error, TidegateError) else errors.internal(error))
                 await asyncio.sleep(self._retry.pause(1))
 
     async def _converse(self) -> TidegateError | None:
@@ -267,6 +267,8 @@ class Stream:
         waits."""
         if isinstance(error, errors.Starting) and self._retry.attempts > 1:
             return True
+        if isinstance(error, errors.Unauthenticated) and self._heard:
+            return True  # a token has run out, after which there is another
         if self._failures >= self._retry.attempts:
             return False
         if isinstance(error, errors.Unavailable | errors.RetryLater):

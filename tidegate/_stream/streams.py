@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tidegate._stream.calls import shard_header
+from tidegate._stream.calls import metadata
 from tidegate._stream.kept import Keeping
 from tidegate._stream.message import Block
 from tidegate._stream.outbox import Backlog
@@ -56,10 +56,13 @@ class Streams:
     def _of(self, shard: int) -> Stream:
         stream = self._streams.get(shard)
         if stream is None:
-            call = partial(self._open_call, metadata=shard_header(shard, self._options))
+            call = partial(self._call, shard)
             stream = Stream(call, self.model, self._options, self._backlog, self._keeping)
             self._streams[shard] = stream
         return stream
+
+    def _call(self, shard: int) -> Call:
+        return self._open_call(metadata=metadata(shard, self._options))
 
     def _places(self, session_ids: Sequence[str], without: set[int]) -> dict[int, Sequence[int]]:
         """By shard, where its sessions stand."""

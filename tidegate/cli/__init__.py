@@ -1,4 +1,4 @@
-"""The command line: `tidegate stream`, `sessions`, `models`, `bench` and `top`."""
+"""The command line: `tidegate stream`, `sessions`, `models`, `bench`, `top` and `token`."""
 
 from collections.abc import Sequence
 

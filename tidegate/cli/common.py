@@ -79,6 +79,9 @@ def server_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM: this client's own")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM: its key")
     parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="has the token that says who calls"
+    )
+    parser.add_argument(
         "--shards", type=_shards, default=1, metavar="N",
         help="streams that a proxy may route by the header tidegate-shard (%(default)s)",
     )  # fmt: skip
@@ -89,11 +92,22 @@ def client_options(given: argparse.Namespace) -> ClientOptions:
     """What `server_arguments` say.
 
     Raises:
-        BadFile: a file for TLS cannot be used.
+        BadFile: a file that they name cannot be used.
     """
+    if given.token_file is not None:
+        try:
+            given.token_file.read_text()
+        except (OSError, ValueError) as error:
+            raise BadFile.of(given.token_file, error) from None
+    return ClientOptions(
+        timeout=given.timeout, tls=_tls(given), shards=given.shards, token=given.token_file
+    )
+
+
+def _tls(given: argparse.Namespace) -> Tls | None:
     files = given.tls_ca, given.tls_cert, given.tls_key
     if files == (None, None, None):
-        return ClientOptions(timeout=given.timeout, shards=given.shards)
+        return None
     try:
         tls = Tls(*files)
         tls.credentials()
@@ -101,7 +115,7 @@ def client_options(given: argparse.Namespace) -> ClientOptions:
         raise BadFile("--tls-cert and --tls-key go together") from None
     except OSError as error:
         raise BadFile.of(error.filename, error) from None
-    return ClientOptions(timeout=given.timeout, tls=tls, shards=given.shards)
+    return tls
 
 
 def add_version(parser: argparse.ArgumentParser, zero: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tidegate import __version__
-from tidegate.cli import bench, models, sessions, stream, top
+from tidegate.cli import bench, models, sessions, stream, token, top
 from tidegate.cli.common import Failure, say, server_arguments
 from tidegate.errors import DeadlineExceeded, TidegateError, Unavailable
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (stream, sessions, models, bench):
         command.add(commands, server)
     top.add(commands)
+    token.add(commands)
     return parser
 
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Model versions without a restart. Whoever reaches the port may call it: keep it to operators.
+    """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
+    whoever reaches the port: keep it to operators.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class AdminStub:
 
 
 class AdminServicer:
-    """Model versions without a restart. Whoever reaches the port may call it: keep it to operators.
+    """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
+    whoever reaches the port: keep it to operators.
     """
 
     def Load(self, request, context):
@@ -121,7 +123,8 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Model versions without a restart. Whoever reaches the port may call it: keep it to operators.
+    """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
+    whoever reaches the port: keep it to operators.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """Model versions without a restart. Whoever reaches the port may call it: keep it to operators."""
+    """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
+    whoever reaches the port: keep it to operators.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,7 +46,9 @@ class AdminStub:
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """Model versions without a restart. Whoever reaches the port may call it: keep it to operators."""
+    """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
+    whoever reaches the port: keep it to operators.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Load: _aio.UnaryUnaryMultiCallable[_admin_pb2.LoadRequest, _admin_pb2.LoadReply]  # type: ignore[assignment]
@@ -57,7 +61,9 @@ class AdminAsyncStub(AdminStub):
     """Have a version step along unseen beside the newest, to be compared with it; or no longer."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """Model versions without a restart. Whoever reaches the port may call it: keep it to operators."""
+    """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
+    whoever reaches the port: keep it to operators.
+    """
 
     @_abc_1.abstractmethod
     def Load(

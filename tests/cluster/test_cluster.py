@@ -26,7 +26,7 @@ class Cluster:
     """Servers on one redis, and an Envoy before them."""
 
     def __init__(self, small: SmallModel, redis: RedisServer, stack: ExitStack) -> None:
-        self._where, self._stack = (small.repository, *on_redis(redis.url)), stack
+        self._repository, self._flags, self._stack = small.repository, on_redis(redis.url), stack
         self.services: list[Service] = []
         self.add(2)
         self.envoy = Envoy(self.addresses)
@@ -39,8 +39,7 @@ class Cluster:
 
     def add(self, count: int = 1) -> None:
         """Start more servers, side by side."""
-        repository, *flags = self._where
-        more = [Service(repository, *flags) for _ in range(count)]
+        more = [Service(self._repository, *self._flags) for _ in range(count)]
         for each in more:
             each.begin()
             self._stack.callback(each.kill)
@@ -107,18 +106,17 @@ def test_all_calls_for_a_session_go_to_the_server_of_its_stream(
     """So nothing moves while nothing changes, although each call is routed by itself."""
 
     async def play() -> None:
-        async with Client(calm.envoy.address, SHARDED) as client:
-            async with walking(calm.envoy.address, small.weights, 40, "calm", SHARDED) as walks:
-                await step_all(walks, 3)
-                for each in walks:
-                    await each.session.peek()
-                    await client.get_session("small", each.session.session_id)
-                await step_all(walks, 3)
-                assert await check_all(walks) == (0, 0)
-                live = calm.metrics("tidegate_sessions_live")
-                assert sum(live) == len(walks) and min(live) >= 5
-                for each in walks:
-                    assert await each.session.close() == 6
+        async with walking(calm.envoy.address, small.weights, 40, "calm", SHARDED) as walks:
+            await step_all(walks, 3)
+            for each in walks:
+                await each.session.peek()
+                await each.session.info()
+            await step_all(walks, 3)
+            assert await check_all(walks) == (0, 0)
+            live = calm.metrics("tidegate_sessions_live")
+            assert sum(live) == len(walks) and min(live) >= 5
+            for each in walks:
+                assert await each.session.close() == 6
         assert calm.metrics("tidegate_sessions_moved_total") == [0, 0]
         assert calm.metrics("tidegate_sessions_live") == [0, 0]
 
@@ -131,17 +129,19 @@ def test_a_fork_into_another_shard_goes_on_wherever_that_is_routed(
     xs = observations(8, 6)
 
     async def play() -> None:
-        async with Client(calm.envoy.address, SHARDED) as client:
-            async with client.session("small", "trunk") as trunk:
-                await trunk.chunk(xs[:3])
-                wanted = await trunk.forecast(3, xs[3:])
-                names = [f"branch-{k}" for k in range(12)]
-                assert len({shard_of(each, 64) for each in names}) > 8
-                for name in names:
-                    async with await trunk.fork(name) as branch:
-                        np.testing.assert_allclose(await branch.chunk(xs[3:]), wanted, atol=1e-5)
-                assert trunk.steps == 3
-                np.testing.assert_allclose(await trunk.chunk(xs[3:]), wanted, atol=1e-5)
+        async with (
+            Client(calm.envoy.address, SHARDED) as client,
+            client.session("small", "trunk") as trunk,
+        ):
+            await trunk.chunk(xs[:3])
+            wanted = await trunk.forecast(3, xs[3:])
+            names = [f"branch-{k}" for k in range(12)]
+            assert len({shard_of(each, 64) for each in names}) > 8
+            for name in names:
+                async with await trunk.fork(name) as branch:
+                    np.testing.assert_allclose(await branch.chunk(xs[3:]), wanted, atol=1e-5)
+            assert trunk.steps == 3
+            np.testing.assert_allclose(await trunk.chunk(xs[3:]), wanted, atol=1e-5)
 
     asyncio.run(asyncio.wait_for(play(), 60))
 

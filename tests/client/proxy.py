@@ -19,6 +19,7 @@ class Proxy:
         """Close the connection, once, in place of forwarding what the server says next."""
         self.holding = threading.Event()
         """While set, what the server says is thrown away."""
+        self._parted = threading.Event()
         self._open: list[socket.socket] = []
         self._silent: set[socket.socket] = set()
         self._closed = False
@@ -53,6 +54,15 @@ class Proxy:
         where a cable is cut; new ones work."""
         self._silent.update(self._open)
 
+    def partition(self) -> None:
+        """Nothing comes through any connection, new ones too, either way; neither end is told."""
+        self._parted.set()
+
+    def mend(self) -> None:
+        """New connections work; those that were open stay silent."""
+        self._silent.update(self._open)
+        self._parted.clear()
+
     def _start(self, run: object, *arguments: object) -> None:
         assert callable(run)
         thread = threading.Thread(target=run, args=arguments)
@@ -77,7 +87,7 @@ class Proxy:
                     self.cut_at_next_reply = False
                     break
                 held = replies and self.holding.is_set()
-                if not held and source not in self._silent:
+                if not (held or self._parted.is_set() or source in self._silent):
                     sink.sendall(data)
         for each in (source, sink):
             with contextlib.suppress(OSError):

@@ -50,8 +50,7 @@ class Streams:
 
     async def close(self) -> None:
         """End every connection."""
-        for stream in self._streams.values():
-            await stream.close()
+        await asyncio.gather(*(stream.close() for stream in self._streams.values()))
 
     def _of(self, shard: int) -> Stream:
         stream = self._streams.get(shard)

@@ -17,7 +17,7 @@ import yaml
 from tests.deploy import crds
 from tests.harness import ROOT
 
-KUBERNETES = "1.37"
+KUBERNETES = ("1.30", "1.37")  # the oldest and the newest that the manifests are for
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUBECTL = Path(sys.executable).with_name("kubectl")
 OPERATORS = ("monitoring.coreos.com/", "serving.kserve.io/")
@@ -31,16 +31,13 @@ RENDERED = [
 
 
 @cache
-def _text(folder: Path) -> str:
-    command = [str(KUBECTL), "kustomize", str(folder)]
+def render(folder: str | Path) -> list[Resource]:
+    """The resources of a kustomization, by its path or its name under deploy/kubernetes; everybody
+    gets the same ones, to look at."""
+    command = [str(KUBECTL), "kustomize", str(FOLDER / folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    return done.stdout
-
-
-def render(folder: str | Path) -> list[Resource]:
-    """The resources of a kustomization, by its path or its name under deploy/kubernetes."""
-    return list(yaml.safe_load_all(_text(FOLDER / folder)))
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def combine(folder: Path, profile: str, *components: str) -> list[Resource]:
@@ -66,11 +63,13 @@ def problems(resource: Resource) -> list[str]:
 
 @cache
 def _core_problems(resource: str) -> list[str]:
-    try:
-        kubernetes_validate.validate(json.loads(resource), KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return [f"{error.json_path}: {error.message}"]
-    return []
+    found = []
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(json.loads(resource), version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{version}: {error.json_path}: {error.message}")
+    return found
 
 
 def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:

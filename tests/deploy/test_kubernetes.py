@@ -42,13 +42,21 @@ def test_every_resource_is_valid(folder: str) -> None:
     assert {name(each): found for each in resources if (found := problems(each))} == {}
 
 
+CHOICES = (
+    ["plaintext", "models-image"],
+    ["tls", "models-volume"],
+    ["tls", "mtls", "gpu", "models-image", "monitoring"],
+)
+
+
 @pytest.mark.parametrize("profile", ["sqlite", "replicated"])
 def test_every_component_fits_either_profile(tmp_path: Path, profile: str) -> None:
-    fitting = [each for each in COMPONENTS if each not in ("pod", "autoscaling", "plaintext")]
-    assert {"models-image", "models-volume", "gpu"} < set(fitting)
-    for chosen in (["plaintext"], *([each] for each in fitting), ["tls", "mtls", "models-image"]):
+    assert {each for chosen in CHOICES for each in chosen} == {*COMPONENTS} - {"pod", "autoscaling"}
+    for chosen in CHOICES:
         resources = combine(tmp_path / "-".join(chosen), profile, *chosen)
         assert {name(each): found for each in resources if (found := problems(each))} == {}
+        (server,) = servers(resources)
+        assert "/models" in {each["mountPath"] for each in server["volumeMounts"]}
 
 
 MISSPELT = [

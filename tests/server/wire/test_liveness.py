@@ -67,7 +67,15 @@ def test_a_transport_that_hangs_is_not_live_though_its_models_are_ready(small: S
 
 @pytest.mark.parametrize("transport", ["native", "aio"])
 def test_a_server_that_drains_is_live_and_not_ready(small: SmallModel, transport: str) -> None:
-    with probed(small.repository, "--transport", transport) as (running, stub):
+    """And says so on the port of the calls as well."""
+    with (
+        probed(small.repository, "--transport", transport) as (running, stub),
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        calls = health_pb2_grpc.HealthStub(channel)
+        assert check(calls, LIVE) == SERVING
+        watched = calls.Watch(health_pb2.HealthCheckRequest(service=LIVE), timeout=60)
+        assert next(watched).status == SERVING
         ready = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
         live = stub.Watch(health_pb2.HealthCheckRequest(service=LIVE), timeout=60)
         assert next(ready).status == next(live).status == SERVING
@@ -86,18 +94,3 @@ def test_a_server_whose_only_model_is_broken_is_live_and_not_ready(tmp_path: Pat
     with probed(tmp_path) as (_, stub):
         assert check(stub, "") == NOT_SERVING
         assert check(stub, LIVE) == SERVING
-
-
-@pytest.mark.parametrize("transport", ["native", "aio"])
-def test_the_name_is_answered_on_the_port_of_the_calls_too(
-    small: SmallModel, transport: str
-) -> None:
-    with (
-        probed(small.repository, "--transport", transport) as (running, _),
-        grpc.insecure_channel(running.address) as channel,
-    ):
-        stub = health_pb2_grpc.HealthStub(channel)
-        assert check(stub, LIVE) == SERVING
-        watched = stub.Watch(health_pb2.HealthCheckRequest(service=LIVE), timeout=60)
-        assert next(watched).status == SERVING
-        watched.cancel()

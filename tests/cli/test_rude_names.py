@@ -93,7 +93,7 @@ class RudeServer(FakeServer):
 
 def test_a_model_s_texts_and_a_server_s_errors_are_spelt_out() -> None:
     async def ask() -> list[Any]:
-        async with RudeServer() as server:
+        async with RudeServer() as server:  # type: ignore[abstract]
             run = asyncio.to_thread
             models = await run(tidegate, "models", "--address", server.address)
             failure = pb.ErrorDetail(reason=pb.REASON_UNKNOWN_SESSION, message=RUDE)

@@ -42,7 +42,7 @@ class Writer(logging.Handler):
         self._to, self._most, self._limits = to, most, Limits(often or {})
         self._queue: queue.SimpleQueue[bytes | int] = queue.SimpleQueue()
         """Lines; and, where some were dropped, how many."""
-        self._put = self._taken = 0  # bytes, so far: by those who log, and by the thread
+        self._put = self._taken = 0  # bytes so far: by those who log, by the thread
         self._dropped = 0  # since the last that was put
         self._lost = 0  # that the thread has yet to tell of
         self._torn = self._closed = False
@@ -95,6 +95,7 @@ class Writer(logging.Handler):
     def _tell_dropped(self) -> None:
         dropped, self._dropped = self._dropped, 0
         if dropped:
+            self._put += 1
             self._queue.put(dropped)
 
     def _held(self) -> Any:
@@ -106,7 +107,7 @@ class Writer(logging.Handler):
 
     def _live(self) -> None:
         looked = time.monotonic()
-        while True:
+        while not (self._closed and self._taken == self._put):
             with suppress(queue.Empty):
                 self._take(self._queue.get(timeout=LOOK))
             now = time.monotonic()
@@ -136,7 +137,7 @@ class Writer(logging.Handler):
             self._lost = 0
         if line and (self._lost or not self._write(line)):
             self._lost += 1
-        self._taken += len(line)
+        self._taken += len(line) or 1
 
     def _notice(self) -> bytes:
         said = "%d records were dropped: they were not read as fast, or could not be written"

@@ -19,6 +19,7 @@ from server.metrics import Metrics
 from server.serving.administration import Administration
 from server.serving.loader import Loader
 from server.serving.model import Keeping
+from server.serving.process import Process
 from server.serving.registry import Registry
 from server.serving.tenure import Tenure
 from server.store.choose import open_store
@@ -64,6 +65,7 @@ class App:
             config, self._loader, self._registry, self._metrics, self._on_change,
             partial(self._on_death, "the watcher of the model repository died"),
         )  # fmt: skip
+        self._process = Process(config, self._registry, self._stop_soon)
         self._services: Services | None = None
         self._health_port: HealthPort | None = None
         self._metrics_port: MetricsPort | None = None
@@ -88,7 +90,9 @@ class App:
     async def _serve(self) -> bool:
         if self._tenure is not None:
             self._tenure.start()
-        services = Services(self._config, self._registry, self._administration, self._access)
+        services = Services(
+            self._config, self._registry, self._administration, self._process, self._access
+        )
         transport = self._choose_transport(services)
         services.health.turn = transport.turn
         metrics = self._serve_metrics()
@@ -149,6 +153,10 @@ class App:
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
+
+    def _stop_soon(self) -> None:
+        """As SIGTERM; told from any thread."""
+        self._loop.call_soon_threadsafe(self._stop.set)
 
     def _on_death(self, why: str = "a model's scheduler died") -> None:
         """A part serves no more; told from another thread."""

@@ -22,7 +22,7 @@ _TIDEGATE: Final = {
     ),
     INSPECT: ("List", "Export", "Peek"),
 }  # fmt: skip
-_ADMIN: Final = ("Load", "Unload", "Migrate", "Shadow")
+_ADMIN: Final = ("Load", "Unload", "Migrate", "Shadow", "Describe", "SetLogLevel", "Drain")
 _DESCRIBES: Final = (
     "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex",
 )  # fmt: skip

@@ -7,6 +7,9 @@ from server.api.errors import detail
 from server.errors import BadInput
 from server.serving.administration import Administration
 from server.serving.migration import By
+from server.serving.model import ServedModel
+from server.serving.process import Process
+from tidegate import __version__
 from tidegate.v1 import admin_pb2 as pb
 
 BY = {pb.MIGRATE_BY_STATE: By.STATE, pb.MIGRATE_BY_INPUTS: By.INPUTS}
@@ -52,6 +55,38 @@ def shadow(administration: Administration, request: pb.ShadowRequest) -> pb.Shad
     _check_version(request.version, "version")
     administration.shadow(request.model, request.version, request.on)
     return pb.ShadowReply()
+
+
+def describe(process: Process) -> pb.DescribeReply:
+    """The server as it stands."""
+    registry = process.registry
+    reply = pb.DescribeReply(
+        version=__version__,
+        draining=registry.draining,
+        log_level=process.log_level,
+        settings=process.settings(),
+        models=[_served(model, registry.newest(model.name) is model) for model in registry],
+        broken=[pb.BrokenVersion(model=n, version=v, why=why) for n, v, why in registry.broken()],
+        tenants=[pb.TenantSessions(tenant=t, sessions=n) for t, n in process.tenants()],
+    )
+    reply.started_at.FromMicroseconds(int(process.started_at * 1e6))
+    return reply
+
+
+def set_log_level(process: Process, request: pb.SetLogLevelRequest) -> pb.SetLogLevelReply:
+    """Log more, or less. Raises as `Process.set_log_level`."""
+    return pb.SetLogLevelReply(before=process.set_log_level(request.level))
+
+
+def _served(model: ServedModel, newest: bool) -> pb.ServedVersion:
+    return pb.ServedVersion(
+        model=model.name,
+        version=model.version,
+        newest=newest,
+        leaving=model.leaving,
+        sessions=len(model.directory),
+        queued_steps=model.queued,
+    )
 
 
 def _check_version(version: int, field: str) -> None:

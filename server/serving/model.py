@@ -255,6 +255,11 @@ class ServedModel:
         return self.directory.leaving
 
     @property
+    def queued(self) -> int:
+        """Steps waiting or running."""
+        return self._scheduler.queue.steps
+
+    @property
     def over(self) -> bool:
         """Whether it takes no new sessions, and has none left."""
         return self.directory.vacated and not self._scheduler.queue.steps

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
 from itertools import chain
@@ -34,6 +35,7 @@ from server.errors import (
     UnknownSession,
     VersionLeaves,
 )
+from server.names import tenant
 from server.scheduler.submission import INDEX, SHIFT, Handles
 from server.sessions.standing import (
     Adopted,
@@ -236,6 +238,10 @@ class Directory:
         with self._lock:
             live = [(name, self._by_id.get(name)) for name in following]
             return [self._info(name, handle) for name, handle in live if handle is not None]
+
+    def tenants(self) -> Counter[str]:
+        """How many live sessions each tenant has."""
+        return Counter(map(tenant, list(self._by_id)))
 
     def close(self, session_id: str) -> int:
         """End a session; returns the steps it had applied. Raises as `find`."""

@@ -67,6 +67,19 @@ class Operator(Calls):
         request = pb.ShadowRequest(**_version(model, version), on=on)
         await self._call(self._admin.Shadow, request, timeout)
 
+    async def describe(self, *, timeout: float | None = None) -> pb.DescribeReply:
+        """How the server stands."""
+        return await self._call(self._admin.Describe, pb.DescribeRequest(), timeout)
+
+    async def set_log_level(self, level: str, *, timeout: float | None = None) -> str:
+        """Have it log from a level on: debug, info, warning, error; returns the one before."""
+        request = pb.SetLogLevelRequest(level=level)
+        return (await self._call(self._admin.SetLogLevel, request, timeout)).before
+
+    async def drain(self, *, timeout: float | None = None) -> None:
+        """Have it drain and end; returns as it begins."""
+        await self._call(self._admin.Drain, pb.DrainRequest(), timeout)
+
     async def migrate(
         self,
         model: str,

@@ -1,4 +1,4 @@
-"""The command line: `tidegate stream`, `sessions`, `models`, `bench`, `top` and `token`."""
+"""The command line: `tidegate stream`, `sessions`, `models`, `bench`, `server`, `top`, `token`."""
 
 from collections.abc import Sequence
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tidegate import __version__
-from tidegate.cli import bench, models, sessions, stream, token, top
+from tidegate.cli import bench, models, server, sessions, stream, token, top
 from tidegate.cli.common import Failure, say, server_arguments
 from tidegate.errors import DeadlineExceeded, TidegateError, Unavailable
 
@@ -36,9 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tidegate {__version__}")
     parser.set_defaults(interrupted="interrupted")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    server = server_arguments()
-    for command in (stream, sessions, models, bench):
-        command.add(commands, server)
+    about = server_arguments()
+    for command in (stream, sessions, models, bench, server):
+        command.add(commands, about)
     top.add(commands)
     token.add(commands)
     return parser

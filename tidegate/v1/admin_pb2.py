@@ -22,36 +22,59 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tidegate.v1 import tidegate_pb2 as tidegate_dot_v1_dot_tidegate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tidegate/v1/admin.proto\x12\x0btidegate.v1\x1a\x1atidegate/v1/tidegate.proto\"-\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\".\n\tLoadReply\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.Model\">\n\rUnloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\x1f\n\x0bUnloadReply\x12\x10\n\x08sessions\x18\x01 \x01(\x04\"\x8f\x01\n\x0eMigrateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\x03\x12\x12\n\nto_version\x18\x03 \x01(\x03\x12\x13\n\x0bsession_ids\x18\x04 \x03(\t\x12\x0b\n\x03\x61ll\x18\x05 \x01(\x08\x12\"\n\x02\x62y\x18\x06 \x01(\x0e\x32\x16.tidegate.v1.MigrateBy\"G\n\x0cMigrateReply\x12\x10\n\x08migrated\x18\x01 \x03(\t\x12%\n\x07refused\x18\x02 \x03(\x0b\x32\x14.tidegate.v1.Refused\"F\n\x07Refused\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetail\";\n\rShadowRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\n\n\x02on\x18\x03 \x01(\x08\"\r\n\x0bShadowReply*T\n\tMigrateBy\x12\x1a\n\x16MIGRATE_BY_UNSPECIFIED\x10\x00\x12\x14\n\x10MIGRATE_BY_STATE\x10\x01\x12\x15\n\x11MIGRATE_BY_INPUTS\x10\x02\x32\x84\x02\n\x05\x41\x64min\x12\x38\n\x04Load\x12\x18.tidegate.v1.LoadRequest\x1a\x16.tidegate.v1.LoadReply\x12>\n\x06Unload\x12\x1a.tidegate.v1.UnloadRequest\x1a\x18.tidegate.v1.UnloadReply\x12\x41\n\x07Migrate\x12\x1b.tidegate.v1.MigrateRequest\x1a\x19.tidegate.v1.MigrateReply\x12>\n\x06Shadow\x12\x1a.tidegate.v1.ShadowRequest\x1a\x18.tidegate.v1.ShadowReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tidegate/v1/admin.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atidegate/v1/tidegate.proto\"-\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\".\n\tLoadReply\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.Model\">\n\rUnloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\x1f\n\x0bUnloadReply\x12\x10\n\x08sessions\x18\x01 \x01(\x04\"\x8f\x01\n\x0eMigrateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\x03\x12\x12\n\nto_version\x18\x03 \x01(\x03\x12\x13\n\x0bsession_ids\x18\x04 \x03(\t\x12\x0b\n\x03\x61ll\x18\x05 \x01(\x08\x12\"\n\x02\x62y\x18\x06 \x01(\x0e\x32\x16.tidegate.v1.MigrateBy\"G\n\x0cMigrateReply\x12\x10\n\x08migrated\x18\x01 \x03(\t\x12%\n\x07refused\x18\x02 \x03(\x0b\x32\x14.tidegate.v1.Refused\"F\n\x07Refused\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetail\";\n\rShadowRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\n\n\x02on\x18\x03 \x01(\x08\"\r\n\x0bShadowReply\"\x11\n\x0f\x44\x65scribeRequest\"\xe8\x02\n\rDescribeReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x11\n\tlog_level\x18\x04 \x01(\t\x12:\n\x08settings\x18\x05 \x03(\x0b\x32(.tidegate.v1.DescribeReply.SettingsEntry\x12*\n\x06models\x18\x06 \x03(\x0b\x32\x1a.tidegate.v1.ServedVersion\x12*\n\x06\x62roken\x18\x07 \x03(\x0b\x32\x1a.tidegate.v1.BrokenVersion\x12,\n\x07tenants\x18\x08 \x03(\x0b\x32\x1b.tidegate.v1.TenantSessions\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\rServedVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06newest\x18\x03 \x01(\x08\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\x12\x10\n\x08sessions\x18\x05 \x01(\x04\x12\x14\n\x0cqueued_steps\x18\x06 \x01(\x04\"<\n\rBrokenVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\"2\n\x0eTenantSessions\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08sessions\x18\x02 \x01(\x04\"#\n\x12SetLogLevelRequest\x12\r\n\x05level\x18\x01 \x01(\t\"\"\n\x10SetLogLevelReply\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\"\x0e\n\x0c\x44rainRequest\"\x0c\n\nDrainReply*T\n\tMigrateBy\x12\x1a\n\x16MIGRATE_BY_UNSPECIFIED\x10\x00\x12\x14\n\x10MIGRATE_BY_STATE\x10\x01\x12\x15\n\x11MIGRATE_BY_INPUTS\x10\x02\x32\xd6\x03\n\x05\x41\x64min\x12\x38\n\x04Load\x12\x18.tidegate.v1.LoadRequest\x1a\x16.tidegate.v1.LoadReply\x12>\n\x06Unload\x12\x1a.tidegate.v1.UnloadRequest\x1a\x18.tidegate.v1.UnloadReply\x12\x41\n\x07Migrate\x12\x1b.tidegate.v1.MigrateRequest\x1a\x19.tidegate.v1.MigrateReply\x12>\n\x06Shadow\x12\x1a.tidegate.v1.ShadowRequest\x1a\x18.tidegate.v1.ShadowReply\x12\x44\n\x08\x44\x65scribe\x12\x1c.tidegate.v1.DescribeRequest\x1a\x1a.tidegate.v1.DescribeReply\x12M\n\x0bSetLogLevel\x12\x1f.tidegate.v1.SetLogLevelRequest\x1a\x1d.tidegate.v1.SetLogLevelReply\x12;\n\x05\x44rain\x12\x19.tidegate.v1.DrainRequest\x1a\x17.tidegate.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidegate.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MIGRATEBY']._serialized_start=627
-  _globals['_MIGRATEBY']._serialized_end=711
-  _globals['_LOADREQUEST']._serialized_start=68
-  _globals['_LOADREQUEST']._serialized_end=113
-  _globals['_LOADREPLY']._serialized_start=115
-  _globals['_LOADREPLY']._serialized_end=161
-  _globals['_UNLOADREQUEST']._serialized_start=163
-  _globals['_UNLOADREQUEST']._serialized_end=225
-  _globals['_UNLOADREPLY']._serialized_start=227
-  _globals['_UNLOADREPLY']._serialized_end=258
-  _globals['_MIGRATEREQUEST']._serialized_start=261
-  _globals['_MIGRATEREQUEST']._serialized_end=404
-  _globals['_MIGRATEREPLY']._serialized_start=406
-  _globals['_MIGRATEREPLY']._serialized_end=477
-  _globals['_REFUSED']._serialized_start=479
-  _globals['_REFUSED']._serialized_end=549
-  _globals['_SHADOWREQUEST']._serialized_start=551
-  _globals['_SHADOWREQUEST']._serialized_end=610
-  _globals['_SHADOWREPLY']._serialized_start=612
-  _globals['_SHADOWREPLY']._serialized_end=625
-  _globals['_ADMIN']._serialized_start=714
-  _globals['_ADMIN']._serialized_end=974
+  _globals['_DESCRIBEREPLY_SETTINGSENTRY']._loaded_options = None
+  _globals['_DESCRIBEREPLY_SETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_MIGRATEBY']._serialized_start=1381
+  _globals['_MIGRATEBY']._serialized_end=1465
+  _globals['_LOADREQUEST']._serialized_start=101
+  _globals['_LOADREQUEST']._serialized_end=146
+  _globals['_LOADREPLY']._serialized_start=148
+  _globals['_LOADREPLY']._serialized_end=194
+  _globals['_UNLOADREQUEST']._serialized_start=196
+  _globals['_UNLOADREQUEST']._serialized_end=258
+  _globals['_UNLOADREPLY']._serialized_start=260
+  _globals['_UNLOADREPLY']._serialized_end=291
+  _globals['_MIGRATEREQUEST']._serialized_start=294
+  _globals['_MIGRATEREQUEST']._serialized_end=437
+  _globals['_MIGRATEREPLY']._serialized_start=439
+  _globals['_MIGRATEREPLY']._serialized_end=510
+  _globals['_REFUSED']._serialized_start=512
+  _globals['_REFUSED']._serialized_end=582
+  _globals['_SHADOWREQUEST']._serialized_start=584
+  _globals['_SHADOWREQUEST']._serialized_end=643
+  _globals['_SHADOWREPLY']._serialized_start=645
+  _globals['_SHADOWREPLY']._serialized_end=658
+  _globals['_DESCRIBEREQUEST']._serialized_start=660
+  _globals['_DESCRIBEREQUEST']._serialized_end=677
+  _globals['_DESCRIBEREPLY']._serialized_start=680
+  _globals['_DESCRIBEREPLY']._serialized_end=1040
+  _globals['_DESCRIBEREPLY_SETTINGSENTRY']._serialized_start=993
+  _globals['_DESCRIBEREPLY_SETTINGSENTRY']._serialized_end=1040
+  _globals['_SERVEDVERSION']._serialized_start=1042
+  _globals['_SERVEDVERSION']._serialized_end=1162
+  _globals['_BROKENVERSION']._serialized_start=1164
+  _globals['_BROKENVERSION']._serialized_end=1224
+  _globals['_TENANTSESSIONS']._serialized_start=1226
+  _globals['_TENANTSESSIONS']._serialized_end=1276
+  _globals['_SETLOGLEVELREQUEST']._serialized_start=1278
+  _globals['_SETLOGLEVELREQUEST']._serialized_end=1313
+  _globals['_SETLOGLEVELREPLY']._serialized_start=1315
+  _globals['_SETLOGLEVELREPLY']._serialized_end=1349
+  _globals['_DRAINREQUEST']._serialized_start=1351
+  _globals['_DRAINREQUEST']._serialized_end=1365
+  _globals['_DRAINREPLY']._serialized_start=1367
+  _globals['_DRAINREPLY']._serialized_end=1379
+  _globals['_ADMIN']._serialized_start=1468
+  _globals['_ADMIN']._serialized_end=1938
 # @@protoc_insertion_point(module_scope)

@@ -56,6 +56,21 @@ class AdminStub:
                 request_serializer=tidegate_dot_v1_dot_admin__pb2.ShadowRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_admin__pb2.ShadowReply.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/tidegate.v1.Admin/Describe',
+                request_serializer=tidegate_dot_v1_dot_admin__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_admin__pb2.DescribeReply.FromString,
+                _registered_method=True)
+        self.SetLogLevel = channel.unary_unary(
+                '/tidegate.v1.Admin/SetLogLevel',
+                request_serializer=tidegate_dot_v1_dot_admin__pb2.SetLogLevelRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_admin__pb2.SetLogLevelReply.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/tidegate.v1.Admin/Drain',
+                request_serializer=tidegate_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_admin__pb2.DrainReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -91,6 +106,27 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """Look at the server itself: its settings, its models, whose sessions it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLogLevel(self, request, context):
+        """Log what is at least this grave, until the server is started anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Finish what is queued, store what has moved, and end, as SIGTERM has it; answers as that begins.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +149,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Shadow,
                     request_deserializer=tidegate_dot_v1_dot_admin__pb2.ShadowRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_admin__pb2.ShadowReply.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=tidegate_dot_v1_dot_admin__pb2.DescribeRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_admin__pb2.DescribeReply.SerializeToString,
+            ),
+            'SetLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLogLevel,
+                    request_deserializer=tidegate_dot_v1_dot_admin__pb2.SetLogLevelRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_admin__pb2.SetLogLevelReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=tidegate_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_admin__pb2.DrainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +276,87 @@ class Admin:
             '/tidegate.v1.Admin/Shadow',
             tidegate_dot_v1_dot_admin__pb2.ShadowRequest.SerializeToString,
             tidegate_dot_v1_dot_admin__pb2.ShadowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/Describe',
+            tidegate_dot_v1_dot_admin__pb2.DescribeRequest.SerializeToString,
+            tidegate_dot_v1_dot_admin__pb2.DescribeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/SetLogLevel',
+            tidegate_dot_v1_dot_admin__pb2.SetLogLevelRequest.SerializeToString,
+            tidegate_dot_v1_dot_admin__pb2.SetLogLevelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.Admin/Drain',
+            tidegate_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            tidegate_dot_v1_dot_admin__pb2.DrainReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,12 @@ class AdminStub:
     """Move live sessions to another version of their model, while they are being stepped."""
     Shadow: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ShadowRequest, _admin_pb2.ShadowReply]
     """Have a version step along unseen beside the newest, to be compared with it; or no longer."""
+    Describe: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeRequest, _admin_pb2.DescribeReply]
+    """Look at the server itself: its settings, its models, whose sessions it has."""
+    SetLogLevel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLogLevelRequest, _admin_pb2.SetLogLevelReply]
+    """Log what is at least this grave, until the server is started anew."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainReply]
+    """Finish what is queued, store what has moved, and end, as SIGTERM has it; answers as that begins."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -59,6 +65,12 @@ class AdminAsyncStub(AdminStub):
     """Move live sessions to another version of their model, while they are being stepped."""
     Shadow: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShadowRequest, _admin_pb2.ShadowReply]  # type: ignore[assignment]
     """Have a version step along unseen beside the newest, to be compared with it; or no longer."""
+    Describe: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeRequest, _admin_pb2.DescribeReply]  # type: ignore[assignment]
+    """Look at the server itself: its settings, its models, whose sessions it has."""
+    SetLogLevel: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLogLevelRequest, _admin_pb2.SetLogLevelReply]  # type: ignore[assignment]
+    """Log what is at least this grave, until the server is started anew."""
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainReply]  # type: ignore[assignment]
+    """Finish what is queued, store what has moved, and end, as SIGTERM has it; answers as that begins."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Model versions without a restart. With an access file it is for callers with the role `admin`; without one, for
@@ -96,5 +108,29 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ShadowReply, _abc.Awaitable[_admin_pb2.ShadowReply]]:
         """Have a version step along unseen beside the newest, to be compared with it; or no longer."""
+
+    @_abc_1.abstractmethod
+    def Describe(
+        self,
+        request: _admin_pb2.DescribeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DescribeReply, _abc.Awaitable[_admin_pb2.DescribeReply]]:
+        """Look at the server itself: its settings, its models, whose sessions it has."""
+
+    @_abc_1.abstractmethod
+    def SetLogLevel(
+        self,
+        request: _admin_pb2.SetLogLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetLogLevelReply, _abc.Awaitable[_admin_pb2.SetLogLevelReply]]:
+        """Log what is at least this grave, until the server is started anew."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainReply, _abc.Awaitable[_admin_pb2.DrainReply]]:
+        """Finish what is queued, store what has moved, and end, as SIGTERM has it; answers as that begins."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,6 +20,7 @@ from server.api import parsing
 from server.config import Config
 from server.errors import ServingError
 from server.serving.administration import Administration
+from server.serving.process import Process
 from server.serving.registry import Registry
 from server.transport.rpcs.admin_servicer import AdminServicer
 from server.transport.rpcs.audit import AUDITED, Audit
@@ -71,6 +72,7 @@ class Services:
         config: Config,
         registry: Registry,
         administration: Administration,
+        process: Process,
         access: Access | None = None,
     ) -> None:
         self.access = access
@@ -81,7 +83,7 @@ class Services:
         self._tidegate = Servicer(registry, mailbox, inflight, self._door(STEP_STREAM))
         infer_stream = self._door(INFER_STREAM)
         self._inference = InferenceServicer(registry, mailbox, inflight, infer_stream)
-        self._admin, self._audit = AdminServicer(administration), Audit()
+        self._admin, self._audit = AdminServicer(administration, process), Audit()
         self.health = HealthServicer()
 
     def add_to(self, server: Takes) -> None:

@@ -45,7 +45,7 @@ def test_every_resource_is_valid(folder: str) -> None:
 CHOICES = (
     ["plaintext", "models-image"],
     ["tls", "models-volume"],
-    ["tls", "mtls", "gpu", "models-image", "monitoring"],
+    ["tls", "mtls", "access", "gpu", "models-image", "monitoring"],
 )
 
 
@@ -207,13 +207,13 @@ def test_whatever_names_another_part_names_one_that_is_there(folder: str) -> Non
             assert {each["name"] for each in container["volumeMounts"]} <= volumes
 
 
-def test_certificates_are_mounted_where_the_settings_say() -> None:
+def test_certificates_and_tokens_are_mounted_where_the_settings_say() -> None:
     resources = render("examples/replicated-gpu")
     (server,) = servers(resources)
     given = settings(resources, server)
     mounts = {each["mountPath"]: each for each in server["volumeMounts"]}
-    for setting in ("TIDEGATE_TLS_CERT", "TIDEGATE_TLS_KEY", "TIDEGATE_TLS_CLIENT_CA"):
-        mount = mounts[str(Path(given[setting]).parent)]
+    for setting in ("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "ACCESS"):
+        mount = mounts[str(Path(given[f"TIDEGATE_{setting}"]).parent)]
         assert mount["readOnly"] and "subPath" not in mount  # which would never be swapped
 
 
@@ -242,7 +242,7 @@ def test_the_page_tells_of_every_part_and_every_secret() -> None:
     text = yaml.safe_dump_all([each for folder in RENDERED for each in render(folder)])
     secrets = set(re.findall(r"secretName: (\S+)|secretKeyRef:\n\s+key: \S+\n\s+name: (\S+)", text))
     names = {one or other for one, other in secrets}
-    assert names == {"tidegate-redis", "tidegate-tls", "tidegate-clients"}
+    assert names == {"tidegate-redis", "tidegate-tls", "tidegate-clients", "tidegate-access"}
     assert all(each in DOC for each in names)
 
 
@@ -261,7 +261,7 @@ def here(value: str, about: str, folder: Path) -> str:
     if not path.startswith("/"):
         return value
     own = folder / path.lstrip("/")
-    if "TLS" in about:
+    if "TLS" in about or "ACCESS" in about:
         own.parent.mkdir(parents=True, exist_ok=True)
         own.touch()
     else:

@@ -91,9 +91,14 @@ def test_what_was_dropped_meanwhile_is_counted_once_somebody_reads_on(small: Sma
     assert 1_500 <= told + sum(dropped) <= 1_500 + others
 
 
-def test_what_is_read_holds_every_record_to_the_last(small: SmallModel) -> None:
-    with running_server(small.repository) as server, connected(server) as stub:
+def test_what_is_read_holds_every_record_to_the_last_and_no_header_that_lets_callers_in(
+    small: SmallModel,
+) -> None:
+    with running_server(small.repository, log_level="debug") as server, connected(server) as stub:
+        stub.ListModels(pb.ListModelsRequest(), metadata=(("authorization", "Bearer hunter2"),))
         flood(stub, 300)
         assert server.terminate() == 0
         assert server.log().count(" server.audit Close ") == 300
         assert server.log().endswith("stopped; everything queued was answered\n")
+        assert " DEBUG " in server.log()
+        assert "hunter2" not in server.log()

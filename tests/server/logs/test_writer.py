@@ -97,7 +97,7 @@ def test_what_was_dropped_is_counted_where_it_is_missing() -> None:
         writer.say("the end")
     *lines, last = reader.lines()
     assert last == "the end"
-    assert DROPPED.match(lines[-1])
+    assert any(map(DROPPED.match, lines))
     due = 0
     for line in lines:
         if dropped := DROPPED.match(line):

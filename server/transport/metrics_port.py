@@ -57,6 +57,9 @@ class MetricsPort:
             where = "{}:{}".format(*self._where)
             raise PortTaken(f"cannot serve metrics on {where}: {error.strerror}") from error
         port: int = listening.getsockname()[1]
+        # Made here, since it may be stopped before the thread has got anywhere.
+        self._loop = asyncio.new_event_loop()
+        self._over, self._making = asyncio.Event(), asyncio.Lock()
         self._thread = threading.Thread(
             target=self._live, args=(listening,), name="metrics", daemon=True
         )
@@ -77,11 +80,8 @@ class MetricsPort:
 
     def _live(self, listening: socket.socket) -> None:
         try:
-            with listening:
-                self._loop = asyncio.new_event_loop()
-                self._over, self._making = asyncio.Event(), asyncio.Lock()
-                with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                    runner.run(self._serve(listening))
+            with listening, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(listening))
         except BaseException:
             log.critical("the metrics port died", exc_info=True)
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from typing import Any
 
 import grpc
 import pytest
 
+from server.access.caller import CALLER, Caller
+from server.access.policy import Policy
+from server.access.tenants import Tenants
+from server.metrics import Metrics
+from server.names import prefix
 from server.transport.rpcs.audit import Audit, peer
 from tests.conftest import SmallModel
 from tests.harness import running_server
@@ -114,17 +120,26 @@ class Asked:
         return (("authorization", "me"), ("x-request-id", "bad\nid"))
 
 
-def test_who_calls_is_told_by_whoever_knows(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("tenant", "told"), [("acme", "me@acme"), ("", "me")])
+def test_who_calls_is_told_as_its_token_says(
+    caplog: pytest.LogCaptureFixture, tenant: str, told: str
+) -> None:
     context: Any = Asked()
-    note = Audit(lambda _: "tenant-a/me").of("Export")
-    with caplog.at_level(logging.INFO, "server.audit"):
-        note(context, pb.ExportRequest(model=M, session_id="one"), None, "CANCELLED")
+    usage = Tenants(Policy.model_construct(), Metrics()).of(tenant)
+    token = CALLER.set(Caller("me", tenant, frozenset(), math.inf, usage))
+    try:
+        with caplog.at_level(logging.INFO, "server.audit"):
+            named = f"{prefix(tenant)}one"
+            note = Audit().of("Export")
+            note(context, pb.ExportRequest(model=M, session_id=named), None, "CANCELLED")
+    finally:
+        CALLER.reset(token)
     (record,) = caplog.records
-    told = vars(record)
-    assert (told["identity"], told["peer"], told["outcome"]) == (
-        "tenant-a/me", "[::1]:50051", "CANCELLED",
+    said = vars(record)
+    assert (said["identity"], said["session"], said["peer"], said["outcome"]) == (
+        told, "one", "[::1]:50051", "CANCELLED",
     )  # fmt: skip
-    assert "request_id" not in told
+    assert "request_id" not in said
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
-from server.access.access import Access
 from server.config import Config
 from server.engine.device import choose
 from server.metrics import Metrics
@@ -30,6 +30,9 @@ from server.transport.listening import Transport, bracketed, host
 from server.transport.metrics_port import MetricsPort
 from server.transport.native.server import NativeServer
 from server.transport.rpcs.services import Services
+
+if TYPE_CHECKING:
+    from server.access.access import Access
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class App:
             pause = config.lease_seconds / 5
             died = partial(self._on_death, "the keeping of the lease ended")
             self._tenure = Tenure(self._keeping, self._registry, pause, died)
-        self._access = None if config.access is None else Access(config.access, self._metrics)
+        self._access = _open_access(config, self._metrics)
         self._loader = Loader(
             config, self._device, self._metrics, self._registry, self._on_death, self._keeping,
             None if self._access is None else self._access.tenants,
@@ -242,6 +245,15 @@ class App:
             await asyncio.to_thread(self._registry.stop)
         log.info("stopped; everything queued was %s", "answered" if finished else "NOT answered")
         return finished
+
+
+def _open_access(config: Config, metrics: Metrics) -> Access | None:
+    """Who may call, if that is asked."""
+    if config.access is None:
+        return None
+    from server.access.access import Access  # cryptography: 12 MB that others do without
+
+    return Access(config.access, metrics)
 
 
 def _in_thread(work: Callable[[], None]) -> tuple[threading.Thread, asyncio.Future[None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
@@ -14,7 +14,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inference import grpc_service_pb2
-from server.access.access import Access
 from server.access.caller import Caller
 from server.api import parsing
 from server.config import Config
@@ -30,6 +29,9 @@ from server.transport.rpcs.liveness import HealthServicer
 from server.transport.rpcs.mailbox import Mailbox
 from server.transport.rpcs.servicer import Servicer
 from tidegate.v1 import admin_pb2, tidegate_pb2
+
+if TYPE_CHECKING:
+    from server.access.access import Access
 
 SERVICE = tidegate_pb2.DESCRIPTOR.services_by_name["Tidegate"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name

@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check alerts \
-        torture train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
+        torture cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -80,6 +80,12 @@ forecasts: $(VENV)/.installed  ## train the two forecasters and compare them wit
 torture: $(VENV)/.installed tools  ## 1,000 kills under 200 sessions, on SQLite and on redis; minutes
 	$(BIN)/python -m tests.durability.torture --kills 1000 --store both
 	$(BIN)/python -m tests.durability.torture --kills 40 --store both --durability sync
+
+cluster-demo: $(VENV)/.installed tools  ## Envoy, redis, servers that die, drain, come and hang
+	$(BIN)/python -m tests.cluster.demo
+
+cluster-rates: $(VENV)/.installed tools  ## steps/s and CPU a step by servers behind Envoy
+	$(BIN)/python -m tests.cluster.rates
 
 bench: $(VENV)/.installed  ## all that the README's figures rest on: tables, plots; ten minutes
 	$(BIN)/python -m benchmarks.everything

@@ -1,4 +1,5 @@
-"""Sessions through Envoy over servers that are killed, drained and added: `make cluster-demo`.
+"""Sessions through Envoy over servers that are killed, drained, added and hang, an Envoy that is
+started again and a redis that stands still: `make cluster-demo`.
 
 Every reply is compared with NumPy's LSTM, every final state and count with what was sent. Exit
 status 1 where a step was lost, or applied twice.
@@ -26,14 +27,21 @@ from training.network import Network
 SHARDS = 64
 STREAM_AGE = 5.0
 SETTLE = 6.0  # seconds of streaming before and after each event
+STILL = 3.0
 
 
 class Demo:
     """Three servers on one redis, behind Envoy, and what befalls them."""
 
-    def __init__(self, services: list[Service], add: Callable[[], Service], envoy: Envoy) -> None:
-        self._services, self._add, self._envoy = services, add, envoy
-        self._gone: dict[str, float] = {}
+    def __init__(
+        self,
+        services: list[Service],
+        add: Callable[[], Service],
+        envoy: Envoy,
+        redis: RedisServer,
+    ) -> None:
+        self._services, self._add, self._envoy, self._redis = services, add, envoy, redis
+        self._hangs: Service | None = None
         self._walks: Sequence[Walk] = ()
 
     async def play(self, network: Network, sessions: int, rate: float) -> tuple[int, int]:
@@ -48,6 +56,9 @@ class Demo:
                 await self._phase("one is killed (SIGKILL)", self._kill)
                 await self._phase("one is drained (SIGTERM)", self._drain)
                 await self._phase("one is added", self._scale_up)
+                await self._phase("Envoy is killed, and started again", self._restart_envoy)
+                await self._phase(f"redis stands still for {STILL:g} s", self._pause_redis)
+                await self._phase("one hangs (SIGSTOP)", self._hang)
                 stop.set()
             return await check_all(walks)
 
@@ -69,7 +80,7 @@ class Demo:
         print(f"{what}: {self._steps() - before:,} steps, longest pause {pause:.2f} s")
         for at, service in enumerate(self._services):
             running = service.running
-            if running.process.poll() is None:
+            if running.process.poll() is None and service is not self._hangs:
                 live = await asyncio.to_thread(running.metric, "tidegate_sessions_live")
                 steps = await asyncio.to_thread(running.metric, "tidegate_steps_total")
                 print(f"    server {at + 1}: {live:5,.0f} sessions, {steps:8,.0f} steps so far")
@@ -90,6 +101,19 @@ class Demo:
         service = await asyncio.to_thread(self._add)
         self._services.append(service)
         self._envoy.route_to([self._services[2].address, service.address])
+
+    async def _restart_envoy(self) -> None:
+        await asyncio.to_thread(self._envoy.kill)
+        await asyncio.to_thread(self._envoy.start)
+
+    async def _pause_redis(self) -> None:
+        self._redis.pause()
+        await asyncio.sleep(STILL)
+        self._redis.resume()
+
+    async def _hang(self) -> None:
+        self._hangs = self._services[2]
+        self._hangs.pause()
 
 
 async def _nothing() -> None:
@@ -125,7 +149,7 @@ def main() -> None:
         envoy = Envoy([each.address for each in services])
         stack.callback(envoy.stop)
         envoy.await_healthy([each.address for each in services])
-        demo = Demo(services, serve, envoy)
+        demo = Demo(services, serve, envoy, redis)
         lost, doubled = asyncio.run(demo.play(network, told.sessions, told.rate))
         print(f"lost {lost}, doubled {doubled}")
         if lost or doubled:

@@ -18,14 +18,8 @@ from tests.durability.service import free_port
 from tests.harness import ROOT
 
 CONFIG = ROOT / "deploy" / "cluster" / "envoy.yaml"
+SERVERS = CONFIG.with_name("endpoints.yaml")
 PROGRAM = Path(sys.executable).with_name("envoy")
-EMPTY = """
-resources:
-  - "@type": type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment
-    cluster_name: tidegate
-    endpoints:
-      - lb_endpoints:
-"""
 
 
 class Envoy:
@@ -47,12 +41,13 @@ class Envoy:
 
     def route_to(self, servers: Sequence[str]) -> None:
         """Tell Envoy which servers there are, as an operator would: by a file that is renamed."""
-        told = EMPTY
+        head, mark, rest = SERVERS.read_text().partition("          - endpoint:")
+        example = mark + rest.splitlines()[0]
+        told = [head]
         for host, _, port in (each.rpartition(":") for each in servers):
-            address = f"{{address: {host}, port_value: {port}}}"
-            told += f"          - endpoint: {{address: {{socket_address: {address}}}}}\n"
+            told.append(example.replace("10.0.0.1", host).replace("50051", port) + "\n")
         new = self.folder / "endpoints.new"
-        new.write_text(told)
+        new.write_text("".join(told))
         new.rename(self.folder / "endpoints.yaml")
 
     def start(self) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient import grpc as triton
 
 from tests.cluster.envoy import Envoy
 from tests.conftest import SmallModel
 from tests.durability.service import Service, on_redis
 from tests.durability.walks import PATIENT, Walk, check_all, step_all, until, walking
+from tests.server.oip.triton import expected, play
 from tests.server.store.redis_server import RedisServer
 from tests.server.wire.wire import observations
 from tidegate import Client, ClientOptions, shard_of
@@ -52,22 +56,114 @@ class Cluster:
         return [each.running.metric(name) for each in self.services]
 
 
-@contextmanager
-def cluster(small: SmallModel, redis: RedisServer) -> Iterator[Cluster]:
-    with ExitStack() as stack:
-        yield Cluster(small, redis, stack)
-
-
 async def more_steps(walks: Sequence[Walk], more: int) -> None:
     """Wait until every session has so many steps more, which it streams."""
     wanted = [each.steps + more for each in walks]
     await until(lambda: all(w.steps >= n for w, n in zip(walks, wanted, strict=True)))
 
 
-def test_no_step_is_lost_or_doubled_while_servers_are_killed_drained_and_added(
-    small: SmallModel, redis: RedisServer
+@pytest.fixture(scope="module")
+def those(small: SmallModel, redis: RedisServer) -> Iterator[Cluster]:
+    """Two servers behind Envoy."""
+    with ExitStack() as stack:
+        yield Cluster(small, redis, stack)
+
+
+def test_all_calls_for_a_session_go_to_the_server_of_its_stream(
+    those: Cluster, small: SmallModel
 ) -> None:
-    async def play(those: Cluster) -> None:
+    """So nothing moves while nothing changes, although each call is routed by itself."""
+
+    async def play() -> None:
+        async with walking(those.envoy.address, small.weights, 40, "calm", SHARDED) as walks:
+            await step_all(walks, 3)
+            for each in walks:
+                await each.session.peek()
+                await each.session.info()
+            await step_all(walks, 3)
+            assert await check_all(walks) == (0, 0)
+            live = those.metrics("tidegate_sessions_live")
+            assert sum(live) == len(walks) and min(live) >= 5
+            for each in walks:
+                assert await each.session.close() == 6
+        assert those.metrics("tidegate_sessions_moved_total") == [0, 0]
+        assert those.metrics("tidegate_sessions_live") == [0, 0]
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_a_fork_into_another_shard_goes_on_wherever_that_is_routed(
+    those: Cluster, small: SmallModel
+) -> None:
+    xs = observations(8, 6)
+
+    async def play() -> None:
+        async with (
+            Client(those.envoy.address, SHARDED) as client,
+            client.session("small", "trunk") as trunk,
+        ):
+            await trunk.chunk(xs[:3])
+            wanted = await trunk.forecast(3, xs[3:])
+            names = [f"branch-{k}" for k in range(12)]
+            assert len({shard_of(each, 64) for each in names}) > 8
+            for name in names:
+                async with await trunk.fork(name) as branch:
+                    np.testing.assert_allclose(await branch.chunk(xs[3:]), wanted, atol=1e-5)
+            assert trunk.steps == 3
+            np.testing.assert_allclose(await trunk.chunk(xs[3:]), wanted, atol=1e-5)
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_callers_who_tell_no_shard_stay_with_one_server(those: Cluster) -> None:
+    async def play() -> None:
+        async with Client(those.envoy.address, ClientOptions()) as client:
+            for k in range(10):
+                async with client.session("small", f"plain-{k}", keep=True) as session:
+                    await session.chunk(observations(k, 2))
+                    await session.peek()
+            live = those.metrics("tidegate_sessions_live")
+            assert sorted(live) == [0, 10]
+            for k in range(10):
+                await client.close_session("small", f"plain-{k}")
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_tritons_client_says_a_sequences_shard_in_a_header(
+    those: Cluster, small: SmallModel
+) -> None:
+    """As docs/oip.md has it. Each call is routed by itself, and every one to the same server."""
+    xs = observations(10, 5)
+
+    class Told:
+        """Triton's client, which adds the header."""
+
+        def infer(self, model: str, inputs: Any, sequence_id: Any, **more: Any) -> Any:
+            shard = zlib.crc32(str(sequence_id).encode()) % 64
+            return connection.infer(
+                model,
+                inputs,
+                sequence_id=sequence_id,
+                headers={"tidegate-shard": str(shard)},
+                **more,
+            )
+
+    stepped = those.metrics("tidegate_steps_total")
+    with triton.InferenceServerClient(those.envoy.address) as connection:
+        for sequence in [*range(1, 9), *(f"call-{k}" for k in range(8))]:
+            got = play(Told(), xs, sequence)
+            np.testing.assert_allclose(got, expected(small.weights, xs), rtol=0, atol=1e-5)
+    more = np.subtract(those.metrics("tidegate_steps_total"), stepped)
+    assert sum(more) == 16 * len(xs) and min(more) > 0
+
+
+def test_no_step_is_lost_or_doubled_while_servers_are_killed_drained_and_added(
+    those: Cluster, small: SmallModel
+) -> None:
+    """The last, for it leaves one server of three."""
+
+    async def play() -> None:
         one, other = those.services
         options = replace(SHARDED, stream_age=0.5)
         async with walking(those.envoy.address, small.weights, 60, "all", options) as walks:
@@ -88,74 +184,5 @@ def test_no_step_is_lost_or_doubled_while_servers_are_killed_drained_and_added(
                 stop.set()
             assert await check_all(walks) == (0, 0)
             assert added.running.metric("tidegate_sessions_live") == len(walks)
-
-    with cluster(small, redis) as those:
-        asyncio.run(asyncio.wait_for(play(those), 60))
-
-
-@pytest.fixture(scope="module")
-def calm(small: SmallModel, redis: RedisServer) -> Iterator[Cluster]:
-    """A cluster of which nothing is killed."""
-    with cluster(small, redis) as those:
-        yield those
-
-
-def test_all_calls_for_a_session_go_to_the_server_of_its_stream(
-    calm: Cluster, small: SmallModel
-) -> None:
-    """So nothing moves while nothing changes, although each call is routed by itself."""
-
-    async def play() -> None:
-        async with walking(calm.envoy.address, small.weights, 40, "calm", SHARDED) as walks:
-            await step_all(walks, 3)
-            for each in walks:
-                await each.session.peek()
-                await each.session.info()
-            await step_all(walks, 3)
-            assert await check_all(walks) == (0, 0)
-            live = calm.metrics("tidegate_sessions_live")
-            assert sum(live) == len(walks) and min(live) >= 5
-            for each in walks:
-                assert await each.session.close() == 6
-        assert calm.metrics("tidegate_sessions_moved_total") == [0, 0]
-        assert calm.metrics("tidegate_sessions_live") == [0, 0]
-
-    asyncio.run(asyncio.wait_for(play(), 60))
-
-
-def test_a_fork_into_another_shard_goes_on_wherever_that_is_routed(
-    calm: Cluster, small: SmallModel
-) -> None:
-    xs = observations(8, 6)
-
-    async def play() -> None:
-        async with (
-            Client(calm.envoy.address, SHARDED) as client,
-            client.session("small", "trunk") as trunk,
-        ):
-            await trunk.chunk(xs[:3])
-            wanted = await trunk.forecast(3, xs[3:])
-            names = [f"branch-{k}" for k in range(12)]
-            assert len({shard_of(each, 64) for each in names}) > 8
-            for name in names:
-                async with await trunk.fork(name) as branch:
-                    np.testing.assert_allclose(await branch.chunk(xs[3:]), wanted, atol=1e-5)
-            assert trunk.steps == 3
-            np.testing.assert_allclose(await trunk.chunk(xs[3:]), wanted, atol=1e-5)
-
-    asyncio.run(asyncio.wait_for(play(), 60))
-
-
-def test_callers_who_tell_no_shard_stay_with_one_server(calm: Cluster) -> None:
-    async def play() -> None:
-        async with Client(calm.envoy.address, ClientOptions()) as client:
-            for k in range(10):
-                async with client.session("small", f"plain-{k}", keep=True) as session:
-                    await session.chunk(observations(k, 2))
-                    await session.peek()
-            live = calm.metrics("tidegate_sessions_live")
-            assert sorted(live) == [0, 10]
-            for k in range(10):
-                await client.close_session("small", f"plain-{k}")
 
     asyncio.run(asyncio.wait_for(play(), 60))

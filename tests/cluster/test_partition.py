@@ -67,13 +67,13 @@ def test_a_server_cut_off_from_redis_stops_to_step_before_another_begins(
             assert stale.steps == stood + 5
 
     redis = RedisServer("--port", str(port), "--bind", "127.0.0.1")
-    flags = ("--on-store-failure", "degrade", "--store-timeout", "0.3")
+    flags = ("--on-store-failure", "degrade", "--store-timeout", "0.3", "--lease-seconds", "2")
     try:
         with Proxy(f"127.0.0.1:{port}") as cut:
             through = on_redis(f"redis://{cut.address}/0")
             with (
                 serving(small.repository, *through, *flags) as near,
-                serving(small.repository, *on_redis(redis.url)) as far,
+                serving(small.repository, *on_redis(redis.url), *flags) as far,
             ):
                 asyncio.run(asyncio.wait_for(play(near, far, cut), 50))
     finally:

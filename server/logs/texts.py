@@ -30,7 +30,9 @@ PASSWORD: Final = re.compile(r"(://[^\s/:@]{0,256}:)[^\s@]{1,1024}@")
 def readable(text: str, longest: int = LONGEST) -> str:
     """The text in one printable line, cut where it is longer than that, which is told; what looks
     like the password of a URL is not."""
-    known = PASSWORD.sub(r"\1***@", text[: longest + AHEAD])
+    known = text[: longest + AHEAD]
+    if "://" in known:
+        known = PASSWORD.sub(r"\1***@", known)
     whole = printable(known[:longest])
     if len(known) <= longest and len(whole) <= longest:
         return whole

@@ -119,7 +119,7 @@ def parse(text: bytes, where: str) -> Manifest:
         OverflowError,
         RecursionError,
     ) as error:
-        raise BadModel(f"{where}/model.json is malformed: {error!r}") from error
+        raise BadModel(f"{where}/model.json is malformed: {repr(error)[:300]}") from error
     return manifest
 
 
@@ -127,9 +127,8 @@ def _check_format(raw: Any, where: str) -> None:
     if not isinstance(raw, dict):
         raise ValueError("not an object")
     if raw["format"] != FORMAT:
-        raise BadModel(
-            f"{where}/model.json has format {raw['format']!r}; this server reads format {FORMAT}"
-        )
+        found = repr(raw["format"])[:100]
+        raise BadModel(f"{where}/model.json has format {found}; this server reads format {FORMAT}")
 
 
 def _read(raw: dict[str, Any]) -> Manifest:
@@ -175,6 +174,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{name} must be 1 to {limit}, not {value}")
     if any(output.size < 1 for output in manifest.outputs):
         raise ValueError("every output must have at least 1 value")
+    if len({state.name for state in manifest.states}) < len(manifest.states):
+        raise ValueError("a state's name occurs twice")
     for state in manifest.states:
         if any(size < 1 for size in state.shape):
             raise ValueError(f"state {state.name!r} has the impossible shape {state.shape}")

@@ -67,8 +67,9 @@ def read_private(path: Path) -> Ed25519PrivateKey:
     Raises:
         KeyProblem: it is none, is not Ed25519, has a password, or cannot be read.
     """
+    text = _content(path)
     try:
-        key = load_pem_private_key(_content(path), password=None)
+        key = load_pem_private_key(text, password=None)
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         raise KeyProblem(f"{path} holds no private key (PEM, without a password)") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -88,7 +89,7 @@ def check(manifest: bytes, signature: bytes, trusted: tuple[Ed25519PublicKey, ..
         Untrusted: none did, or the signature is malformed.
     """
     try:
-        made = base64.b64decode(signature.strip(), validate=True)
+        made = base64.b64decode(b"".join(signature.split()), validate=True)
     except ValueError as error:
         raise Untrusted("is no signature in base64") from error
     if len(made) != LENGTH:

@@ -23,7 +23,7 @@ from server.bundle.tensors import CONSTANT, FEW, SIZES, VALUES, Tensor, constant
 from server.bundle.tensors import Unsound as Unsound  # callers know it from here
 
 MAX_BYTES = 2**31 - 1  # ONNX's own limit
-MAX_NODES, MAX_FOLDED, MAX_DEPTH = 20_000, 2_000, 16
+MAX_NODES, MAX_FOLDED, MAX_DEPTH = 20_000, 1_000, 16
 MAX_SIZE = 2**26  # values that one constant asks an operator to make
 MAX_TIMES, MAX_WORK = 65_536, 1_000_000  # a Loop's turns; operators, times the turns around them
 MAX_ATTRIBUTE = 2**24

@@ -23,7 +23,7 @@ from server.engine.device import CUDA_PROVIDER, Device
 
 BINDINGS = 256  # numbers of rows whose bindings are kept
 LOAD_SECONDS = 120.0
-MAX_FOLDED = 1 << 24
+MAX_FOLDED = 1 << 21
 """Bytes of a constant that onnxruntime may compute from others while it loads a graph."""
 
 

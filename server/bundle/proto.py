@@ -283,4 +283,4 @@ def _text(piece: memoryview, name: str) -> str:
     try:
         return bytes(piece).decode()
     except UnicodeDecodeError:
-        raise Malformed(f"has a {name} that is no UTF-8") from None
+        raise Malformed(f"has text in {name} that is no UTF-8") from None

@@ -43,9 +43,9 @@ def change(repository: Path, **fields: object) -> Entry:
     return entry
 
 
-def loader(repository: Path, **settings: object) -> Loader:
+def loader(repository: Path, **settings: int) -> Loader:
     metrics = Metrics()
-    config = Config(model_repository=repository, store="none", **settings)
+    config = Config(model_repository=repository, store="none").model_copy(update=settings)
     return Loader(config, CPU, metrics, Registry(metrics), lambda: None)
 
 

@@ -108,6 +108,7 @@ def parse(text: bytes, where: str) -> Manifest:
     """
     try:
         raw = json.loads(text)
+        json.dumps(raw, ensure_ascii=False).encode()  # half a character is none
         _check_format(raw, where)
         manifest = _read(raw)
         _check(manifest)

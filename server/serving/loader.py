@@ -95,7 +95,7 @@ class Loader:
             raise
         except Exception as error:  # whatever is wrong with one bundle, the others are served
             log.exception("not served: %s", where)
-            raise BadModel(f"{where} cannot be loaded: {error!r}") from error
+            raise BadModel(f"{where} cannot be loaded: {repr(error)[:300]}") from error
         model.start()
         return model
 

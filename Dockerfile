@@ -48,6 +48,19 @@ COPY --from=wheel /wheels /wheels
 RUN python3 -m pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl \
     && rm -f /venv/bin/tidegate /venv/bin/tidegate-train
 
+# What is in /venv, as CycloneDX, told by a tool that is not in the image itself.
+FROM base AS sbom-tool
+COPY requirements/sbom.lock /requirements/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /sbom \
+    && python3 -m pip --python /sbom/bin/python install --require-hashes -r /requirements/sbom.lock
+
+# hadolint ignore=DL3006
+FROM packages AS sbom
+COPY --from=sbom-tool /sbom /sbom
+RUN /sbom/bin/cyclonedx-py environment --output-reproducible --output-file /sbom.json /venv/bin/python
+
 FROM base AS settings-cpu
 ENV TIDEGATE_DEVICE=cpu
 
@@ -68,14 +81,21 @@ ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     TIDEGATE_HEALTH_PORT=50050 \
     TIDEGATE_MODEL_REPOSITORY=/models \
     TIDEGATE_DATA_FOLDER=/data
-# Sessions: mount a volume here, or they go with the container.
-RUN install -d -o 10001 -g 10001 -m 0700 /data
+# Sessions: mount a volume at /data, or they go with the container. Nothing here installs anything or
+# becomes another user: pip goes, and no program keeps the right to. Relative paths lead nowhere.
+RUN install -d -o 10001 -g 10001 -m 0700 /data \
+    && install -d -m 0555 /var/empty \
+    && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip \
+        /usr/local/lib/python3*/site-packages/pip* /usr/bin/pip* /usr/lib/python3*/ensurepip \
+        /usr/lib/python3/dist-packages/pip* /usr/share/python-wheels \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 VOLUME /data
 COPY --from=packages /venv /venv
+COPY --from=sbom /sbom.json /usr/share/tidegate/sbom.json
 COPY deploy/healthcheck.py deploy/entrypoint.py /usr/local/lib/tidegate/
 COPY models /models
 USER 10001:10001
-WORKDIR /
+WORKDIR /var/empty
 EXPOSE 50051 50050 9095
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \

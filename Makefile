@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
-.PHONY: help demo test tools check lint types stubs stubs-check lock lock-check alerts \
+.PHONY: help demo test tools check lint types stubs stubs-check lock lock-check alerts sbom \
         torture cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
 
 help:  ## list the commands
@@ -60,6 +60,10 @@ lock: $(VENV)/.installed  ## write requirements/*.lock from pyproject.toml
 
 lock-check: $(VENV)/.installed  ## fail if a lock is behind pyproject.toml
 	UV=$(BIN)/uv PYTHON=$(BIN)/python requirements/compile.sh --check
+
+sbom: $(VENV)/.installed  ## sbom.json: the packages of requirements/server.lock, as CycloneDX
+	$(BIN)/cyclonedx-py requirements requirements/server.lock --output-reproducible \
+	  --output-file sbom.json
 
 alerts: $(VENV)/.installed  ## deploy/prometheus/alerts.yml as Kubernetes' PrometheusRule
 	$(BIN)/python deploy/kubernetes/prometheus_rule.py > deploy/kubernetes/components/monitoring/prometheus-rule.yaml

@@ -96,6 +96,15 @@ build_image() {
         fail "the image runs as root"
 }
 
+# From within: what could be used against it, and whether its list of packages is true.
+check_image() {
+    "$DOCKER" run --rm --interactive --network none --read-only --cap-drop ALL --tmpfs /tmp \
+        --entrypoint /venv/bin/python "$image" - < deploy/image_check.py ||
+        fail "the image holds what it must not"
+    say "$("$DOCKER" run --rm --network none --entrypoint /bin/cat "$image" \
+        /usr/share/tidegate/sbom.json | wc -c) bytes of SBOM name every package; no pip, no setuid file"
+}
+
 healthy() { [ "$("$DOCKER" inspect --format '{{.State.Health.Status}}' "$name")" = healthy ]; }
 
 run_image() {
@@ -162,6 +171,7 @@ stop_server() {
 find_engine
 find_prometheus
 build_image
+check_image
 run_image
 start_prometheus
 stream_session

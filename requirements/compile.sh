@@ -39,6 +39,7 @@ with open("pyproject.toml", "rb") as file:
 lock server pyproject.toml --extra server --generate-hashes
 lock gpu pyproject.toml requirements/gpu.in --extra server --generate-hashes \
     --constraints requirements/server.lock
+lock sbom requirements/sbom.in --generate-hashes
 lock build - --generate-hashes < "$scratch/build.in"
 lock dev pyproject.toml requirements/torch.in --extra server --extra cli --extra training \
     --extra dev --excludes requirements/torch-excluded.txt

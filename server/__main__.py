@@ -8,6 +8,7 @@ import os
 import sys
 
 from server.app import App
+from server.bundle.repository import KeyProblem
 from server.config import Config, ConfigError, from_arguments
 from server.engine.device import DeviceError
 from server.logs.layout import JsonLayout
@@ -18,7 +19,7 @@ from server.store.interface import StoreUnreachable, StoreUnusable
 from server.transport.listening import PortTaken
 
 CANNOT_START = (
-    ConfigError, DeviceError, NoModels, PortTaken, StoreUnreachable, StoreUnusable,
+    ConfigError, DeviceError, KeyProblem, NoModels, PortTaken, StoreUnreachable, StoreUnusable,
 )  # fmt: skip
 
 log = logging.getLogger("server")

@@ -112,6 +112,16 @@ class Config(BaseSettings):
         description="sessions a model whose state is on the device at once, the others' being in "
         "the host's memory until their next step; 0: all",
     )
+    max_model_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory that one model version may take, graphs, states and remembered "
+        "outputs; 0: what is free",
+    )
+    trusted_keys: FilePath | None = Field(
+        None,
+        description="PEM file of Ed25519 public keys: bundles that none of them signed are refused",
+    )
     session_ttl: Duration = Field(3600.0, description="idle seconds after which a session expires")
     store: Literal["sqlite", "redis", "none"] = Field(
         "sqlite", description="where sessions survive the server; none: nowhere"
@@ -199,6 +209,11 @@ class Config(BaseSettings):
             text = "host {host} can be reached by others: give tls_cert and tls_key, or --insecure"
             raise PydanticCustomError("insecure", text, {"host": repr(self.host)})
         return self
+
+    @property
+    def slots(self) -> int:
+        """Sessions a model whose state is on the device at once."""
+        return min(self.max_resident or self.max_sessions, self.max_sessions)
 
     @property
     def at_once(self) -> int:

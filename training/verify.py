@@ -6,7 +6,9 @@ in words, or raises where a promise is broken. No training data is needed.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.bundle.manifest import Manifest
-from server.bundle.repository import Bundle, Entry, load
+from server.bundle.repository import Bundle, Entry, Verify, load
 from server.engine.device import Device, DeviceError, choose
 from server.engine.engine import Engine
 from server.engine.probe import probe
@@ -89,8 +91,8 @@ class Opened:
         return np.where(plain, 1.0, largest)
 
 
-def open_bundle(folder: Path, device: str, seed: int) -> Opened:
-    """Read and check all files.
+def open_bundle(folder: Path, device: str, seed: int, verify: Verify | None = None) -> Opened:
+    """Read and check all files, and the signature if somebody is to `verify` it.
 
     Raises:
         TrainingError: a file is missing, corrupt or malformed, or the device cannot be used.
@@ -100,14 +102,27 @@ def open_bundle(folder: Path, device: str, seed: int) -> Opened:
         raise TrainingError(f"{folder.name!r} is no version: name the folder .../NAME/VERSION")
     try:
         entry = Entry(folder.parent.name, int(folder.name), folder)
-        bundle = load(entry, folder.parent.parent)
+        bundle = load(entry, folder.parent.parent, verify=verify)
         chosen = choose(device)
     except (BadModel, DeviceError) as error:
         raise TrainingError(str(error)) from error
-    raw = json.loads((folder / "model.json").read_bytes())
-    listed = FILE in bundle.manifest.files
-    network = network_from_bytes((folder / FILE).read_bytes()) if listed else None
+    raw = json.loads(bundle.text)
+    network = _network(folder, bundle)
     return Opened(bundle, raw, network, chosen, _signals(raw["features"], seed))
+
+
+def _network(folder: Path, bundle: Bundle) -> Network | None:
+    """The trained arrays, of the bytes that the manifest names."""
+    digest = bundle.manifest.files.get(FILE)
+    if digest is None:
+        return None
+    content = (folder / FILE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise TrainingError(f"{FILE} changes while it is read")
+    try:
+        return network_from_bytes(content)
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise TrainingError(f"{FILE} is malformed: {repr(error)[:200]}") from error
 
 
 def _signals(features: Sequence[Mapping[str, Any]], seed: int) -> tuple[Floats, ...]:

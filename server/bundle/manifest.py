@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from server.errors import BadModel
 
 FORMAT = 1
 MAX_CHUNK, MAX_BATCH = 4096, 65_536
+MAX_SIZE = 2**40  # values; whether there is room for them is another question
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
 SERVED = (SINGLE, STEP, READ, WRITE)
@@ -106,6 +108,7 @@ def parse(text: bytes, where: str) -> Manifest:
     """
     try:
         raw = json.loads(text)
+        json.dumps(raw, ensure_ascii=False).encode()  # half a character is none
         _check_format(raw, where)
         manifest = _read(raw)
         _check(manifest)
@@ -119,7 +122,7 @@ def parse(text: bytes, where: str) -> Manifest:
         OverflowError,
         RecursionError,
     ) as error:
-        raise BadModel(f"{where}/model.json is malformed: {error!r}") from error
+        raise BadModel(f"{where}/model.json is malformed: {repr(error)[:300]}") from error
     return manifest
 
 
@@ -127,9 +130,8 @@ def _check_format(raw: Any, where: str) -> None:
     if not isinstance(raw, dict):
         raise ValueError("not an object")
     if raw["format"] != FORMAT:
-        raise BadModel(
-            f"{where}/model.json has format {raw['format']!r}; this server reads format {FORMAT}"
-        )
+        found = repr(raw["format"])[:100]
+        raise BadModel(f"{where}/model.json has format {found}; this server reads format {FORMAT}")
 
 
 def _read(raw: dict[str, Any]) -> Manifest:
@@ -173,11 +175,14 @@ def _check(manifest: Manifest) -> None:
     ):
         if not 1 <= value <= limit:
             raise ValueError(f"{name} must be 1 to {limit}, not {value}")
-    if any(output.size < 1 for output in manifest.outputs):
-        raise ValueError("every output must have at least 1 value")
+    if any(not 1 <= output.size <= MAX_SIZE for output in manifest.outputs):
+        raise ValueError(f"every output must have 1 to {MAX_SIZE} values")
+    if len({state.name for state in manifest.states}) < len(manifest.states):
+        raise ValueError("a state's name occurs twice")
     for state in manifest.states:
-        if any(size < 1 for size in state.shape):
-            raise ValueError(f"state {state.name!r} has the impossible shape {state.shape}")
+        if any(size < 1 for size in state.shape) or prod(state.shape) > MAX_SIZE:
+            shape = str(state.shape)[:100]
+            raise ValueError(f"state {state.name!r} has the impossible shape {shape}")
         _check_values(state)
     for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):

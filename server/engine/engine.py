@@ -5,10 +5,12 @@ While serving, whoever holds its scheduler's lock is its only caller.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from server.bundle import manifest as files
@@ -16,10 +18,16 @@ from server.bundle.manifest import State
 from server.bundle.repository import Bundle
 from server.engine.arena import Arena
 from server.engine.device import Device
-from server.engine.graph import BoundGraph, BoundRows, GraphError, open_session
+from server.engine.graph import BoundGraph, BoundRows, GraphError, first_line, open_session
 from server.errors import BadModel
 
 Floats = NDArray[np.float32]
+
+TYPES = {
+    "float64": "tensor(double)", "float32": "tensor(float)",
+    **{each: f"tensor({each})" for each in ("float16", "int64", "int32", "bool")},
+}  # fmt: skip
+"""The manifest's types as onnxruntime calls them."""
 
 
 @dataclass(slots=True)
@@ -81,6 +89,12 @@ class Engine:
         named = {f"row.{arena.name}": row for arena, row in zip(self.arenas, rows, strict=True)}
         self._write.run({"slots": slots} | named)
 
+    def stop_with(self, options: onnxruntime.RunOptions | None) -> None:
+        """Runs end with an error once the options say so; None: they run to their end."""
+        for each in (self._step, self._single, self._bound, self._read, self._write):
+            if each is not None:
+                each.options = options
+
     def release(self) -> None:
         """Give back the graphs and the arenas' memory; nothing can be run any more."""
         self.arenas.clear()
@@ -122,7 +136,20 @@ class Engine:
         try:
             session = open_session(bundle.graphs[name], device, threads)
             plain = ["output"] if outputs is None else outputs
+            _check_types(session, bundle.manifest.states)
             return BoundGraph(session, self.arenas, plain, writes)
         except (GraphError, RuntimeError, ValueError) as error:
             where = f"{self.manifest.name}/{self.manifest.version}/{name}"
-            raise BadModel(f"{where} cannot be used: {error}") from error
+            raise BadModel(f"{where} cannot be used: {first_line(error)}") from error
+
+
+def _check_types(session: onnxruntime.InferenceSession, states: Iterable[State]) -> None:
+    """Whatever lies in a buffer of ours is of the type that the graph writes there."""
+    wanted = {"output": "float32"}
+    for state in states:
+        names = (f"state.{state.name}", f"state.{state.name}.next", f"row.{state.name}")
+        wanted |= dict.fromkeys(names, state.dtype)
+    for edge in (*session.get_inputs(), *session.get_outputs()):
+        name = edge.name[:100]
+        if edge.name in wanted and edge.type != TYPES[wanted[edge.name]]:
+            raise GraphError(f"{name!r} is {edge.type}, model.json says {wanted[edge.name]}")

@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable
 
 from server.access.tenants import Tenants
-from server.bundle.repository import Entry, find, load
+from server.bundle.repository import MAX_GRAPH, Entry, Verify, find, load
 from server.config import Config
 from server.engine.device import Device
 from server.engine.engine import Engine
+from server.engine.memory import at_most, free_on_host
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
+from server.serving.footprint import Memory
 from server.serving.model import Keeping, ServedModel
 from server.serving.registry import Registry
 
@@ -47,6 +49,8 @@ class Loader:
         self._config, self._device, self._metrics = config, device, metrics
         self._registry, self._on_death = registry, on_death
         self._keeping, self._tenants = keeping, tenants
+        self._memory = Memory(config, device)
+        self._verify = _verifier(config)
         self.given_up = False
         """Set from outside to load no further model."""
 
@@ -91,15 +95,33 @@ class Loader:
             raise
         except Exception as error:  # whatever is wrong with one bundle, the others are served
             log.exception("not served: %s", where)
-            raise BadModel(f"{where} cannot be loaded: {error!r}") from error
+            raise BadModel(f"{where} cannot be loaded: {repr(error)[:300]}") from error
         model.start()
         return model
 
     def engine(self, entry: Entry) -> Engine:
-        """An engine of a bundle that has proved itself. Raises as `load`, `Engine` and `probe`."""
-        config = self._config
-        bundle = load(entry, config.model_repository)
-        slots = min(config.max_resident or config.max_sessions, config.max_sessions)
-        engine = Engine(bundle, self._device, slots, config.threads)
-        probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
+        """An engine of a bundle that has proved itself, while memory was watched.
+
+        Raises:
+            BadModel: as `load`, `Memory.check`, `Engine` and `probe`.
+        """
+        config, most = self._config, self._memory.graphs
+        bundle = load(
+            entry, config.model_repository, MAX_GRAPH if most is None else most, self._verify
+        )
+        self._memory.check(bundle.manifest, sum(map(len, bundle.graphs.values())))
+        # CUDA maps memory of the host as it likes, so that no limit fits it.
+        with at_most(free_on_host() if self._device.kind == "cpu" else None):
+            engine = Engine(bundle, self._device, config.slots, config.threads)
+            probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
+        self._memory.promise(engine)
         return engine
+
+
+def _verifier(config: Config) -> Verify | None:
+    """Who looks at signatures, where they are asked for. Raises as `signature.verifier`."""
+    if config.trusted_keys is None:
+        return None
+    from server.bundle import signature  # 20 ms of a start that does not ask for signatures
+
+    return signature.verifier(config.trusted_keys)

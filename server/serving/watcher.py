@@ -86,7 +86,10 @@ class Watcher:
             if not entries:
                 raise UnknownVersion(name, version)
             served = self._registry.find(name, version)
-            if served is not None and digest(entries[0]) == served.manifest.digest:
+            if (
+                served is not None
+                and digest(entries[0], self._repository) == served.manifest.digest
+            ):
                 self._stay(served)
                 return served
             if served is not None and not self._replace(served):
@@ -179,7 +182,7 @@ class Watcher:
     def _come_back(self, served: ServedModel, entry: Entry) -> None:
         """A folder that was gone is there again: is it the same?"""
         with suppress(BadModel):
-            if digest(entry) == served.manifest.digest:
+            if digest(entry, self._repository) == served.manifest.digest:
                 self._stay(served)
 
     def _stay(self, served: ServedModel) -> None:

@@ -138,7 +138,6 @@ def _assemble(
     whole.graph.name = "step"
     whole.graph.node.extend([*before.nodes, *body.node, *behind.nodes])
     whole.graph.initializer.extend([*before.constants.values(), *body.initializer, *folded])
-    whole.graph.sparse_initializer.extend(body.sparse_initializer)
     whole.graph.input.extend(edges[0])
     whole.graph.output.extend(edges[1])
     return whole
@@ -180,8 +179,6 @@ def _rename(graph: GraphProto) -> None:
         _rename_node(node)
     for tensor in graph.initializer:
         tensor.name = PREFIX + tensor.name
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = PREFIX + sparse.values.name
     for edge in (*graph.input, *graph.output):
         _rename_edge(edge)
     del graph.value_info[:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -12,9 +11,6 @@ from server.config import Config
 from server.transport.listening import LAST_WORDS, address, options, taken, until
 from server.transport.rpcs.services import Services
 from server.transport.tls import certificates
-
-# The core writes past everything that bounds the log, a line for each peer that breaks the rules.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class _Serious(logging.Filter):

@@ -11,8 +11,8 @@ from tidegate.printable import printable
 
 LONGEST: Final = 4_096
 """Characters of a message."""
-LONGEST_VALUE: Final = 512
-"""Characters of a field: above any session id's."""
+LONGEST_VALUE: Final = 1_024
+"""Characters of a field: every session id's, however many of them have to be spelt out."""
 FRAMES: Final = 20
 """Of a traceback, those nearest to where it was raised."""
 CHAIN: Final = 4

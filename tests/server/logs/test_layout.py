@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.logs.layout import JsonLayout, TextLayout
+from tidegate.wire import MAX_ID_BYTES
 
 ANY = st.text(st.characters(exclude_categories=()))
 HEAD = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ERROR server\.part ")
@@ -62,6 +63,13 @@ def test_fields_are_told_and_a_quote_does_not_end_one() -> None:
         "level": "ERROR", "logger": "server.part", "message": "Export", "version": 3,
         "session": r'a" outcome="OK\n', "outcome": "UNKNOWN_SESSION",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", ["\x01", "\U0010ffff", "\u2028", "\\"])
+def test_the_longest_id_is_told_whole_however_it_has_to_be_spelt(sign: str) -> None:
+    name = sign * (MAX_ID_BYTES // len(sign.encode()))
+    told = json.loads(JsonLayout().format(record("Close", session=name)))
+    assert told["session"].encode().decode("unicode_escape") == name
 
 
 def test_an_exception_is_told_with_where_it_was_raised_and_what_led_to_it() -> None:

@@ -21,7 +21,10 @@ AUDIT: Final = "server.audit"
 """The logger of what callers do with whole sessions and models."""
 STRAY: Final = "stderr"
 """The logger of what is printed to stderr past logging, a record a line."""
-OFTEN: Final = {AUDIT: math.inf, STRAY: 100}
+MODELS: Final = ("server.serving.loader", "server.serving.watcher", "server.serving.shadows")
+"""Loggers with a record a model: as many as an operator has, and no caller can cause one."""
+OFTEN: Final = {AUDIT: math.inf, STRAY: 100, **dict.fromkeys(MODELS, 10_000)}
+"""Records of a kind a minute, where that is not `limits.MOST`."""
 QUIET: Final = ("hpack",)
 """Loggers that tell every header, those that let callers in included."""
 

@@ -114,6 +114,7 @@ def test_until_the_models_are_warm_health_says_so_and_calls_are_told_to_wait(
             await_ready(process, log)
             assert health(address) == SERVING
             assert len(stub.ListModels(pb.ListModelsRequest()).models) == 59
+            assert log.read_text().count(" server.serving.loader serving small/") == 59
     finally:
         process.kill()
         process.wait()

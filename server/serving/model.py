@@ -181,14 +181,24 @@ class ServedModel:
     def seek(self, wanted: Mapping[str, bool]) -> Future[Problems] | None:
         """Look in the store for sessions of these ids, those that are not known here, before they
         are asked for by `attach` and the like; those that are marked are made if there is nothing
-        of them. Tells why some cannot be had; None where there is nothing to wait for."""
+        of them. Tells why some cannot be had; None where there is nothing to wait for. Once the
+        lease has run out, none can: others may have taken those that are known here."""
         if self.keeper is None:
             return None
+        if self.lapsed and (why := self.keeper.health.refusal()) is not None:
+            refused: Future[Problems] = Future()
+            refused.set_result(dict.fromkeys(wanted, why))
+            return refused
         known = self.directory
         unknown = {
             name: create for name, create in wanted.items() if name not in known and is_id(name)
         }
         return self.keeper.name(unknown) if unknown else None
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether other servers may have taken sessions that are known here."""
+        return self.keeper is not None and self.keeper.health.lapsed
 
     def confirm(self, session_id: str) -> Future[None]:
         """Done once a session is stored as it is, or newer.

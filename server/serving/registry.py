@@ -156,7 +156,7 @@ class Registry:
         """Look for a session in the store, if no version of the model has it at hand. Raises as
         `resolve`."""
         models = self.versions(name, version)
-        if any(session_id in model.directory for model in models):
+        if any(session_id in model.directory and not model.lapsed for model in models):
             return []
         sought = [model.seek({session_id: False}) for model in models]
         return [each for each in sought if each is not None]

@@ -42,7 +42,8 @@ class Hold(Enum):
     ABSENT = "absent"
     """There is none, and none was to be made."""
     ELSEWHERE = "elsewhere"
-    """A live server owns it; it was asked to give it up. Claim again a little later."""
+    """A live server owns it, and was asked to give it up; or may own it, where the store has lost
+    what it held. Claim again a little later."""
 
 
 class Claimed(NamedTuple):

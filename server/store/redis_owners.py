@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import uuid
@@ -14,6 +15,8 @@ from server.store.interface import Lease, StoreUnreachable
 from server.store.redis_link import SLICE, Link
 
 MARKER: Final = "tidegate:store"
+FILLING: Final = 2
+"""Leases that live servers have to write their sessions again, once redis has lost them."""
 ASKED: Final = 60
 """Seconds that a request stays on the list of an owner that does not look."""
 AT_ONCE: Final = 10_000
@@ -28,6 +31,7 @@ class Owners:
         self._link, self._closing = link, threading.Event()
         self._lease_ms = max(1, int(link.settings.lease * 1000))
         self._marker: bytes = b""
+        self._filling_until = -math.inf
         self._lapsed = False
         self._take_lease()
 
@@ -36,6 +40,8 @@ class Owners:
         renewal = ("SET", _lease(self.me), 1, "PX", self._lease_ms, "XX")
         marker, renewed = self._link.send(("GET", MARKER), renewal)
         emptied = marker != self._marker
+        if emptied:
+            self._filling_until = time.monotonic() + FILLING * self._link.settings.lease
         # Kept, since the answer to taking the lease may be lost, and the next call finds it held.
         self._lapsed = (self._lapsed or not renewed) and not emptied
         if emptied or not renewed:
@@ -48,6 +54,14 @@ class Owners:
         did not run out, or all is gone."""
         marker, held = self._link.send(("GET", MARKER), ("EXISTS", _lease(self.me)))
         return (bool(held) and not self._lapsed) or marker != self._marker
+
+    def filling(self) -> bool:
+        """Whether redis has lost everything lately, so that what it has not may be a live server's,
+        who is about to write it again."""
+        if time.monotonic() < self._filling_until:
+            return True
+        (marker,) = self._link.send(("GET", MARKER))
+        return bool(marker != self._marker)
 
     def living(self, owners: Sequence[str]) -> dict[str, bool]:
         """Whose lease lives."""

@@ -34,7 +34,7 @@ class RedisTable:
             for i, answer in zip(dead, again, strict=True):
                 answers[i] = answer
             self._ask([(o, claims[i].session_id) for i, o in held.items() if alive[o]])
-        return [Claimed(Hold.ELSEWHERE) if isinstance(each, str) else each for each in answers]
+        return self._told(answers)
 
     def read(self, session_ids: Sequence[str]) -> list[bytes | None]:
         """Records, without a change of hands; None where there is none."""
@@ -70,6 +70,14 @@ class RedisTable:
     def expire(self, before: float, limit: int) -> int:
         """Nothing to do: redis forgets a record by itself, an hour after its time to live."""
         return 0
+
+    def _told(self, answers: Sequence[Claimed | str]) -> list[Claimed]:
+        told = [Claimed(Hold.ELSEWHERE) if isinstance(each, str) else each for each in answers]
+        absent = [row for row, each in enumerate(told) if each.hold is Hold.ABSENT]
+        if absent and self._owners.filling():
+            for row in absent:
+                told[row] = Claimed(Hold.ELSEWHERE)
+        return told
 
     def _claim(self, claims: Sequence[Claim], takeable: Sequence[str]) -> list[Claimed | str]:
         """The outcome of each, or its present owner; `takeable` are owners that are dead."""

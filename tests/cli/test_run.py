@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.cli.running import started, tidegate
 from tests.harness import ROOT, RunningServer
+from tidegate.cli.common import client_options, server_arguments
 
 
 def test_models_are_listed(shipped: RunningServer) -> None:
@@ -37,3 +39,13 @@ def test_without_a_library_of_its_extra_top_says_what_to_install(library: str) -
     assert done.returncode == 2
     assert done.stderr.startswith(f"tidegate: {library}")
     assert done.stderr.endswith(" is not installed (pip install 'tidegate[cli]')\n")
+
+
+def test_commands_spread_over_shards_where_they_are_told_to(shipped: RunningServer) -> None:
+    parsed = argparse.ArgumentParser(parents=[server_arguments()])
+    assert client_options(parsed.parse_args(["--shards", "64"])).shards == 64
+    assert client_options(parsed.parse_args([])).shards == 1
+    models = tidegate("models", "--address", shipped.address, "--shards", 64)
+    assert models.returncode == 0
+    for wrong in ("0", "5000", "many"):
+        assert tidegate("models", "--shards", wrong).returncode == 2

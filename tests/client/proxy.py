@@ -75,7 +75,11 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
             self._open += [client, server]
             self._start(self._forward, client, server, False)
             self._start(self._forward, server, client, True)

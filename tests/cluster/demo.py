@@ -1,5 +1,5 @@
 """Sessions through Envoy over servers that are killed, drained, added and hang, an Envoy that is
-started again and a redis that stands still: `make cluster-demo`.
+started again and a redis that stands still, or loses everything: `make cluster-demo`.
 
 Every reply is compared with NumPy's LSTM, every final state and count with what was sent. Exit
 status 1 where a step was lost, or applied twice.
@@ -58,6 +58,7 @@ class Demo:
                 await self._phase("one is added", self._scale_up)
                 await self._phase("Envoy is killed, and started again", self._restart_envoy)
                 await self._phase(f"redis stands still for {STILL:g} s", self._pause_redis)
+                await self._phase(f"redis is killed, and empty {STILL:g} s later", self._lose_redis)
                 await self._phase("one hangs (SIGSTOP)", self._hang)
                 stop.set()
             return await check_all(walks)
@@ -110,6 +111,11 @@ class Demo:
         self._redis.pause()
         await asyncio.sleep(STILL)
         self._redis.resume()
+
+    async def _lose_redis(self) -> None:
+        await asyncio.to_thread(self._redis.kill)
+        await asyncio.sleep(STILL)
+        await asyncio.to_thread(self._redis.start)
 
     async def _hang(self) -> None:
         self._hangs = self._services[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
 from tests.client.proxy import Proxy
 from tests.conftest import SmallModel
@@ -61,6 +62,9 @@ def test_a_server_cut_off_from_redis_stops_to_step_before_another_begins(
             assert 5 < stood <= len(sent)
             wanted, _ = lstm.run(xs[: stood + 5], lstm.initial())
             np.testing.assert_allclose(got, wanted[stood:], rtol=0, atol=1e-5)
+            for look in (stale.open, stale.peek, stale.info):
+                with pytest.raises(errors.StoreDown):  # what it remembers is not told either
+                    await look()
             cut.mend()
             await until(lambda: "the lease had run out" in near.running.log())
             await stale.open()

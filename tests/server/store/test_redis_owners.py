@@ -106,6 +106,26 @@ def test_a_redis_that_starts_empty_is_told_and_written_again(own_server: RedisSe
     store.close()
 
 
+def test_what_an_emptied_redis_has_not_may_be_a_live_servers_until_that_has_written_it_again(
+    own_server: RedisServer,
+) -> None:
+    owner, wanting = own_server.store(lease=1.0), own_server.store(lease=1.0)
+    mine, theirs = owner.table("small", 1), wanting.table("small", 1)
+    [made] = mine.claim([Claim("a", b"first")])
+    own_server.client().flushall()
+    [before] = theirs.claim([Claim("a", None)])
+    assert before.hold is Hold.ELSEWHERE  # though nobody has noticed the loss yet
+    assert wanting.renew().emptied
+    after, new = theirs.claim([Claim("a", None), Claim("n", b"new")])
+    assert (after.hold, new.hold) == (Hold.ELSEWHERE, Hold.CREATED)
+    assert mine.write([Write("a", made.epoch, 1, 5e9, b"second")]) == [Wrote.STORED]
+    owner.close()
+    [got] = theirs.claim([Claim("a", None)])
+    assert (got.hold, got.record) == (Hold.OWNED, b"second")
+    own_server.await_that(lambda: theirs.claim([Claim("b", None)])[0].hold is Hold.ABSENT)
+    wanting.close()
+
+
 def test_what_is_written_before_the_loss_is_known_is_kept_too(own_server: RedisServer) -> None:
     store = own_server.store()
     table = store.table("small", 1)

@@ -19,6 +19,7 @@ from server.errors import BadModel
 
 FORMAT = 1
 MAX_CHUNK, MAX_BATCH = 4096, 65_536
+MAX_FILES = 1000
 MAX_SIZE = 2**40  # values; whether there is room for them is another question
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
@@ -184,6 +185,8 @@ def _check(manifest: Manifest) -> None:
             shape = str(state.shape)[:100]
             raise ValueError(f"state {state.name!r} has the impossible shape {shape}")
         _check_values(state)
+    if len(manifest.files) > MAX_FILES:
+        raise ValueError(f"more than {MAX_FILES:,} files are listed")
     for name in manifest.files:
         if not _FILE_NAME.fullmatch(name):
             raise ValueError(f"file {name!r} is not a plain name within the bundle's folder")

@@ -47,6 +47,8 @@ GROWING: dict[str, tuple[int, ...]] = {
     "Upsample": (1,),
 }  # fmt: skip
 """Operators whose output or work is as large as the numbers in these inputs say."""
+BRANCHING = {"If", "Loop", "Scan"}
+KEEPING = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}  # the numbers, if not the shape
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
 PRODUCTS = {
@@ -126,6 +128,8 @@ class _Walk:
         known: Tensors = dict(zip(names, [*given, *rest], strict=False))
         for attribute in function.get("attribute_proto", ()):
             self._attribute(attribute, "Constant")
+            if "g" in attribute or "graphs" in attribute:
+                raise Unsound("has graphs in the attributes of a function")
         self._run(function.get("node", ()), known, depth)
         return [_of(known, name) for name in function.get("output", ())]
 
@@ -151,6 +155,9 @@ class _Walk:
         for attribute in node.get("attribute", ()):
             self._attribute(attribute, op)
         given = [_of(known, name) for name in node.get("input", ())]
+        bodies = _bodies(node)
+        if bool(bodies) != (op in BRANCHING and domain in STANDARD):
+            raise Unsound(f"has {_named(domain, op)} with graphs where none belong, or without any")
         function = self.functions.get((domain, op, node.get("overload", "")))
         if function is not None:
             return self._call(function, given, depth + 1)
@@ -161,13 +168,13 @@ class _Walk:
         origin = max((each.origin for each in given), default=CONSTANT)
         _check_growth(op, node, given)
         self._check_folding(op, origin)
-        bodies = list(_bodies(node))
         if bodies:
             turns = (given[0].numbers or (1,))[0] if op == "Loop" else 1
             return [self._bodies(op, bodies, known, origin, turns, depth + 1)]
         if op in ("Shape", "Size"):
             return [Tensor(min(origin, SIZES))]
-        return [Tensor(VALUES if op in RANDOM else origin)]
+        numbers = given[0].numbers if op in KEEPING and given else None
+        return [Tensor(VALUES if op in RANDOM else origin, numbers)]
 
     def _bodies(
         self,
@@ -224,6 +231,8 @@ def _check_growth(op: str, node: Message, given: Outputs) -> None:
         raise Unsound("has a Loop that says no number of turns")
     at = GROWING.get(op, ())
     asked = [given[k] for k in at if k < len(given) and names[k]]
+    if op == "Loop" and asked[0].origin == CONSTANT and asked[0].numbers is None:
+        raise Unsound("has a Loop whose number of turns is computed from constants")
     if any(each.origin == VALUES for each in asked):
         raise Unsound(f"has {op}, whose size depends on values and not on sizes")
     numbers = [abs(each) for tensor in asked for each in tensor.numbers or ()]

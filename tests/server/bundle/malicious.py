@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "mine" : 1]>\n'
 EDGES = "g (float[b, 1] x) => (float[b, 1] y)"
 LAUGHS = 12
+_FUNCTION = '<domain: "mine", opset_import: ["" : 17]> f (a) => (z) { z = Neg(a) }'
 
 
 def graph(nodes: str, functions: str = "") -> ModelProto:
@@ -80,6 +82,32 @@ def _function_outside() -> ModelProto:
         "{ k = Constant<value = float {1}>() z = Mul(a, k) }",
     )
     model.functions[0].node[0].attribute[0].t.CopyFrom(outside("etc/passwd"))
+    return model
+
+
+def _branch_by_name() -> ModelProto:
+    """A call of a function with a graph that reads a file; the function gives it to its If."""
+    model = graph("y = mine.f(x)", _FUNCTION)
+    branch = helper.make_graph([], "a", [], [], [outside("etc/passwd")])
+    model.graph.node[0].attribute.append(helper.make_attribute("b", branch))
+    return model
+
+
+def _branch_by_default() -> ModelProto:
+    """The same, as what the function takes where it is given none."""
+    model = graph("y = mine.f(x)", _FUNCTION)
+    branch = helper.make_graph([], "a", [], [], [outside("etc/passwd")])
+    model.functions[0].attribute_proto.append(helper.make_attribute("b", branch))
+    return model
+
+
+def _branch_of_none() -> ModelProto:
+    """An If whose branches are attributes of the function around it."""
+    model = graph("y = mine.f(x)", _FUNCTION)
+    node = model.functions[0].node[0]
+    node.op_type = "If"
+    for name in ("then_branch", "else_branch"):
+        node.attribute.add(name=name, type=onnx.AttributeProto.GRAPH, ref_attr_name="b")
     return model
 
 
@@ -187,6 +215,9 @@ UNSOUND: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "data in Loop": (_body_outside("Loop"), "'secret' from another file"),
     "data in Scan": (_body_outside("Scan"), "'secret' from another file"),
     "data in a function": (_function_outside, "from another file"),
+    "data in a call's graph": (_branch_by_name, "'mine.f' with graphs where none belong"),
+    "data in a default graph": (_branch_by_default, "graphs in the attributes of a function"),
+    "a graph from elsewhere": (_branch_of_none, "'.If' with graphs where none belong, or without"),
     "sparse data": (_sparse, "holds sparse tensors"),
     "data for training": (_training, "holds graphs for training"),
     "an unknown domain": (_domain("ai.onnx.contrib", "PyOp"), "'ai.onnx.contrib.PyOp'"),
@@ -229,6 +260,14 @@ UNSOUND: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "too many turns": (
         lambda: graph("n = Constant<value = int64 {9223372036854775807}>() " + LOOP),
         "Loop to 9,223,372,036,854,775,807",
+    ),
+    "many turns, hidden": (
+        lambda: graph("m = Constant<value = int64 {99999999}>() n = Identity(m) " + LOOP),
+        "Loop to 99,999,999",
+    ),
+    "computed turns": (
+        lambda: graph("m = Constant<value = int64 {9999}>() n = Mul(m, m) " + LOOP),
+        "a Loop whose number of turns is computed from constants",
     ),
     "no number of turns": (
         lambda: graph(LOOP.replace("Loop(n,", 'Loop("",')),

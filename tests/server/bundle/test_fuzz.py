@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import onnx
-import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,13 +22,10 @@ SEEDS = [file.read_bytes() for file in SHIPPED] + [
 ]
 
 
-@pytest.mark.parametrize("seed", [11, 12])
-def test_a_bundle_that_was_spoiled_at_random_is_served_or_refused(
-    tmp_path: Path, seed: int
-) -> None:
+def test_a_bundle_that_was_spoiled_at_random_is_served_or_refused(tmp_path: Path) -> None:
     """In a process of its own, which must live through all of them."""
     small_model(tmp_path)
-    words = [str(tmp_path / "small" / "1"), str(seed), "60"]
+    words = [str(tmp_path / "small" / "1"), "11", "60"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.server.bundle.fuzz", *words],
         cwd=ROOT, capture_output=True, timeout=300,

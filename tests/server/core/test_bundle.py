@@ -68,6 +68,18 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file above": (lambda f: changed(f, files={"../x.onnx": ""}), r"'\.\./x\.onnx' is not a"),
     "a file by absolute path": (lambda f: changed(f, files={"/x": ""}), "'/x' is not a plain"),
     "no step graph": (lambda f: changed(f, files={}), r"step\.onnx is not listed"),
+    "too many files": (
+        lambda f: changed(f, files={f"x{k}": "" for k in range(1001)}),
+        "more than 1,000 files are listed",
+    ),
+    "a state twice": (
+        lambda f: changed(f, states=[{"name": "h0", "shape": [1], "dtype": "bool"}] * 2),
+        "a state's name occurs twice",
+    ),
+    "half a character": (
+        lambda f: changed(f, description="\ud800"),
+        r"small/1/model\.json is malformed: UnicodeEncodeError",
+    ),
     "no features": (lambda f: changed(f, features=[]), "must not be empty"),
     "no chunk": (lambda f: changed(f, max_chunk=0), "max_chunk"),
     "labels that do not fit": (

@@ -31,16 +31,23 @@ def _unsound(case: str) -> Callable[[Path], None]:
 
 
 def _reads_the_host(folder: Path) -> None:
-    """A whole model that answers with a file that lies in the server's working directory."""
+    """A whole model that answers with the beginning of a file that lies in the server's working
+    directory: onnxruntime itself would serve it."""
     model = onnx.load_from_string((folder / "single.onnx").read_bytes())
     assert (ROOT / "README.md").exists()
-    model.graph.initializer.append(outside("README.md"))
-    model.graph.node.add(op_type="Cast", input=["secret"], output=["told"]).attribute.add(
-        name="to", type=onnx.AttributeProto.INT, i=1
-    )
+    secret = outside("README.md")
+    secret.data_type, secret.external_data[2].value = onnx.TensorProto.FLOAT, "768"
+    secret.dims[:] = [64, 3]
+    model.graph.initializer.append(secret)
     (last,) = [node for node in model.graph.node if "output" in node.output]
     last.output[0] = "before"
-    model.graph.node.add(op_type="Add", input=["before", "told"], output=["output"])
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Sub", ["slots", "slots"], ["at"]),
+            onnx.helper.make_node("Gather", ["secret", "at"], ["picked"]),
+            onnx.helper.make_node("Add", ["before", "picked"], ["output"]),
+        ]
+    )
     rewrite(folder, "single.onnx", model.SerializeToString())
 
 

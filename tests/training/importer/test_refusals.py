@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from tests.server.bundle.malicious import UNSOUND
 from tests.training.importer.graphs import LEAKY, lstm, model_of, save
 from tests.training.importer.speech import silero
 from training.__main__ import main
@@ -117,6 +118,25 @@ def test_data_that_is_not_beside_the_model_is_named(
     (tmp_path / "weights.bin").unlink()
     options = "--state h=hn:1 --state c=cn:1 --input x --output y"
     assert "weights.bin" in refused(path, options, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ("data above", "'../etc/passwd' points outside the directory"),
+        ("data by its path", "should be a relative path"),
+        ("data in a call's graph", "given.onnx"),
+        ("an unknown domain", "given.onnx is unsound: it has the operator 'ai.onnx.contrib.PyOp'"),
+        ("a size that callers send", "is unsound: it has Expand, whose size depends on values"),
+    ],
+)
+def test_what_the_server_would_refuse_in_a_graph_is_refused_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, says: str
+) -> None:
+    make, _ = UNSOUND[case]
+    path = tmp_path / "given.onnx"
+    path.write_bytes(make().SerializeToString())
+    assert says in refused(path, "--state x=y --input x --output y", tmp_path, capsys)
 
 
 def test_a_model_that_onnxruntime_does_not_load_is_refused(

@@ -75,6 +75,7 @@ class Access:
             return caller
         except ServingError as error:
             self._metrics.refused.labels(error.reason.lower()).inc()
+            log.info("refused %s: %s", method, error)
             raise
 
     def stop(self) -> None:

@@ -1,5 +1,5 @@
-"""Sessions through Envoy over servers that are killed, drained, added and hang, an Envoy that is
-started again and a redis that stands still, or loses everything: `make cluster-demo`.
+"""Sessions through Envoy over servers that are killed, drained, added, cut off and hang, an Envoy
+that is started again and a redis that stands still, or loses everything: `make cluster-demo`.
 
 Every reply is compared with NumPy's LSTM, every final state and count with what was sent. Exit
 status 1 where a step was lost, or applied twice.
@@ -17,8 +17,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from tests.client.proxy import Proxy
 from tests.cluster.envoy import Envoy
-from tests.durability.service import Service, on_redis
+from tests.durability.service import Service, free_port, on_redis
 from tests.durability.walks import PATIENT, Walk, check_all, walking
 from tests.harness import small_model
 from tests.server.store.redis_server import RedisServer
@@ -39,8 +40,10 @@ class Demo:
         add: Callable[[], Service],
         envoy: Envoy,
         redis: RedisServer,
+        cable: Proxy,
     ) -> None:
-        self._services, self._add, self._envoy, self._redis = services, add, envoy, redis
+        self._services, self._add, self._envoy = services, add, envoy
+        self._redis, self._cable = redis, cable
         self._hangs: Service | None = None
         self._walks: Sequence[Walk] = ()
 
@@ -59,6 +62,8 @@ class Demo:
                 await self._phase("Envoy is killed, and started again", self._restart_envoy)
                 await self._phase(f"redis stands still for {STILL:g} s", self._pause_redis)
                 await self._phase(f"redis is killed, and empty {STILL:g} s later", self._lose_redis)
+                await self._phase("one is cut off from redis", self._cut_off)
+                await self._phase("it is so no longer", self._mend)
                 await self._phase("one hangs (SIGSTOP)", self._hang)
                 stop.set()
             return await check_all(walks)
@@ -70,8 +75,8 @@ class Demo:
         for walk in self._walks:
             walk.longest_pause = 0.0
         await event()
-        stood = [walk.steps for walk in self._walks]
         await asyncio.sleep(SETTLE)
+        stood = [walk.steps for walk in self._walks]  # who waits now is waited for
         async with asyncio.timeout(60):
             while any(w.steps <= at for w, at in zip(self._walks, stood, strict=True)):
                 await asyncio.sleep(0.1)
@@ -117,6 +122,12 @@ class Demo:
         await asyncio.sleep(STILL)
         await asyncio.to_thread(self._redis.start)
 
+    async def _cut_off(self) -> None:
+        self._cable.partition()
+
+    async def _mend(self) -> None:
+        self._cable.mend()
+
     async def _hang(self) -> None:
         self._hangs = self._services[2]
         self._hangs.pause()
@@ -141,21 +152,23 @@ def main() -> None:
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         network = small_model(Path(folder))
-        redis = RedisServer()
+        port = free_port()
+        redis = RedisServer("--port", str(port), "--bind", "127.0.0.1")
         stack.callback(redis.stop)
+        cable = stack.enter_context(Proxy(f"127.0.0.1:{port}"))
         flags = ("--checkpoint-interval", "1", "--lease-seconds", str(told.lease_seconds))
 
-        def serve() -> Service:
-            service = Service(Path(folder), *on_redis(redis.url), *flags)
+        def serve(url: str = redis.url) -> Service:
+            service = Service(Path(folder), *on_redis(url), *flags)
             service.start()
             stack.callback(service.kill)
             return service
 
-        services = [serve() for _ in range(3)]
+        services = [serve(), serve(), serve(f"redis://{cable.address}/0")]
         envoy = Envoy([each.address for each in services])
         stack.callback(envoy.stop)
         envoy.await_healthy([each.address for each in services])
-        demo = Demo(services, serve, envoy, redis)
+        demo = Demo(services, serve, envoy, redis, cable)
         lost, doubled = asyncio.run(demo.play(network, told.sessions, told.rate))
         print(f"lost {lost}, doubled {doubled}")
         if lost or doubled:

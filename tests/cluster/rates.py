@@ -38,8 +38,8 @@ class Way:
 
 
 WAYS = [
-    Way(1, False, 1), Way(1, True, 1), Way(1, True, 16), Way(1, True, 64), Way(2, True, 64),
-    Way(3, True, 64), Way(3, True, 16),
+    Way(1, False, 1), Way(1, False, 64), Way(1, True, 1), Way(1, True, 16), Way(1, True, 64),
+    Way(2, True, 64), Way(3, True, 64),
 ]  # fmt: skip
 
 

@@ -189,6 +189,9 @@ class Config(BaseSettings):
         64, description="unanswered messages a stream before reading pauses"
     )
     drain_seconds: Duration = Field(20.0, description="time to finish at shutdown")
+    slow_seconds: Window = Field(
+        1.0, description="seconds from which on a reply is told in the log as slow; 0: none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )

@@ -68,6 +68,11 @@ class Told:
         self.count, self.call, self.since, self.code = 1, call, since, code
         self.submission, self.rows = submission, rows
 
+    @property
+    def status(self) -> str:
+        """The status code's name."""
+        return CODES[self.code]
+
 
 class Tally:
     """Counts the ends of a method's calls, or the replies on its streams; of one model, if they
@@ -80,7 +85,7 @@ class Tally:
         model: name and version.
     """
 
-    __slots__ = ("_due", "_ended", "_held", "_seconds", "method", "model", "streams")
+    __slots__ = ("_due", "_ended", "_held", "_lasting", "_seconds", "method", "model", "streams")
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class Tally:
         self.method, self.model, self.streams = method, model, method.streams
         self._due, self._seconds = due, seconds
         self._ended = method.ended if ends else None
+        self._lasting = ends and method.streams  # calls that may last, and are not slow for it
         self._held: dict[Any, Told] = {}
 
     def add(
@@ -119,5 +125,5 @@ class Tally:
                 seconds.observe(took, told.count)
             if self._ended is not None:
                 self._ended[told.code] = self._ended.get(told.code, 0) + told.count
-            if took > slow:
+            if took > slow and not self._lasting:
                 tell(self, told, now)

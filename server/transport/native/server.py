@@ -22,6 +22,7 @@ from server.transport.methods import Handlers, Methods
 from server.transport.native.bridge import Bridge
 from server.transport.native.connections import Connections
 from server.transport.native.inference import Requests
+from server.transport.native.slow import SlowReplies
 from server.transport.native.step_stream import StepStream
 from server.transport.native.steps import LongWay, Steps
 from server.transport.native.stream import Streams
@@ -77,6 +78,7 @@ class NativeServer:
         self._config = config
         self._routes, self._unknown = self._connect(registry, metrics)
         metrics.registry.register(Connections(self._loop))
+        metrics.registry.register(SlowReplies(self._loop, config.slow_seconds))
 
     @property
     def lag(self) -> Lag:

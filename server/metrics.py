@@ -140,7 +140,7 @@ class Metrics:
         text = "Bundles of the repository that cannot be served."
         self.broken = Gauge("tidegate_models_broken", text, registry=self.registry)
         text = "Times that a bundle was looked at and refused."
-        self.refused = Counter("tidegate_bundles_refused", text, registry=self.registry)
+        self.bundles_refused = Counter("tidegate_bundles_refused", text, registry=self.registry)
         text = "Calls and streams that sent bytes which are no message of theirs."
         self.undecoded = Counter("tidegate_decode_errors", text, registry=self.registry)
         text = "Whether the store answers."

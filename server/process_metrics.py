@@ -15,6 +15,10 @@ from prometheus_client.process_collector import ProcessCollector
 from server.engine.device import Device
 
 TASKS = Path("/proc/self/task")
+PARTS = (
+    "api", "app", "bundle", "engine", "other", "scheduler", "serving", "sessions", "store",
+    "transport",
+)  # fmt: skip
 
 
 class Faults(logging.Handler):
@@ -24,13 +28,14 @@ class Faults(logging.Handler):
         super().__init__(logging.ERROR)
         text = "Errors that nobody expected, by the part of the server; the log has each."
         self._count = Counter("tidegate_unexpected_errors", text, ["part"], registry=registry)
-        self._count.labels("transport")  # so that there is a 0 to rise from
+        for part in PARTS:  # so that there is a 0 to rise from
+            self._count.labels(part)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count a record."""
         if record.exc_info:
-            names = record.name.split(".")
-            self._count.labels(names[1] if len(names) > 1 else "other").inc()
+            part = record.name.split(".")[1]
+            self._count.labels(part if part in PARTS else "other").inc()
 
 
 def expose(registry: CollectorRegistry, device: Device) -> None:

@@ -88,7 +88,7 @@ class Loader:
         try:
             model = self._make(entry)
         except BadModel:
-            self._metrics.refused.inc()
+            self._metrics.bundles_refused.inc()
             raise
         model.start()
         return model

@@ -138,6 +138,8 @@ class App:
 
     def _choose_transport(self, services: Services) -> Transport:
         if self._config.transport == "aio":
+            if self._config.traces_endpoint:
+                log.warning("no call is traced: only --transport native can")
             return AioServer(self._config, services, self._metrics)
         died = partial(self._on_death, "the transport's loop died")
         native = NativeServer(self._config, self._registry, services, died, self._metrics)

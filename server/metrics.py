@@ -42,6 +42,12 @@ class Weighted:
             self._counts[bisect_left(self._bounds, value)] += weight
             self._sum += value * weight
 
+    def note(self, bucket: int, value: float, weight: int) -> None:
+        """As `observe`, for a histogram that one thread alone observes, and that has found the
+        bucket already."""
+        self._counts[bucket] += weight
+        self._sum += value * weight
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """Prometheus's cumulative buckets, and the sum."""
         with self._lock:

@@ -218,13 +218,12 @@ class Loop:
             self._count()
 
     def _count(self) -> None:
-        now, tallies = time.monotonic(), self.tallies.copy()
-        self.tallies.clear()
-        for tally in tallies:
-            try:
-                tally.flush(now, self.slow, self.on_slow)
-            except Exception:
-                log.exception("replies could not be counted")
+        now = time.monotonic()
+        try:
+            while self.tallies:
+                self.tallies.pop().flush(now, self.slow, self.on_slow)
+        except Exception:
+            log.exception("replies could not be counted")
 
     def _look_on(self) -> list[tuple[int, int]]:
         """Look again and again for a moment: to sleep and be woken would take longer than many a
@@ -249,9 +248,12 @@ class Loop:
         self._sleeps = True
         try:
             begun = time.monotonic()
-            due = begun if self._posted or not self._timers else self._timers[0][0]
-            ready = self._epoll.poll(max(0.0, due - begun))
-            self._found(begun, min(time.monotonic(), max(due, begun)))
+            due = begun
+            if not self._posted and self._timers:
+                due = max(begun, self._timers[0][0])
+            ready = self._epoll.poll(due - begun)
+            now = time.monotonic()
+            self._found(begun, now if now < due else due)
             return ready
         finally:
             self._sleeps = False

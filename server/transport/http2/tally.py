@@ -8,8 +8,10 @@ that does not read.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from server.metrics import LONG_SECONDS, Weighted
 
@@ -49,6 +51,7 @@ class Method:
         return max(0, self.started - sum(self.ended.copy().values()))
 
 
+@dataclass(frozen=True, slots=True)
 class Told:
     """Replies of a tally that came together, left together, and fared alike: the first of them
     stands for all.
@@ -60,18 +63,35 @@ class Told:
         rows: the first one's.
     """
 
-    __slots__ = ("call", "code", "count", "rows", "since", "submission")
-
-    def __init__(
-        self, call: Call, since: float, code: int, submission: Submission | None, rows: int
-    ) -> None:
-        self.count, self.call, self.since, self.code = 1, call, since, code
-        self.submission, self.rows = submission, rows
+    count: int
+    call: Call
+    since: float
+    code: int
+    submission: Submission | None
+    rows: int
 
     @property
     def status(self) -> str:
         """The status code's name."""
         return CODES[self.code]
+
+
+class Trace(Protocol):
+    """Hears of every reply, where calls are traced."""
+
+    def note(
+        self,
+        tally: Tally,
+        call: Call,
+        since: float,
+        code: int,
+        submission: Submission | None,
+        rows: int,
+    ) -> None:
+        """A call is over, or a message has its reply; `end` follows in the same turn."""
+
+    def end(self, now: float) -> None:
+        """The replies have left."""
 
 
 class Tally:
@@ -83,9 +103,13 @@ class Tally:
         seconds: the histograms in which each counts.
         ends: whether calls end here, or messages are replied to.
         model: name and version.
+        trace: who hears of each reply, if anybody.
     """
 
-    __slots__ = ("_due", "_ended", "_held", "_lasting", "_seconds", "method", "model", "streams")
+    __slots__ = (
+        "_code", "_due", "_ended", "_held", "_seconds", "_since", "_told", "_trace",
+        "lasting", "method", "model", "streams",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -94,36 +118,44 @@ class Tally:
         seconds: Sequence[Weighted],
         ends: bool = True,
         model: tuple[str, str] = ("", ""),
+        trace: Trace | None = None,
     ) -> None:
         self.method, self.model, self.streams = method, model, method.streams
         self._due, self._seconds = due, seconds
         self._ended = method.ended if ends else None
-        self._lasting = ends and method.streams  # calls that may last, and are not slow for it
-        self._held: dict[Any, Told] = {}
+        self.lasting = ends and method.streams
+        """Whether it counts calls that may last, and are not slow for it."""
+        self._trace = trace
+        self._held: dict[tuple[float, int], list[Any]] = {}  # what `Told` has
+        self._since, self._code, self._told = -1.0, 0, list[Any]()  # of the latest
 
     def add(
         self, call: Call, since: float, code: int, submission: Submission | None, rows: int
     ) -> None:
         """A call is over, or a message has its reply; `flush` follows in the same turn."""
-        held = self._held
-        key = (since, code) if code else since
-        told = held.get(key)
-        if told is not None:
-            told.count += 1
+        if self._trace is not None:
+            self._trace.note(self, call, since, code, submission, rows)
+        if since == self._since and code == self._code:  # as the one before
+            self._told[0] += 1
             return
+        held, self._since, self._code = self._held, since, code
         if not held:
             self._due.append(self)
-        held[key] = Told(call, since, code, submission, rows)
+        self._told = held.setdefault((since, code), [0, call, since, code, submission, rows])
+        self._told[0] += 1
 
     def flush(self, now: float, slow: float, tell: Callable[[Tally, Told, float], None]) -> None:
         """The replies have left: count them. `tell` hears of those that took longer than `slow`
         seconds."""
-        held, self._held = self._held, {}
+        if self._trace is not None:
+            self._trace.end(now)
+        held, self._held, self._since, self._told = self._held, {}, -1.0, []
         for told in held.values():
-            took = now - told.since
+            count, took, code = told[0], now - told[2], told[3]
+            bucket = bisect_left(LONG_SECONDS, took)
             for seconds in self._seconds:
-                seconds.observe(took, told.count)
+                seconds.note(bucket, took, count)
             if self._ended is not None:
-                self._ended[told.code] = self._ended.get(told.code, 0) + told.count
-            if took > slow and not self._lasting:
-                tell(self, told, now)
+                self._ended[code] = self._ended.get(code, 0) + count
+            if took > slow and not self.lasting:
+                tell(self, Told(*told), now)

@@ -27,6 +27,7 @@ from server.transport.native.step_stream import StepStream
 from server.transport.native.steps import LongWay, Steps
 from server.transport.native.stream import Streams
 from server.transport.native.tallies import Tallies
+from server.transport.native.tracing import traces
 from server.transport.rpcs.services import (
     INFER_STREAM,
     INFERENCE,
@@ -75,7 +76,7 @@ class NativeServer:
             busy=config.busy_poll,
             secure=None if (files := certificates(config)) is None else files.context,
         )
-        self._config = config
+        self._config, self._traces = config, traces(config)
         self._routes, self._unknown = self._connect(registry, metrics)
         metrics.registry.register(Connections(self._loop))
         metrics.registry.register(SlowReplies(self._loop, config.slow_seconds))
@@ -91,7 +92,7 @@ class NativeServer:
         self._services.add_to(handlers)
         methods = Methods(handlers.by_path)
         metrics.registry.register(methods)
-        of_steps = Tallies(due, methods[STEP], ends=True)
+        of_steps = Tallies(due, methods[STEP], ends=True, trace=self._traces)
         bridge = self._bridge = Bridge({STEP: of_steps})
 
         def bridged(handler: Handler) -> LongWay:
@@ -100,10 +101,14 @@ class NativeServer:
         ways = {path: bridged(handler) for path, handler in handlers.by_path.items()}
         begins = {**ways, **self._natives(registry, methods, of_steps, ways[STEP])}
         routes = {
-            path: Route(method := methods[path], _calls(due, method), begin)
+            path: Route(method := methods[path], self._calls(method), begin)
             for path, begin in begins.items()
         }
-        return routes, Route(methods.unknown, _calls(due, methods.unknown), _refuse)
+        return routes, Route(methods.unknown, self._calls(methods.unknown), _refuse)
+
+    def _calls(self, method: Method) -> Tally:
+        """Where the ends of a method's calls are counted."""
+        return Tally(self._loop.tallies, method, [method.seconds], trace=self._traces)
 
     def _natives(
         self, registry: Registry, methods: Methods, of_steps: Tallies, long_way: LongWay
@@ -113,7 +118,8 @@ class NativeServer:
         inflight = self._config.max_inflight_messages
 
         def tallies(path: str) -> Tallies:
-            return Tallies(self._loop.tallies, methods[path], ends=not methods[path].streams)
+            method = methods[path]
+            return Tallies(self._loop.tallies, method, not method.streams, self._traces)
 
         steps = Steps(registry, gathering, self._services.gate, of_steps, long_way)
         requests = Requests(
@@ -151,6 +157,8 @@ class NativeServer:
         self._streams.drain()
         finished = await until(self._idle, grace)
         await asyncio.to_thread(self._loop.stop, LAST_WORDS if finished else 0)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         return finished
 
     def _idle(self) -> bool:
@@ -174,11 +182,6 @@ class NativeServer:
             call.refuse(error)
             return False
         return True
-
-
-def _calls(due: list[Tally], method: Method) -> Tally:
-    """Where the ends of a method's calls are counted."""
-    return Tally(due, method, [method.seconds])
 
 
 def _refuse(call: Call) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.serving.model import ServedModel
-from server.transport.http2.tally import Method, Tally
+from server.transport.http2.tally import Method, Tally, Trace
 
 
 class Tallies:
@@ -12,10 +12,13 @@ class Tallies:
     Args:
         due: the loop's.
         ends: whether they count calls; else replies on streams.
+        trace: who hears of each reply, if anybody.
     """
 
-    def __init__(self, due: list[Tally], method: Method, ends: bool) -> None:
-        self._due, self._method, self._ends = due, method, ends
+    def __init__(
+        self, due: list[Tally], method: Method, ends: bool, trace: Trace | None = None
+    ) -> None:
+        self._due, self._method, self._ends, self._trace = due, method, ends, trace
         self._tallies: dict[ServedModel, Tally] = {}
 
     def of(self, model: ServedModel) -> Tally:
@@ -29,7 +32,7 @@ class Tallies:
         replies = model.metrics.reply_seconds(self._method.name)
         seconds = (replies, self._method.seconds) if self._ends else (replies,)
         label = model.name, str(model.version)
-        made = Tally(self._due, self._method, seconds, self._ends, label)
+        made = Tally(self._due, self._method, seconds, self._ends, label, self._trace)
         if not model.metrics.removed:
             self._tallies[model] = made
         return made

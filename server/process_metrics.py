@@ -46,7 +46,7 @@ def expose(registry: CollectorRegistry, device: Device) -> None:
     )
     Info("tidegate_build", "What runs.", registry=registry).info(
         {
-            "version": metadata.version("tidegate"),
+            "release": metadata.version("tidegate"),
             "python": platform.python_version(),
             "onnxruntime": onnxruntime.__version__,
             "device": device.name,

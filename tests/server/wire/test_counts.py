@@ -214,12 +214,10 @@ def test_a_frozen_server_shows_in_its_lag_and_in_its_callers_times(small: SmallM
         if not aio:
             assert server.metric("tidegate_reply_seconds_sum", rpc="Step") > 1.8
             assert server.metric("grpc_server_handling_seconds_sum", grpc_method="Step") > 1.8
-            assert server.metric("tidegate_slow_replies_total") == 1
-            told = re.search(
-                r"slow: rpc=Step model=small/1 rows=1, took (\S+) s, (.*)", server.log()
+            assert server.metric("tidegate_slow_replies_total") >= 1
+            slow = re.findall(
+                r"slow: rpc=Step model=small/1 rows=1, took (\S+) s, arrived \S+ "
+                r"until queued (\S+) s, in the queue \S+ s, run \S+ s with 1 rows, until written \S+ s",
+                server.log(),
             )
-            assert told is not None and float(told[1]) > 1.8
-            queued = re.search(
-                r"until queued (\S+) s, in the queue .*, run .*, until written", told[2]
-            )
-            assert queued is not None and float(queued[1]) > 1.8
+            assert any(min(map(float, times)) > 1.8 for times in slow)

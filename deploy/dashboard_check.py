@@ -25,6 +25,8 @@ LATER = {"Drift of features", "Steps that drift rests on"}
 LATER |= {"Time to write a record"}
 # There is no shadow unless one is asked for.
 LATER |= {"Shadows: differences", "Shadows: steps/s"}
+# Nobody has a token.
+LATER |= {"Refused for who they are, or for a quota", "Sessions by tenant"}
 # No call fails; and unary ones are few, perhaps none after the first scrape.
 LATER |= {"Calls that fail/s", "Whole calls, p99"}
 

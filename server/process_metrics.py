@@ -16,7 +16,7 @@ from server.engine.device import Device
 
 TASKS = Path("/proc/self/task")
 PARTS = (
-    "api", "app", "bundle", "engine", "other", "scheduler", "serving", "sessions", "store",
+    "access", "api", "app", "bundle", "engine", "other", "scheduler", "serving", "sessions", "store",
     "transport",
 )  # fmt: skip
 

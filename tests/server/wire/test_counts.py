@@ -217,7 +217,8 @@ def test_a_frozen_server_shows_in_its_lag_and_in_its_callers_times(small: SmallM
             assert server.metric("tidegate_slow_replies_total") >= 1
             slow = re.findall(
                 r"slow: rpc=Step model=small/1 rows=1, took (\S+) s, arrived \S+ "
-                r"until queued (\S+) s, in the queue \S+ s, run \S+ s with 1 rows, until written \S+ s",
+                r"until queued (\S+) s, in the queue \S+ s, run \S+ s with 1 rows, "
+                r"until written \S+ s",
                 server.log(),
             )
             assert any(min(map(float, times)) > 1.8 for times in slow)

@@ -16,8 +16,8 @@ from server.engine.device import Device
 
 TASKS = Path("/proc/self/task")
 PARTS = (
-    "access", "api", "app", "bundle", "engine", "other", "scheduler", "serving", "sessions", "store",
-    "transport",
+    "access", "api", "app", "bundle", "engine", "other", "scheduler", "serving", "sessions",
+    "store", "transport",
 )  # fmt: skip
 
 

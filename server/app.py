@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from server.config import Config
 from server.engine.device import choose
 from server.metrics import Metrics
+from server.process_metrics import expose
 from server.serving.administration import Administration
 from server.serving.loader import Loader
 from server.serving.model import Keeping
@@ -26,6 +27,7 @@ from server.store.choose import open_store
 from server.store.health import Health
 from server.transport.aio import AioServer
 from server.transport.health import HealthPort
+from server.transport.lag import Lag, LagCollector
 from server.transport.listening import Transport, bracketed, host
 from server.transport.metrics_port import MetricsPort
 from server.transport.native.server import NativeServer
@@ -70,6 +72,9 @@ class App:
         )  # fmt: skip
         self._process = Process(config, self._registry, self._stop_soon)
         self._services: Services | None = None
+        self._lags = {"events": Lag()}
+        self._metrics.registry.register(LagCollector(self._lags))
+        expose(self._metrics.registry, self._device)
         self._health_port: HealthPort | None = None
         self._metrics_port: MetricsPort | None = None
 
@@ -77,9 +82,11 @@ class App:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
         everything queued was answered in time, and nothing died."""
         self._catch_signals()
+        lag = self._loop.create_task(self._lags["events"].keep())
         try:
             return await self._serve()
         finally:
+            lag.cancel()
             if self._access is not None:
                 self._access.stop()
             if self._health_port is not None:
@@ -131,9 +138,13 @@ class App:
 
     def _choose_transport(self, services: Services) -> Transport:
         if self._config.transport == "aio":
-            return AioServer(self._config, services)
+            if self._config.traces_endpoint:
+                log.warning("no call is traced: only --transport native can")
+            return AioServer(self._config, services, self._metrics)
         died = partial(self._on_death, "the transport's loop died")
-        return NativeServer(self._config, self._registry, services, died)
+        native = NativeServer(self._config, self._registry, services, died, self._metrics)
+        self._lags["transport"] = native.lag
+        return native
 
     def _open_store(self, config: Config) -> Keeping | None:
         store = open_store(config)

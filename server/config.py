@@ -189,6 +189,21 @@ class Config(BaseSettings):
         64, description="unanswered messages a stream before reading pauses"
     )
     drain_seconds: Duration = Field(20.0, description="time to finish at shutdown")
+    slow_seconds: Window = Field(
+        1.0, description="seconds from which on a reply is told in the log as slow; 0: none"
+    )
+    traces_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="where spans of calls go, by OTLP over gRPC, e.g. http://collector:4317; needs "
+        "the extra `tracing`",
+    )
+    traces_ratio: float = Field(
+        0.01,
+        ge=0.0,
+        le=1.0,
+        description="of calls and messages traced, where their caller has not decided",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )

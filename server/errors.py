@@ -207,6 +207,13 @@ class BadInput(ServingError):
         self.field, self.feature, self.index = field, feature, index
 
 
+class NoMessage(BadInput):
+    """Bytes that are no message of the call. They may be of an old or another client."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"the bytes received are no message of this call: {why}", field="")
+
+
 class Full(ServingError):
     """No room; `retry_after` (seconds) tells when to try again."""
 

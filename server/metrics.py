@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
+LONG_SECONDS = (*SECONDS, 5.0, 10.0, 30.0)
 ROWS = tuple(float(1 << k) for k in range(13))
 LABELS = ("model", "version")
 
@@ -41,6 +42,12 @@ class Weighted:
             self._counts[bisect_left(self._bounds, value)] += weight
             self._sum += value * weight
 
+    def note(self, bucket: int, value: float, weight: int) -> None:
+        """As `observe`, for a histogram that one thread alone observes, and that has found the
+        bucket already."""
+        self._counts[bucket] += weight
+        self._sum += value * weight
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """Prometheus's cumulative buckets, and the sum."""
         with self._lock:
@@ -53,30 +60,37 @@ class Weighted:
 
 
 class HistogramFamily(Collector):
-    """A histogram by model and version."""
+    """A histogram by model and version, and by what is `more`."""
 
     def __init__(
-        self, registry: CollectorRegistry, name: str, text: str, bounds: Sequence[float]
+        self,
+        registry: CollectorRegistry,
+        name: str,
+        text: str,
+        bounds: Sequence[float],
+        *more: str,
     ) -> None:
         self._name, self._text, self._bounds = name, text, bounds
-        self._children: dict[tuple[str, str], Weighted] = {}
+        self._labels = (*LABELS, *more)
+        self._children: dict[tuple[str, ...], Weighted] = {}
         registry.register(self)
 
-    def labels(self, model: str, version: str) -> Weighted:
+    def labels(self, model: str, version: str, *more: str) -> Weighted:
         """The histogram of one model version."""
-        return self._children.setdefault((model, version), Weighted(self._bounds))
+        return self._children.setdefault((model, version, *more), Weighted(self._bounds))
 
     def remove(self, model: str, version: str) -> None:
         """Tell of a model version no more."""
-        self._children.pop((model, version), None)
+        for labels in [each for each in self._children if each[:2] == (model, version)]:
+            del self._children[labels]
 
     def describe(self) -> Iterable[Metric]:
         """The name, for the registry's check of duplicates."""
-        return [HistogramMetricFamily(self._name, self._text, labels=LABELS)]
+        return [HistogramMetricFamily(self._name, self._text, labels=self._labels)]
 
     def collect(self) -> Iterable[Metric]:
         """The family as it stands."""
-        family = HistogramMetricFamily(self._name, self._text, labels=LABELS)
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for labels, child in list(self._children.items()):
             family.add_metric(list(labels), *child.cumulative())
         return [family]
@@ -124,11 +138,17 @@ class Metrics:
         self.step_seconds = self._histogram(
             "step_seconds", "Seconds from a step's arrival to its completion.", SECONDS
         )
+        text = "Seconds from the arrival of a message that steps to its reply's departure."
+        self.reply_seconds = self._histogram("reply_seconds", text, LONG_SECONDS, "rpc")
 
         self._families = [each for each in vars(self).values() if isinstance(each, Counter | Gauge)]
         self._histograms = [each for each in vars(self).values() if type(each) is HistogramFamily]
         text = "Bundles of the repository that cannot be served."
         self.broken = Gauge("tidegate_models_broken", text, registry=self.registry)
+        text = "Times that a bundle was looked at and refused."
+        self.bundles_refused = Counter("tidegate_bundles_refused", text, registry=self.registry)
+        text = "Calls and streams that sent bytes which are no message of theirs."
+        self.undecoded = Counter("tidegate_decode_errors", text, registry=self.registry)
         text = "Whether the store answers."
         self.store_up = Gauge("tidegate_store_up", text, ["store"], registry=self.registry)
         self.store_failures = Counter(
@@ -174,8 +194,10 @@ class Metrics:
     def _gauge(self, name: str, text: str, *more: str) -> Gauge:
         return Gauge(f"tidegate_{name}", text, (*LABELS, *more), registry=self.registry)
 
-    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> HistogramFamily:
-        return HistogramFamily(self.registry, f"tidegate_{name}", text, bounds)
+    def _histogram(
+        self, name: str, text: str, bounds: Sequence[float], *more: str
+    ) -> HistogramFamily:
+        return HistogramFamily(self.registry, f"tidegate_{name}", text, bounds, *more)
 
 
 @dataclass(frozen=True)
@@ -225,6 +247,17 @@ class ModelMetrics:
         self.moved = metrics.moved.labels(*self._labels)
         self.bad_records = metrics.bad_records.labels(*self._labels)
         self.store_seconds = metrics.store_seconds.labels(*self._labels)
+
+    def reply_seconds(self, rpc: str) -> Weighted:
+        """The histogram of one way in."""
+        if self._removed:
+            return Weighted(LONG_SECONDS)
+        return self._metrics.reply_seconds.labels(*self._labels, rpc)
+
+    @property
+    def removed(self) -> bool:
+        """Whether the version is served no more."""
+        return self._removed
 
     def error(self, code: str, reason: str, count: int = 1) -> None:
         """Count a failure by its gRPC code and its reason."""

@@ -368,8 +368,10 @@ class Scheduler:
     def _observe(self, picked: list[Picked], started: float) -> None:
         took, total = time.monotonic() - started, 0
         for part, start, stop in picked:
-            steps = part.steps(start, stop)
-            self._metrics.queue_seconds.observe(started - part.submission.enqueued_at, steps)
+            steps, submission = part.steps(start, stop), part.submission
+            self._metrics.queue_seconds.observe(started - submission.enqueued_at, steps)
+            submission.ran_at = submission.ran_at or started
+            submission.ran_for += took
             total += steps
         self._rate += 0.1 * (total / max(took, 1e-6) - self._rate)
 

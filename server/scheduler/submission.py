@@ -61,6 +61,8 @@ class Submission:
         "offsets",
         "on_done",
         "outputs",
+        "ran_at",
+        "ran_for",
         "status",
     )  # fmt: skip
 
@@ -89,6 +91,8 @@ class Submission:
         self._left = 0
         self.cancelled = False
         self.enqueued_at = time.monotonic()
+        self.ran_at = self.ran_for = 0.0
+        """When its first run began, if one has; seconds of all its runs."""
 
     def __len__(self) -> int:
         return len(self.handles)

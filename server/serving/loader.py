@@ -85,9 +85,18 @@ class Loader:
         Raises:
             BadModel: it cannot be served, for whatever reason.
         """
+        try:
+            model = self._make(entry)
+        except BadModel:
+            self._metrics.bundles_refused.inc()
+            raise
+        model.start()
+        return model
+
+    def _make(self, entry: Entry) -> ServedModel:
         where = f"{entry.name}/{entry.version}"
         try:
-            model = ServedModel(
+            return ServedModel(
                 self.engine(entry), self._config, self._metrics, self._on_death,
                 keeping=self._keeping, tenants=self._tenants,
             )  # fmt: skip
@@ -96,8 +105,6 @@ class Loader:
         except Exception as error:  # whatever is wrong with one bundle, the others are served
             log.exception("not served: %s", where)
             raise BadModel(f"{where} cannot be loaded: {repr(error)[:300]}") from error
-        model.start()
-        return model
 
     def engine(self, entry: Entry) -> Engine:
         """An engine of a bundle that has proved itself, while memory was watched.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 
-from server.errors import BadModel, ServingError, Starting, UnknownModel, UnknownVersion
+from server.errors import BadModel, NoMessage, ServingError, Starting, UnknownModel, UnknownVersion
 from server.metrics import Metrics
 from server.serving.model import ServedModel
 from server.sessions.claims import Problems
@@ -204,6 +204,8 @@ class Registry:
         if error.counted:
             return
         error.counted = True
+        if isinstance(error, NoMessage):
+            self._metrics.undecoded.inc()
         served = self._served.get(name, {})
         if served:
             served[version if version in served else max(served)].metrics.error(

@@ -8,7 +8,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.config import Config
+from server.metrics import Metrics
+from server.transport.counting import Counting
 from server.transport.listening import LAST_WORDS, address, options, taken, until
+from server.transport.methods import Handlers, Methods
 from server.transport.rpcs.services import Services
 from server.transport.tls import certificates
 
@@ -25,9 +28,13 @@ class _Serious(logging.Filter):
 class AioServer:
     """Implements `listening.Transport`."""
 
-    def __init__(self, config: Config, services: Services) -> None:
+    def __init__(self, config: Config, services: Services, metrics: Metrics) -> None:
         self._services = services
-        self._server = grpc.aio.server(options=options(config))
+        handlers = Handlers()
+        services.add_to(handlers)
+        methods = Methods(handlers.by_path)
+        metrics.registry.register(methods)
+        self._server = grpc.aio.server(interceptors=[Counting(methods)], options=options(config))
         services.add_to(self._server)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_Serious())
         self._address, self._certificates = address(config), certificates(config)

@@ -29,8 +29,8 @@ TAKEN_AT_ONCE, PAUSE = 16, 0.01  # connections, and seconds until the next
 PATIENCE: Final = 10.0  # seconds that a peer may take to ask, and then to read
 LAST_WORDS: Final = 1.0  # seconds in which a peer is to close once it has its answer
 HEAD_BYTES: Final = 8_192
-REST: Final = 4.0
-"""Times as long as a page took, no other is made."""
+SHARE, AHEAD = 0.2, 1.0
+"""Of a core, for making pages; and seconds of it that may be spent at once."""
 
 Headers = list[tuple[str, str]]
 
@@ -43,7 +43,7 @@ class MetricsPort:
         self._where = host, port
         self._asking: dict[asyncio.Task[None], None] = {}  # who has not asked yet, oldest first
         self._open: set[asyncio.Task[None]] = set()
-        self._free = 0.0  # when the next page may be made
+        self._credit, self._credited = AHEAD, time.monotonic()  # for making pages
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
@@ -91,10 +91,14 @@ class MetricsPort:
 
     def _take(self, listening: socket.socket) -> None:
         """Take a few connections, and more after a pause: to take many costs callers their time."""
-        with contextlib.suppress(OSError):  # none is left, or there is no room for another
+        try:
             for _ in range(TAKEN_AT_ONCE):
                 sock, _ = listening.accept()
                 self._welcome(sock)
+        except BlockingIOError:  # none is left
+            return
+        except OSError as error:  # there is no room for another
+            log.debug("no scrape can be taken: %s", error)
         self._loop.remove_reader(listening)
         self._loop.call_later(PAUSE, self._loop.add_reader, listening, self._take, listening)
 
@@ -146,7 +150,11 @@ class MetricsPort:
         if isinstance(request, int):
             return f"{request} No request", [], b""
         async with self._making:
-            await asyncio.sleep(max(0.0, self._free - time.monotonic()))
+            started = time.monotonic()
+            earned = (started - self._credited) * SHARE
+            self._credit, self._credited = min(AHEAD, self._credit + earned), started
+            if self._credit < 0:
+                await asyncio.sleep(-self._credit / SHARE)
             started = time.monotonic()
             try:
                 return self._page(request)
@@ -154,8 +162,7 @@ class MetricsPort:
                 log.exception("the metrics could not be told")
                 return "500 Internal Server Error", [], b""
             finally:
-                now = time.monotonic()
-                self._free = now + REST * (now - started)
+                self._credit -= time.monotonic() - started
 
     def _page(self, request: h11.Request) -> tuple[str, Headers, bytes]:
         said = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts name only metrics that a running server exposes."""
+"""The dashboards and the alerts name only metrics that a running server exposes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from tests.harness import ROOT, RunningServer
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "tidegate.json"
+CLUSTER = DASHBOARD.with_name("cluster.json")
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
 
@@ -22,10 +23,12 @@ def exposed(page: str) -> set[str]:
 
 
 def named(text: str) -> set[str]:
-    return set(re.findall(r"\btidegate_\w+", text))
+    return set(re.findall(r"\b(?:tidegate|grpc_server|process)_\w+", text))
 
 
-@pytest.mark.parametrize("path", [DASHBOARD, ALERTS], ids=["dashboard", "alerts"])
+@pytest.mark.parametrize(
+    "path", [DASHBOARD, CLUSTER, ALERTS], ids=["dashboard", "cluster", "alerts"]
+)
 def test_every_metric_named_is_exposed_by_a_running_server(
     path: Path, server: RunningServer
 ) -> None:
@@ -42,15 +45,20 @@ def test_the_dashboard_shows_every_metric_of_the_server(server: RunningServer) -
     assert unseen - created == set()
 
 
-def test_every_panel_reads_the_provisioned_datasource() -> None:
+both = pytest.mark.parametrize("path", [DASHBOARD, CLUSTER], ids=["dashboard", "cluster"])
+
+
+@both
+def test_every_panel_reads_the_provisioned_datasource(path: Path) -> None:
     sources = (ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text()
-    panels = json.loads(DASHBOARD.read_text())["panels"]
+    panels = json.loads(path.read_text())["panels"]
     for uid in {panel["datasource"]["uid"] for panel in panels}:
         assert f"uid: {uid}\n" in sources
 
 
-def test_panels_have_distinct_ids_and_do_not_overlap() -> None:
-    panels = json.loads(DASHBOARD.read_text())["panels"]
+@both
+def test_panels_have_distinct_ids_and_do_not_overlap(path: Path) -> None:
+    panels = json.loads(path.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
         (x, y)

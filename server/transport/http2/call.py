@@ -22,7 +22,9 @@ from server.transport.http2.headers import Head, Metadata
 
 if TYPE_CHECKING:
     from server.access.caller import Caller
+    from server.scheduler.submission import Submission
     from server.transport.http2.connection import Connection
+    from server.transport.http2.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ WINDOW: Final = 262_144
 """Bytes of a call that its caller may send before any is asked for."""
 MEASURE: Final = 4
 """A message up to so many times the largest is let come before it is refused."""
+CANCELLED: Final[int] = grpc.StatusCode.CANCELLED.value[0]
 EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 EXPIRED: Final[int] = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 INTERNAL: Final[int] = grpc.StatusCode.INTERNAL.value[0]
@@ -66,13 +69,17 @@ class Call:
         "_tail",
         "_take",
         "_window",
+        "arrived",
+        "began",
         "caller",
+        "code",
         "connection",
         "deadline",
         "metadata",
         "method",
         "over",
         "stream",
+        "tally",
         "unsent",
         "window",
     )  # fmt: skip
@@ -85,13 +92,19 @@ class Call:
         """Whose it is, where callers have to say."""
         self.over = False
         """Nothing more will be read of it, nor sent."""
+        self.began = self.arrived = connection.loop.since
+        """When its headers arrived, and the message that was handed over last."""
+        self.code = 0
+        """How it ends, as gRPC's status codes have it."""
+        self.tally: Tally | None = None
+        """Where its end is counted."""
         self.window = connection.first_window
         """Bytes that may be sent of it; the connection has a window of its own."""
         self._compression = head.compression
         self._headed = self._read_all = self._pumping = False
         self._take: Take | None = None
         self._on_cancel: Then | None = None
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[tuple[bytes, float]] = deque()
         self._parts: list[Packed] = []  # of the message that is coming
         self._have, self._due, self._compressed = 0, -1, 0  # bytes come; due, -1 before its prefix
         self._window = WINDOW
@@ -144,8 +157,8 @@ class Call:
         for piece in others:
             self._put(piece, then if piece is others[-1] else None)
 
-    def answer(self, packed: bytes) -> None:
-        """Send a unary call's message and end it, in one write."""
+    def answer(self, packed: bytes, submission: Submission | None = None) -> None:
+        """Send a unary call's message and end it, in one write. `submission` is what stepped it."""
         if self.over:
             return
         size, connection = len(packed) + PREFIX_SIZE, self.connection
@@ -170,7 +183,7 @@ class Call:
                 )
             )
         )
-        self._finish()
+        self._finish(submission)
 
     def end(self, code: int = 0, words: str = "", trailing: Metadata = ()) -> None:
         """End the call, once what was sent before has left."""
@@ -181,7 +194,7 @@ class Call:
             block = headers.BEGINNING + block
         largest = self.connection.largest_frame
         tail = frames.headers(self.stream, block, frames.END_STREAM, largest)
-        self._headed = True
+        self._headed, self.code = True, code
         if self.unsent:
             self._tail = tail
         else:
@@ -251,7 +264,7 @@ class Call:
     def cancelled(self) -> None:
         """The caller has given it up, or is gone."""
         if not self.over:
-            self._ended, then = True, self._on_cancel
+            self._ended, then, self.code = True, self._on_cancel, CANCELLED
             self._finish()
             _tell(then)
 
@@ -261,7 +274,8 @@ class Call:
             self._too_large()
             return
         come = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        at, end, largest = 0, len(come), self.connection.loop.largest_message
+        loop = self.connection.loop
+        at, end, largest, since = 0, len(come), loop.largest_message, loop.since
         while True:
             if self._due < 0:
                 if end - at < PREFIX_SIZE:
@@ -275,7 +289,7 @@ class Call:
             if self._compressed:
                 self._unpack(message)
             else:
-                self._inbox.append(message)
+                self._inbox.append((message, since))
         self._parts = [memoryview(come)[at:]] if at < end else []
         self._have = end - at
         if self._due > largest:
@@ -298,7 +312,8 @@ class Call:
     def _unpack(self, message: bytes) -> None:
         limit = self.connection.loop.largest_message
         try:
-            self._inbox.append(_unpacked(message, self._compression, limit))
+            unpacked = _unpacked(message, self._compression, limit)
+            self._inbox.append((unpacked, self.connection.loop.since))
         except ValueError as error:
             self.end(INTERNAL, str(error))
         except OverflowError as error:
@@ -310,7 +325,8 @@ class Call:
         try:
             while self._take is not None and not self.over:
                 if self._inbox:
-                    self._hand_over(self._inbox.popleft())
+                    message, self.arrived = self._inbox.popleft()
+                    self._hand_over(message)
                 elif self._ended:
                     self._hand_over(None)
                 else:
@@ -372,9 +388,12 @@ class Call:
             self.connection.write(head)
             self.connection.write(part, then if at + size == len(piece) else None)
 
-    def _finish(self) -> None:
+    def _finish(self, submission: Submission | None = None) -> None:
         """The call is over; a caller that was not through is told to stop."""
         self.over = True
+        if (tally := self.tally) is not None:
+            since = self.began if tally.streams else self.arrived
+            tally.add(self, since, self.code, submission, 1)
         self._take = self._on_cancel = None  # or it would go round in circles, for the collector
         self._stop_reading()
         self.unsent.clear()

@@ -53,6 +53,8 @@ class Connection:
         self.heard = time.monotonic()
         """When bytes last came."""
         self.over = self.shaken = self.greeted = self.paused = self.blocked = False
+        self.why = "peer"
+        """Why it ends, in a word."""
         self.pinged = 0.0
         """When it was asked whether it is there, if it has not answered."""
         self._heads = headers.Heads(headers.request)
@@ -86,6 +88,7 @@ class Connection:
             self.shaken = self.wire.shake()
         except OSError as error:
             log.debug("a connection's handshake failed: %s", error)
+            self.why = "handshake"
             self.close()
         if self.shaken:
             self._greet()
@@ -137,6 +140,7 @@ class Connection:
     def _preface(self, come: bytes) -> bytes:
         whole = len(frames.PREFACE)
         if come[:whole] != frames.PREFACE[: len(come)]:
+            self.why = "greeting"
             raise ConnectionFault(frames.PROTOCOL_ERROR, "not HTTP/2")
         if len(come) < whole:
             self._rest = come
@@ -174,6 +178,7 @@ class Connection:
         self._filled = now
         if self._tokens < 0:
             self.paused = True
+            self.loop.throttled += 1
             self.loop.watch(self)
             self.loop.at(now + PAUSE, self.go_on)
         return self.paused
@@ -422,6 +427,7 @@ class Connection:
             return
         except OSError as error:
             log.debug("a connection broke: %s", error)
+            self.why = "broken"
             self.close()
             return
         self._unblock()
@@ -435,10 +441,17 @@ class Connection:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
         elif self._leaving and not self.calls:
+            self.why = "drain"
             self.close()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that its socket has not taken yet."""
+        return self._out_bytes
 
     def _sent(self, count: int) -> None:
         self._out_bytes -= count
+        self.loop.bytes_out += count
         while count:
             piece = self._out.popleft()
             if len(piece) > count:
@@ -474,6 +487,8 @@ class Connection:
     def fault(self, fault: ConnectionFault) -> None:
         """Close the connection, saying why."""
         log.info("a connection is closed: %s", fault.words)
+        if self.why == "peer":
+            self.why = "flood" if fault.code == frames.ENHANCE_YOUR_CALM else "protocol"
         self.write(frames.goaway(self._last, fault.code, fault.words))
         self._closing, self.pinged, self._rest = True, time.monotonic(), b""
         self._cancel_all()

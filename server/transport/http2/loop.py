@@ -8,18 +8,21 @@ import errno
 import heapq
 import itertools
 import logging
+import math
 import select
 import socket
 import ssl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from server.transport.http2.call import Call, Then
 from server.transport.http2.connection import READ, Connection
 from server.transport.http2.sockets import Encrypted, Plain, Socket
+from server.transport.http2.tally import Tally, Told
+from server.transport.lag import Lag
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,10 @@ IDLE, ANSWER = 60.0, 20.0
 """Seconds of silence after which a peer is asked whether it is there, and that it may take."""
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 MOST_RESTS: Final = 8  # doublings of the turns without a look, where looking is in vain
+STALL: Final = 0.02
+"""Seconds without a look at the sockets from which on what is found is taken to have been there all
+the while; else it came midway, on the average."""
+ASLEEP: Final = 5e-5  # seconds: a wait this long had nothing to find at first
 PATIENCE: Final = 0.25  # seconds until connections are taken again, where there was no room
 
 
@@ -73,6 +80,19 @@ class Loop:
         self._busy, self._in_vain, self._rests = busy, 0, 0
         self._sleeps = self._stopping = self._over = False
         self._buffer = memoryview(bytearray(READ))
+        self._looked = time.monotonic()  # when it last saw what sockets have
+        self.since = self._looked
+        """When what this turn takes in arrived, as far as can be known."""
+        self.tallies: list[Tally] = []
+        """Those that have something to count in this turn."""
+        self.slow, self.on_slow = math.inf, _nobody
+        """Seconds from which on a reply is slow, and who hears of it."""
+        self.lag = Lag()
+        self.opened = self.refused = self.throttled = self.bytes_in = self.bytes_out = 0
+        """Connections taken, times that none could be, times that one had to wait for its flood;
+        bytes."""
+        self.ended = Counter[str]()
+        """Connections that are over, by why."""
         self._thread = threading.Thread(target=self._live, name="transport", daemon=True)
 
     def listen(self, host: str, port: int) -> int:
@@ -100,6 +120,7 @@ class Loop:
         for number in self._listening:
             self._epoll.register(number, IN)
         self.at(time.monotonic() + LOOK_ROUND, self._look_round)
+        self._tick()
         self._thread.start()
 
     def is_here(self) -> bool:
@@ -158,7 +179,13 @@ class Loop:
 
     def closed(self, connection: Connection) -> None:
         """A connection is over; its socket is still open."""
-        self._connections.pop(connection.socket.fileno(), None)
+        if self._connections.pop(connection.socket.fileno(), None) is not None:
+            self.ended[connection.why] += 1
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open; any thread may ask."""
+        return list(self._connections.copy().values())
 
     def _live(self) -> None:
         try:
@@ -184,7 +211,19 @@ class Loop:
         self._settle()
         while self._words:
             self._give_out()
+            if self.tallies:
+                self._count()
             self._settle()
+        if self.tallies:  # calls that ended without a word
+            self._count()
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        try:
+            while self.tallies:
+                self.tallies.pop().flush(now, self.slow, self.on_slow)
+        except Exception:
+            log.exception("replies could not be counted")
 
     def _look_on(self) -> list[tuple[int, int]]:
         """Look again and again for a moment: to sleep and be woken would take longer than many a
@@ -193,10 +232,12 @@ class Loop:
             self._rests -= 1
             return []
         until = time.monotonic() + self._busy
-        while time.monotonic() < until:
+        while (now := time.monotonic()) < until:
             if (ready := self._epoll.poll(0)) or self._posted:
                 self._in_vain = 0
+                self._found(now, now)
                 return ready
+            self._looked = now
         self._in_vain = min(self._in_vain + 1, MOST_RESTS)
         self._rests = (1 << self._in_vain) - 1
         return []
@@ -206,12 +247,24 @@ class Loop:
             return ready
         self._sleeps = True
         try:
-            if self._posted:
-                return self._epoll.poll(0)
-            wait = self._timers[0][0] - time.monotonic() if self._timers else -1.0
-            return self._epoll.poll(max(0.0, wait))
+            begun = time.monotonic()
+            due = begun
+            if not self._posted and self._timers:
+                due = max(begun, self._timers[0][0])
+            ready = self._epoll.poll(due - begun)
+            now = time.monotonic()
+            self._found(begun, now if now < due else due)
+            return ready
         finally:
             self._sleeps = False
+
+    def _found(self, begun: float, now: float) -> None:
+        """A look that began then has found something by now, or was to be over by then."""
+        if now - begun > ASLEEP:  # there was nothing at first
+            self.since = self._looked = now
+            return
+        former, self._looked = self._looked, now
+        self.since = former if now - former > STALL else (former + now) / 2
 
     def _take_in(self, number: int, events: int) -> None:
         connection = self._connections.get(number)
@@ -232,6 +285,7 @@ class Loop:
                     connection.shake()
         except Exception:  # one connection must not cost the others theirs
             log.exception("a connection failed unexpectedly")
+            connection.why = "failed"
             connection.close()
 
     def _read(self, connection: Connection) -> None:
@@ -243,7 +297,8 @@ class Loop:
         except BlockingIOError:
             return
         except OSError:
-            count = 0
+            count, connection.why = 0, "broken"
+        self.bytes_in += count
         connection.take(bytes(self._buffer[:count]))
         if connection.wire.more and not connection.over:
             self.post(lambda: self._read(connection))
@@ -269,6 +324,7 @@ class Loop:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self, self._wire(sock), peer)
         self._connections[connection.socket.fileno()] = connection
+        self.opened += 1
         self._epoll.register(connection.socket, IN)
         connection.shake()
 
@@ -278,6 +334,7 @@ class Loop:
     def _hold(self, listening: socket.socket, error: OSError) -> None:
         """There is no room for another connection: those that wait, wait on."""
         log.warning("no connection can be taken: %s", error)
+        self.refused += 1
         self._epoll.modify(listening, 0)
 
         def again() -> None:
@@ -311,7 +368,11 @@ class Loop:
                 connection.flush()
             except Exception:
                 log.exception("a connection failed unexpectedly")
+                connection.why = "failed"
                 connection.close()
+
+    def _tick(self) -> None:
+        self.at(self.lag.ran(), self._tick)
 
     def _look_round(self) -> None:
         """Ask those that are silent whether they are there; close those that are not."""
@@ -320,12 +381,15 @@ class Loop:
         for connection in list(self._connections.values()):
             silent = now - connection.heard
             if not connection.greeted:
-                gone = silent > GREETING
+                gone, why = silent > GREETING, "greeting"
             else:
+                why = "keepalive"
                 gone = bool(connection.pinged) and now - connection.pinged > ANSWER
                 if silent > IDLE and not connection.pinged:
                     connection.ask(now)
             if gone:
+                if connection.why == "peer":
+                    connection.why = why
                 connection.close()
 
     def _leave(self) -> None:
@@ -345,7 +409,9 @@ class Loop:
             self._awake.send(b"\0")
 
     def _clear(self) -> None:
+        self.lag.over = True
         for connection in list(self._connections.values()):
+            connection.why = "drain"
             connection.close()
         for listening in self._listening.values():
             listening.close()
@@ -353,6 +419,10 @@ class Loop:
         self._epoll.close()
         self._asleep.close()
         self._awake.close()
+
+
+def _nobody(tally: Tally, told: Told, now: float) -> None:
+    """Nobody asks for slow replies."""
 
 
 def _is_over(work: Then | Call) -> bool:

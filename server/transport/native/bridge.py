@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from server.errors import NoMessage
+from server.serving.model import ServedModel
 from server.transport.http2.call import Call
 from server.transport.http2.headers import Metadata
 from server.transport.http2.loop import Loop
-from server.transport.rpcs.calls import about, no_message
+from server.transport.native.tallies import Tallies
+from server.transport.rpcs.calls import about
 from server.transport.rpcs.services import Handler
 
 log = logging.getLogger(__name__)
@@ -32,8 +35,14 @@ class Context:
 
     def __init__(self, bridge: Bridge, call: Call, handler: Handler) -> None:
         self._bridge, self._call = bridge, call
+        self.model: ServedModel | None = None
+        """Which it steps, if any."""
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._pack: Callable[[Any], bytes] = handler.response_serializer or bytes
+
+    def steps(self, model: ServedModel) -> None:
+        """As `calls.Knows`."""
+        self.model = model
 
     def invocation_metadata(self) -> Metadata:
         """The call's headers."""
@@ -75,9 +84,14 @@ class Context:
 
 
 class Bridge:
-    """Runs handlers' coroutines on the event loop; made in its thread."""
+    """Runs handlers' coroutines on the event loop; made in its thread.
 
-    def __init__(self) -> None:
+    Args:
+        tallies: where calls are counted by model, by method.
+    """
+
+    def __init__(self, tallies: Mapping[str, Tallies]) -> None:
+        self._tallies = tallies
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -140,7 +154,7 @@ class Bridge:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             pass  # the caller has gone, or has been told
         except DecodeError as error:  # of services that are not ours: their messages
-            refusal = no_message(error)
+            refusal = NoMessage(error)
             call.post(lambda: call.refuse(refusal))
         except Exception:
             log.exception("a call failed unexpectedly", extra=about(call.metadata))
@@ -166,7 +180,13 @@ class Bridge:
             behaviour: Any = handler.unary_unary
             reply = await behaviour(parse(packed), context)
             answer = (handler.response_serializer or bytes)(reply)
-            call.post(lambda: call.answer(answer))
+            call.post(lambda: self._end(call, context.model, answer))
+
+    def _end(self, call: Call, model: ServedModel | None, answer: bytes) -> None:
+        """Answer a call, in the loop's thread."""
+        if model is not None and (tallies := self._tallies.get(call.method)) is not None:
+            call.tally = tallies.of(model)
+        call.answer(answer)
 
 
 async def _all(behaviour: Callable[..., Any], requests: Any, context: Context) -> None:
@@ -177,19 +197,3 @@ async def _all(behaviour: Callable[..., Any], requests: Any, context: Context) -
             await context.write(message)
     else:
         await result
-
-
-class Methods:
-    """Collects handlers, as a `grpc.aio.Server` would take them."""
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Handler] = {}
-
-    def add_registered_method_handlers(
-        self, service_name: str, method_handlers: dict[str, Handler]
-    ) -> None:
-        """Serve the methods of a service."""
-        self.handlers |= {f"/{service_name}/{name}": each for name, each in method_handlers.items()}
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
-        """Generated code offers its handlers both ways; they are taken as registered ones."""

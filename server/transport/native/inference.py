@@ -20,11 +20,13 @@ from server.api.oip import tensors
 from server.api.oip.inference import Inference, Pending
 from server.api.oip.plain import OnReply
 from server.api.parsing import infer_request
-from server.errors import Internal, ServingError, Unauthenticated
+from server.errors import Internal, NoMessage, ServingError, Unauthenticated
+from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
 from server.transport.native.stream import Stream, Streams
-from server.transport.rpcs.calls import about, no_message
+from server.transport.native.tallies import Tallies
+from server.transport.rpcs.calls import about
 from server.transport.rpcs.infer_stream import GRPC_ERRORS
 from server.transport.rpcs.services import Services
 
@@ -36,8 +38,16 @@ Outcome = pb.ModelInferResponse | ServingError
 class Requests:
     """Begins requests. Used by the loop's thread alone, in which the order of sequences is kept."""
 
-    def __init__(self, registry: Registry, gathering: Gathering, services: Services) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        gathering: Gathering,
+        services: Services,
+        calls: Tallies,
+        messages: Tallies,
+    ) -> None:
         self._registry, self._gathering, self.services = registry, gathering, services
+        self._calls, self._messages = calls, messages
         self._inference: Inference | None = None
 
     def begin(self, call: Call) -> None:
@@ -47,6 +57,21 @@ class Requests:
     def stream(self, call: Call, streams: Streams, inflight: int) -> None:
         """A call of `ModelStreamInfer` has come."""
         _InferStream(call, streams, self, self._registry, inflight).begin()
+
+    def count(self, call: Call, outcome: Outcome) -> None:
+        """A call is about to get its reply: it counts under the model that gives it."""
+        if (model := self._model(outcome)) is not None:
+            call.tally = self._calls.of(model)
+
+    def count_message(self, call: Call, arrived: float, outcome: Outcome) -> None:
+        """A request on a stream has its reply."""
+        if (model := self._model(outcome)) is not None:
+            self._messages.of(model).add(call, arrived, 0, None, 1)
+
+    def _model(self, outcome: Outcome) -> ServedModel | None:
+        if isinstance(outcome, ServingError):
+            return None
+        return self._registry.find(outcome.model_name, int(outcome.model_version))
 
     def plain(
         self,
@@ -224,7 +249,7 @@ class _Unary:
         try:
             self._request = infer_request(packed)
         except DecodeError as error:
-            raise no_message(error) from error
+            raise NoMessage(error) from error
         if self._call.caller is not None:
             scope.admit(self._call.caller, self._request)
         self._entered = self._requests.services.gate.enter()
@@ -241,6 +266,7 @@ class _Unary:
             self._requests.services.count(outcome, self._request)
             self._call.refuse(outcome)
         else:
+            self._requests.count(self._call, outcome)
             self._call.answer(outcome.SerializeToString())
 
 
@@ -257,13 +283,13 @@ class _InferStream(Stream):
         super().__init__(call, streams, infer_request, registry.count_error, inflight)
         self._requests = requests
         self._grpc_errors = dict(call.metadata).get(GRPC_ERRORS) == "true"
-        self._asked: deque[tuple[str, _Asked]] = deque()
-        """Requests that are not answered yet, with their ids."""
+        self._asked: deque[tuple[str, _Asked, float]] = deque()
+        """Requests that are not answered yet, with their ids and when they arrived."""
 
     def handle(self, message: pb.ModelInferRequest) -> None:
         """Begin a request. Those behind it may be of its sequence, and wait until it has begun."""
         asked = _Asked(lambda _: self._answer())
-        self._asked.append((message.id, asked))
+        self._asked.append((message.id, asked, self.call.arrived))
         if self.call.caller is not None and not asked.admitted(self.call.caller, message):
             return
         if not self._requests.plain(message, self.call, None, asked.settle, asked.has_gathered):
@@ -272,15 +298,16 @@ class _InferStream(Stream):
 
     def drop(self) -> None:
         """What has not entered a run is dropped."""
-        for _, asked in self._asked:
+        for _, asked, _ in self._asked:
             asked.cancel()
         self._asked.clear()
 
     def _answer(self) -> None:
         """Answer the oldest requests, those that have their outcome."""
         while self._asked and (outcome := self._asked[0][1].outcome) is not None:
-            request_id, _ = self._asked.popleft()
+            request_id, _, arrived = self._asked.popleft()
             if isinstance(outcome, ServingError) and self._grpc_errors:
                 self.fail(outcome)
             else:
                 self.put(tensors.streamed(request_id, outcome).SerializeToString())
+                self._requests.count_message(self.call, arrived, outcome)

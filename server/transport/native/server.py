@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 
 from server.api.gathering import Gathering
 from server.config import Config
 from server.errors import ServingError
+from server.metrics import Metrics
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
 from server.transport.http2.loop import Loop
+from server.transport.http2.tally import Method, Tally
+from server.transport.lag import Lag
 from server.transport.listening import LAST_WORDS, address, taken, until
-from server.transport.native.bridge import Bridge, Methods
+from server.transport.methods import Handlers, Methods
+from server.transport.native.bridge import Bridge
+from server.transport.native.connections import Connections
 from server.transport.native.inference import Requests
+from server.transport.native.slow import SlowReplies
 from server.transport.native.step_stream import StepStream
-from server.transport.native.steps import Steps
+from server.transport.native.steps import LongWay, Steps
 from server.transport.native.stream import Streams
+from server.transport.native.tallies import Tallies
+from server.transport.native.tracing import traces
 from server.transport.rpcs.services import (
     INFER_STREAM,
     INFERENCE,
     SERVICE,
     STEP_STREAM,
+    Handler,
     Services,
 )
 from server.transport.tls import certificates
@@ -32,6 +42,15 @@ STEP, INFER = f"/{SERVICE}/Step", f"/{INFERENCE}/ModelInfer"
 MOST_CALLS = 4_096
 """Calls of one connection at the same time; further ones wait at the caller's."""
 UNIMPLEMENTED: int = grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """A method, and how its calls begin."""
+
+    method: Method
+    tally: Tally
+    begin: Callable[[Call], object]
 
 
 class NativeServer:
@@ -43,31 +62,11 @@ class NativeServer:
         registry: Registry,
         services: Services,
         on_death: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         self._services, self._access = services, services.access
-        self._bridge, methods = Bridge(), Methods()
-        services.add_to(methods)
-        self._handlers = methods.handlers
         self._gathering = Gathering()
-        steps = Steps(
-            registry,
-            self._gathering,
-            services.gate,
-            lambda call, packed: self._bridge.serve(call, self._handlers[STEP], packed),
-        )
         self._streams = Streams()
-        inflight = config.max_inflight_messages
-
-        def stream(call: Call) -> None:
-            StepStream(call, self._streams, registry, self._gathering, inflight).begin()
-
-        requests = Requests(registry, self._gathering, services)
-        self._natives: dict[str, Callable[[Call], None]] = {
-            STEP: steps.begin,
-            STEP_STREAM: stream,
-            INFER: requests.begin,
-            INFER_STREAM: lambda call: requests.stream(call, self._streams, inflight),
-        }
         self._loop = Loop(
             self._on_call,
             self._gathering.submit,
@@ -77,7 +76,66 @@ class NativeServer:
             busy=config.busy_poll,
             secure=None if (files := certificates(config)) is None else files.context,
         )
-        self._config = config
+        self._config, self._traces = config, traces(config)
+        self._routes, self._unknown = self._connect(registry, metrics)
+        metrics.registry.register(Connections(self._loop))
+        metrics.registry.register(SlowReplies(self._loop, config.slow_seconds))
+
+    @property
+    def lag(self) -> Lag:
+        """How late its loop runs."""
+        return self._loop.lag
+
+    def _connect(self, registry: Registry, metrics: Metrics) -> tuple[dict[str, Route], Route]:
+        """How each method's calls begin; and how those of none."""
+        handlers, due = Handlers(), self._loop.tallies
+        self._services.add_to(handlers)
+        methods = Methods(handlers.by_path)
+        metrics.registry.register(methods)
+        of_steps = Tallies(due, methods[STEP], ends=True, trace=self._traces)
+        bridge = self._bridge = Bridge({STEP: of_steps})
+
+        def bridged(handler: Handler) -> LongWay:
+            return lambda call, packed=None: bridge.serve(call, handler, packed)
+
+        ways = {path: bridged(handler) for path, handler in handlers.by_path.items()}
+        begins = {**ways, **self._natives(registry, methods, of_steps, ways[STEP])}
+        routes = {
+            path: Route(method := methods[path], self._calls(method), begin)
+            for path, begin in begins.items()
+        }
+        return routes, Route(methods.unknown, self._calls(methods.unknown), _refuse)
+
+    def _calls(self, method: Method) -> Tally:
+        """Where the ends of a method's calls are counted."""
+        return Tally(self._loop.tallies, method, [method.seconds], trace=self._traces)
+
+    def _natives(
+        self, registry: Registry, methods: Methods, of_steps: Tallies, long_way: LongWay
+    ) -> dict[str, Callable[[Call], object]]:
+        """The methods that step."""
+        gathering, streams = self._gathering, self._streams
+        inflight = self._config.max_inflight_messages
+
+        def tallies(path: str) -> Tallies:
+            method = methods[path]
+            return Tallies(self._loop.tallies, method, not method.streams, self._traces)
+
+        steps = Steps(registry, gathering, self._services.gate, of_steps, long_way)
+        requests = Requests(
+            registry, gathering, self._services, tallies(INFER), tallies(INFER_STREAM)
+        )
+        of_streams = tallies(STEP_STREAM)
+
+        def stream(call: Call) -> None:
+            StepStream(call, streams, registry, gathering, inflight, of_streams).begin()
+
+        return {
+            STEP: steps.begin,
+            STEP_STREAM: stream,
+            INFER: requests.begin,
+            INFER_STREAM: lambda call: requests.stream(call, streams, inflight),
+        }
 
     async def start(self) -> int:
         """Listen, not serving yet; returns the port."""
@@ -99,21 +157,20 @@ class NativeServer:
         self._streams.drain()
         finished = await until(self._idle, grace)
         await asyncio.to_thread(self._loop.stop, LAST_WORDS if finished else 0)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         return finished
 
     def _idle(self) -> bool:
         return self._services.idle and not self._streams
 
     def _on_call(self, call: Call) -> None:
-        native, handler = self._natives.get(call.method), self._handlers.get(call.method)
-        if self._access is not None and handler is not None and not self._let_in(call):
+        route = self._routes.get(call.method, self._unknown)
+        route.method.started += 1
+        call.tally = route.tally
+        if self._access is not None and route is not self._unknown and not self._let_in(call):
             return
-        if native is not None:
-            native(call)
-        elif handler is None:
-            call.end(UNIMPLEMENTED, "Method not found!")
-        else:
-            self._bridge.serve(call, handler)
+        route.begin(call)
 
     def _let_in(self, call: Call) -> bool:
         """Whether its caller may make it; who may not is told."""
@@ -125,3 +182,7 @@ class NativeServer:
             call.refuse(error)
             return False
         return True
+
+
+def _refuse(call: Call) -> None:
+    call.end(UNIMPLEMENTED, "Method not found!")

@@ -19,7 +19,9 @@ from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.call import Call, Packed
+from server.transport.http2.tally import Tally
 from server.transport.native.stream import Stream, Streams
+from server.transport.native.tallies import Tallies
 from server.transport.rpcs.calls import TURN_SECONDS
 from tidegate.v1 import tidegate_pb2 as pb
 
@@ -32,13 +34,22 @@ class StepStream(Stream):
     """One stream, bound by its first message to a model version."""
 
     def __init__(
-        self, call: Call, streams: Streams, registry: Registry, gathering: Gathering, inflight: int
+        self,
+        call: Call,
+        streams: Streams,
+        registry: Registry,
+        gathering: Gathering,
+        inflight: int,
+        tallies: Tallies,
     ) -> None:
         super().__init__(call, streams, step_batch, registry.count_error, inflight)
         self._registry, self.gathering = registry, gathering
         self.waiting: set[Submission | Single] = set()
         """What is dropped, should the stream be over before it has entered a run."""
         self._lanes: Lanes | None = None
+        self._tallies = tallies
+        self.tally: Tally
+        """Where replies are counted."""
 
     def handle(self, message: pb.StepBatch) -> None:
         """Have the message's rows run, or answer it where none is left to run.
@@ -48,7 +59,8 @@ class StepStream(Stream):
             Unauthenticated: the caller's token has run out.
         """
         if self._lanes is None:  # the first message names the model
-            self._lanes = Lanes(self._registry.resolve(message.model, message.version))
+            model = self._registry.resolve(message.model, message.version)
+            self._lanes, self.tally = Lanes(model), self._tallies.of(model)
         asked = _Asked(self, self._lanes, message)
         if self.call.caller is not None and not asked.admitted(self.call.caller):
             return
@@ -68,14 +80,16 @@ class StepStream(Stream):
 class _Asked:
     """One message under way."""
 
-    __slots__ = ("_lanes", "_message", "_model", "_opened", "_single", "_stream", "address")
+    __slots__ = (
+        "_arrived", "_lanes", "_message", "_model", "_opened", "_single", "_stream", "address",
+    )  # fmt: skip
 
     def __init__(self, stream: StepStream, lanes: Lanes, message: pb.StepBatch) -> None:
         self._stream, self._lanes, self._message = stream, lanes, message
         self._model: ServedModel = lanes.model
         self._opened: Sequence[pb.LaneOpened] = ()
         self._single: Single | None = None
-        self.address = stream.call.address
+        self.address, self._arrived = stream.call.address, stream.call.arrived
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Whatever is wrong with the message, it is answered, and the stream goes on."""
@@ -126,7 +140,11 @@ class _Asked:
         """The one row that the message has is done."""
         if self._single is not None:
             self._stream.waiting.discard(self._single)
-        self._reply(lambda: (columns.reply_single(self._message.id, submission, row, self._model),))
+        self._reply(
+            lambda: (columns.reply_single(self._message.id, submission, row, self._model),),
+            submission,
+            1,
+        )
 
     def _found(self, sought: Future[Problems]) -> None:
         """The store was asked for the sessions that are named, and are not known here."""
@@ -165,13 +183,19 @@ class _Asked:
     def _answer(self, submission: Submission) -> None:
         self._stream.waiting.discard(submission)
         self._reply(
-            lambda: columns.outcome(self._message.id, submission, self._opened, self._model)
+            lambda: columns.outcome(self._message.id, submission, self._opened, self._model),
+            submission,
+            len(submission),
         )
 
-    def _reply(self, make: Callable[[], Sequence[Packed]]) -> None:
+    def _reply(
+        self, make: Callable[[], Sequence[Packed]], submission: Submission, rows: int
+    ) -> None:
         """Answer the message; whatever became of it, the caller waits for that."""
+        stream = self._stream
         try:
-            self._stream.put(*make())
+            stream.put(*make())
+            stream.tally.add(stream.call, self._arrived, 0, submission, rows)
         except Exception:
             log.exception("a reply could not be made")
             self._put_refusal(Internal())
@@ -185,6 +209,7 @@ class _Asked:
     def _put_refusal(self, error: ServingError) -> None:
         refused = columns.refused(self._message, self._rows(), self._opened, error)
         self._stream.put(refused.SerializeToString())
+        self._stream.tally.add(self._stream.call, self._arrived, 0, None, self._rows())
 
     def _rows(self) -> int:
         """How many rows the message has; 0 where that is too many to blame."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -21,25 +21,37 @@ from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
+from server.transport.native.tallies import Tallies
 from server.transport.rpcs.calls import Gate, about
 
 log = logging.getLogger(__name__)
 
-LongWay = Callable[[Call, bytes | None], None]
+
+class LongWay(Protocol):
+    """Serves calls by coroutines."""
+
+    def __call__(self, call: Call, packed: bytes | None = None) -> object:
+        """Serve a call; `packed` is its message, if that was read."""
 
 
 class Steps:
     """Takes in calls of `Step`.
 
     Args:
+        tallies: count the calls by model.
         long_way: serves a call whose message is not plain.
     """
 
     def __init__(
-        self, registry: Registry, gathering: Gathering, gate: Gate, long_way: LongWay
+        self,
+        registry: Registry,
+        gathering: Gathering,
+        gate: Gate,
+        tallies: Tallies,
+        long_way: LongWay,
     ) -> None:
         self.registry, self.gathering, self.gate = registry, gathering, gate
-        self.long_way = long_way
+        self.tallies, self.long_way = tallies, long_way
 
     def begin(self, call: Call) -> None:
         """A call has come; its message follows."""
@@ -76,6 +88,7 @@ class _Step:
 
     def _gather(self, model: ServedModel, handle: int, first: int, features: bytes) -> None:
         self._model = model
+        self._call.tally = self._steps.tallies.of(model)
         try:
             self._entered = self._steps.gate.enter()
         except ServingError as error:
@@ -93,7 +106,7 @@ class _Step:
         """Answer the call."""
         self._steps.gate.leave(self._entered)
         try:
-            self._call.answer(step.reply_packed(submission, row, self._model))
+            self._call.answer(step.reply_packed(submission, row, self._model), submission)
         except ServingError as error:
             self._refuse(error)
         except Exception:

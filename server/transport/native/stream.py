@@ -14,9 +14,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from server.errors import Draining, Internal, ServingError
+from server.errors import Draining, Internal, NoMessage, ServingError
 from server.transport.http2.call import Call, Packed
-from server.transport.rpcs.calls import about, no_message
+from server.transport.rpcs.calls import about
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Stream(ABC):
         except ServingError as error:
             self.fail(error)
         except DecodeError as error:
-            self.fail(no_message(error))
+            self.fail(NoMessage(error))
         except Exception:
             log.exception("a stream failed unexpectedly", extra=about(self.call.metadata))
             self.fail(Internal())

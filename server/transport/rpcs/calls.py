@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 from server.access.caller import CALLER, Caller
 from server.api import scope
 from server.api.errors import trailing, words
-from server.errors import BadInput, Internal, ServingError, TooManyCalls
+from server.errors import Internal, NoMessage, ServingError, TooManyCalls
+from server.serving.model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,20 @@ class CallerGone(Exception):
     """A stream's caller has left while it was being answered."""
 
 
+@runtime_checkable
+class Knows(Protocol):
+    """The context of a transport that counts by model."""
+
+    def steps(self, model: ServedModel, /) -> None:
+        """The call steps this model."""
+
+
+def tell(context: Context, model: ServedModel) -> None:
+    """Tell the transport which model a call steps, if it asks."""
+    if isinstance(context, Knows):
+        context.steps(model)
+
+
 async def abort(context: Context, error: ServingError) -> None:
     """End the call with the error's status and details."""
     await context.abort(grpc.StatusCode[error.code], words(error), trailing(error))
@@ -46,12 +61,12 @@ async def read(context: Context) -> Any:
     """A stream's next message, or grpc.aio.EOF.
 
     Raises:
-        BadInput: what came is no such message; the stream cannot go on.
+        NoMessage: what came is no such message; the stream cannot go on.
     """
     try:
         return await context.read()
     except DecodeError as error:
-        raise no_message(error) from error
+        raise NoMessage(error) from error
 
 
 async def write(context: Context, message: Any) -> None:
@@ -129,7 +144,7 @@ def unary(
         except ServingError as error:
             failure = error
         except DecodeError as error:
-            failure = no_message(error)
+            failure = NoMessage(error)
         except Exception:
             log.exception("a call failed unexpectedly", extra=about(context.invocation_metadata()))
             failure = Internal()
@@ -153,11 +168,6 @@ async def _for(
     reply = await call(request, context)
     scope.release(caller, reply)
     return reply
-
-
-def no_message(error: DecodeError) -> BadInput:
-    """What came is no such message."""
-    return BadInput(f"the bytes received are no message of this call: {error}", field="")
 
 
 @asynccontextmanager

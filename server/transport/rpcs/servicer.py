@@ -16,7 +16,7 @@ from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.rpcs.births import Births
-from server.transport.rpcs.calls import Context, translated
+from server.transport.rpcs.calls import Context, tell, translated
 from server.transport.rpcs.mailbox import Deliver, Mailbox
 from server.transport.rpcs.step_stream import StepStream
 from server.transport.rpcs.stream import Streams
@@ -52,6 +52,7 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepReply:  # noqa: N802
         """Apply one or more consecutive steps."""
         model = await self._sought(request)
+        tell(context, model)
         done: asyncio.Future[Submission] = asyncio.get_running_loop().create_future()
         deliver = self._mailbox.address(_resolve(done))
         submission = step.read(request, model, context.time_remaining(), deliver)

@@ -390,13 +390,14 @@ def test_a_silent_peer_is_asked_and_let_go(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(loops, "ANSWER", 0.05)
     monkeypatch.setattr(loops, "GREETING", 0.05)
     monkeypatch.setattr(loops, "LOOK_ROUND", 0.05)
-    with loop(echo) as (_, port), closing(Raw(port)) as deaf, closing(Raw(port)) as alive:
+    with loop(echo) as (served, port), closing(Raw(port)) as deaf, closing(Raw(port)) as alive:
         with closing(Raw(port, greets=False)) as mute:
             while deaf.socket.recv(1 << 16):  # nothing is answered
                 alive_events = alive.events() if not alive.silent(0) else []
                 assert not any(isinstance(e, ConnectionTerminated) for e in alive_events)
             while mute.socket.recv(1 << 16):
                 pass
+        assert served.ended == {"keepalive": 1, "greeting": 1}
         assert answer_of(alive, alive.call(b"on"))[0] == prefixed(b"on")
 
 

@@ -41,7 +41,8 @@ def files(server: RunningServer) -> int:
 def listening(server: RunningServer) -> set[str]:
     """The sockets on which the server listens, by inode."""
     folder = Path(f"/proc/{server.process.pid}")
-    lines = [line.split() for line in (folder / "net/tcp").read_text().splitlines()]
+    tables = [(folder / "net" / name).read_text() for name in ("tcp", "tcp6")]
+    lines = [line.split() for line in "".join(tables).splitlines()]
     inodes = {f"socket:[{words[9]}]" for words in lines if words[3] == "0A"}
     return inodes & {str(each.readlink()) for each in (folder / "fd").iterdir()}
 

@@ -151,7 +151,7 @@ import sys
 from server.__main__ import main
 main()
 ours = "opentelemetry.exporter", "server.transport.native.traces"  # redis imports the rest itself
-print("imported", [name for name in ours if name in sys.modules], file=sys.stderr)
+print("imported", [name for name in ours if name in sys.modules], file=sys.__stderr__)
 """
 
 

@@ -259,7 +259,8 @@ def test_what_may_wait_is_bounded_over_all_shards() -> None:
     play(test, ClientOptions(shards=8, coalescing=Coalescing(waiting_steps=1)))
 
 
-def test_a_stream_that_grew_old_is_opened_anew_and_no_step_goes_twice() -> None:
+@pytest.mark.parametrize("age", [0.1, 0.001])
+def test_a_stream_that_grew_old_is_opened_anew_and_no_step_goes_twice(age: float) -> None:
     async def test(server: ShardedServer, client: Client) -> None:
         sessions = [await opened(client, f"s{k}") for k in range(5)]
         while server.calls.count("StepStream") < 4:
@@ -276,7 +277,7 @@ def test_a_stream_that_grew_old_is_opened_anew_and_no_step_goes_twice() -> None:
         ]
         assert len(sent) == len(set(sent)) == 5 * sessions[0].steps
 
-    play(test, ClientOptions(stream_age=0.1))
+    play(test, ClientOptions(stream_age=age))
 
 
 def named(server: ShardedServer) -> list[tuple[list[pb.StepBatch], dict[int, str]]]:

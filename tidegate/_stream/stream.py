@@ -199,11 +199,12 @@ class Stream:
         """Messages that may be under way: one, until the server has answered on this connection.
         Where a stream ends while it is written to, grpc.aio does not tell its status. An old
         connection takes no more beside those under way."""
-        return self._most if self._heard and not self._old else 1
+        return 1 if self._old or not self._heard else self._most
 
     @property
     def _old(self) -> bool:
-        return self._loop.time() >= self._ends_at
+        """Whether to go over to another connection; each carries something at least."""
+        return self._heard and self._loop.time() >= self._ends_at
 
     def _end(self) -> float:
         """When the connection that begins now is old: not all clients' together."""

@@ -34,7 +34,7 @@ class Faults(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count a record."""
         if record.exc_info:
-            part = record.name.split(".")[1]
+            part = (*record.name.split("."), "other")[1]
             self._count.labels(part if part in PARTS else "other").inc()
 
 

@@ -19,6 +19,7 @@ def test_what_is_logged_with_a_traceback_is_counted_by_part_of_the_server() -> N
                 raise RuntimeError("made up")
             except RuntimeError:
                 server.getChild(name).exception("it failed")
+        server.error("it failed altogether", exc_info=RuntimeError("made up"))
         server.getChild("app").error("foreseen")
     finally:
         server.removeHandler(faults)
@@ -26,5 +27,5 @@ def test_what_is_logged_with_a_traceback_is_counted_by_part_of_the_server() -> N
     def count(part: str) -> float | None:
         return registry.get_sample_value("tidegate_unexpected_errors_total", {"part": part})
 
-    assert [count(part) for part in ("scheduler", "other", "app", "transport")] == [2, 1, 1, 0]
+    assert [count(part) for part in ("scheduler", "other", "app", "transport")] == [2, 2, 1, 0]
     assert count("made_up") is None

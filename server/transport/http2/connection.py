@@ -1,12 +1,9 @@
-"""One connection: bytes to frames to calls, and calls' frames to bytes (RFC 9113)."""
+"""One connection: bytes to frames to calls (RFC 9113); `Outgoing` is the way back."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +11,9 @@ import grpc
 
 from server.errors import Internal
 from server.transport.http2 import frames, headers
-from server.transport.http2.call import WINDOW, Call, Packed, Then
+from server.transport.http2.call import WINDOW, Call, Packed
 from server.transport.http2.frames import ConnectionFault, StreamFault
+from server.transport.http2.outgoing import Outgoing
 from server.transport.http2.sockets import Socket
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ CONNECTION_WINDOW: Final = 16 * 2**20
 READ: Final = 262_144  # bytes taken from a socket in a turn
 TINY: Final = 32  # bytes of a message's piece that costs as much as it brings
 SMALL: Final = 4_096  # bytes up to which a copy costs less than a view
-PIECES: Final = 512  # buffers handed to a socket in one write
-BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
 HEADERS_BYTES: Final = 65_536  # of one block, packed
 BURST, PER_SECOND = 2_000, 1_000
 """Frames that ask for work and bring none (pings, resets, settings; tiny pieces count in part): so
@@ -40,34 +36,24 @@ IDLE_PING: Final = b"is there"
 UNIMPLEMENTED: Final[int] = grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
-class Connection:
+class Connection(Outgoing):
     """A peer. Used by the loop's thread alone."""
 
     def __init__(self, loop: Loop, wire: Socket, peer: tuple[Any, ...] = ("", 0)) -> None:
-        self.loop, self.wire, self.socket = loop, wire, wire.socket
+        super().__init__(loop, wire)
         self.peer = peer
         """Its host and port, and what else an address has."""
-        self.window = self.first_window = frames.DEFAULT_WINDOW
-        self.largest_frame = frames.DEFAULT_FRAME_SIZE
-        self.calls: dict[int, Call] = {}
         self.heard = time.monotonic()
         """When bytes last came."""
-        self.over = self.shaken = self.greeted = self.paused = self.blocked = False
-        self.why = "peer"
-        """Why it ends, in a word."""
+        self.shaken = self.greeted = False
         self.pinged = 0.0
         """When it was asked whether it is there, if it has not answered."""
         self._heads = headers.Heads(headers.request)
         self._rest = b""  # a frame that has not come whole
         self._last = 0  # the latest stream that the peer has begun
-        self._leaving = self._closing = False
         self._unheard = READ  # bytes that are still taken once it is closing
         self._block: tuple[int, int, bytearray] | None = None  # headers that go on
         self._credit = CONNECTION_WINDOW  # what the peer may still send
-        self._stalled: dict[Call, None] = {}
-        self._out: deque[bytes | memoryview] = deque()
-        self._out_bytes = 0
-        self._afters: list[Then] = []
         self._tokens, self._filled = float(BURST), self.heard
         self._kinds: dict[int, Callable[[int, int, Any], None]] = {
             frames.DATA: self._on_data,
@@ -102,8 +88,6 @@ class Connection:
         )
         self.write(frames.settings(told))
         self.write(frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
-
-    # In.
 
     def take(self, come: bytes) -> None:
         """Bytes have come; none is their end."""
@@ -369,111 +353,6 @@ class Connection:
         self.write(frames.reset(call.stream, fault.code))
         call.cancelled()
 
-    # Out.
-
-    def has_room(self, call: Call, size: int) -> bool:
-        """Whether so much of a call may be sent now, in one frame."""
-        return size <= call.window and size <= self.window and size <= self.largest_frame
-
-    def room(self, call: Call) -> int:
-        """Bytes of a call that may be sent now."""
-        return min(call.window, self.window)
-
-    def stalled(self, call: Call) -> None:
-        """It has more to send than there is room for."""
-        self._stalled[call] = None
-
-    def _resume(self) -> None:
-        """There is more room: each goes on as far as it can."""
-        for call in list(self._stalled):
-            if self.window <= 0:
-                return
-            self._go_on_with(call)
-
-    def _go_on_with(self, call: Call) -> None:
-        del self._stalled[call]
-        call.resume()
-        if call.unsent and not call.over:
-            self.stalled(call)  # after the others
-
-    def forget(self, call: Call, ended: bool) -> None:
-        """A call is over; a caller that had not `ended` is told that no more is read of it."""
-        if self.calls.pop(call.stream, None) is None:
-            return
-        self._stalled.pop(call, None)
-        if not ended:
-            self.write(frames.reset(call.stream, frames.NO_ERROR))
-        if call.deadline is not None:
-            self.loop.does_not_expire()
-
-    def write(self, data: bytes | memoryview, then: Then | None = None) -> None:
-        """Have bytes sent, at the end of the turn; `then` once they have left."""
-        if self.over:
-            return
-        if not self._out and not self._afters:
-            self.loop.has_words(self)
-        self._out.append(data)
-        self._out_bytes += len(data)
-        if then is not None:
-            self._afters.append(then)
-
-    def flush(self) -> None:
-        """Send what is to be sent; what the socket does not take, when it does."""
-        try:
-            while self._out:
-                self._sent(self.wire.send(_first(self._out)))
-        except BlockingIOError:
-            self._block_on()
-            return
-        except OSError as error:
-            log.debug("a connection broke: %s", error)
-            self.why = "broken"
-            self.close()
-            return
-        self._unblock()
-        afters, self._afters = self._afters, []
-        for then in afters:
-            try:
-                then()
-            except Exception:  # one call must not cost the others theirs
-                log.exception("what follows a message failed")
-        if self._closing:  # the peer closes once it has heard why; or it might not hear it
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)
-        elif self._leaving and not self.calls:
-            self.why = "drain"
-            self.close()
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that its socket has not taken yet."""
-        return self._out_bytes
-
-    def _sent(self, count: int) -> None:
-        self._out_bytes -= count
-        self.loop.bytes_out += count
-        while count:
-            piece = self._out.popleft()
-            if len(piece) > count:
-                self._out.appendleft(memoryview(piece)[count:])
-                return
-            count -= len(piece)
-
-    def _block_on(self) -> None:
-        if not self.blocked:
-            self.blocked = True
-            self.loop.watch(self)
-
-    def _unblock(self) -> None:
-        if self.blocked:
-            self.blocked = False
-            self.loop.watch(self)
-
-    @property
-    def reads(self) -> bool:
-        """Whether bytes of it are wanted: not while it has to wait, or does not read ours."""
-        return not (self.paused or self._out_bytes > BACKLOG)
-
     def leave(self) -> None:
         """Tell the peer that no new calls are served; once it knows, that none will be."""
         self.write(frames.goaway(frames.LAST_STREAM, frames.NO_ERROR))
@@ -492,24 +371,3 @@ class Connection:
         self.write(frames.goaway(self._last, fault.code, fault.words))
         self._closing, self.pinged, self._rest = True, time.monotonic(), b""
         self._cancel_all()
-
-    def close(self) -> None:
-        """The connection is over, and every call of it."""
-        if not self.over:
-            self.over = True
-            self._out.clear()
-            self._afters.clear()
-            self.loop.closed(self)
-            self.socket.close()
-            self._cancel_all()
-
-    def _cancel_all(self) -> None:
-        for call in list(self.calls.values()):
-            call.cancelled()
-
-
-def _first(pieces: deque[bytes | memoryview]) -> list[bytes | memoryview]:
-    """As many as go in one write."""
-    if len(pieces) <= PIECES:
-        return list(pieces)
-    return [pieces[at] for at in range(PIECES)]

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from server.transport.http2.call import Call, Then
 from server.transport.http2.connection import READ, Connection
+from server.transport.http2.outgoing import Outgoing
 from server.transport.http2.sockets import Encrypted, Plain, Socket
 from server.transport.http2.tally import Tally, Told
 from server.transport.lag import Lag
@@ -70,7 +71,7 @@ class Loop:
         self._epoll = select.epoll()
         self._listening: dict[int, socket.socket] = {}
         self._connections: dict[int, Connection] = {}
-        self._words: list[Connection] = []  # those that have something to send
+        self._words: list[Outgoing] = []  # those that have something to send
         self._posted: deque[Then] = deque()
         self._timers: list[tuple[float, int, Then | Call]] = []
         self._numbers = itertools.count()
@@ -165,11 +166,11 @@ class Loop:
         """It is over."""
         self._expiring -= 1
 
-    def has_words(self, connection: Connection) -> None:
+    def has_words(self, connection: Outgoing) -> None:
         """A connection has something to send."""
         self._words.append(connection)
 
-    def watch(self, connection: Connection) -> None:
+    def watch(self, connection: Outgoing) -> None:
         """What is wanted of a connection's socket has changed."""
         if not connection.over:
             wanted = (IN if connection.reads else 0) | (OUT if connection.blocked else 0)
@@ -177,7 +178,7 @@ class Loop:
             if connection.reads and connection.wire.more:  # of which no event will tell
                 self.post(lambda: self._read(connection))
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Outgoing) -> None:
         """A connection is over; its socket is still open."""
         if self._connections.pop(connection.socket.fileno(), None) is not None:
             self.ended[connection.why] += 1
@@ -288,7 +289,7 @@ class Loop:
             connection.why = "failed"
             connection.close()
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Outgoing) -> None:
         if not connection.reads:
             self.watch(connection)
             return
@@ -423,7 +424,3 @@ class Loop:
 
 def _nobody(tally: Tally, told: Told, now: float) -> None:
     """Nobody asks for slow replies."""
-
-
-def _is_over(work: Then | Call) -> bool:
-    return isinstance(work, Call) and work.over

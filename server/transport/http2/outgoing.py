@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from server.transport.http2 import frames
-from server.transport.http2.call import Call, Then
+from server.transport.http2.call import Call, held_by
+from server.transport.http2.incoming import EXHAUSTED, Then
 from server.transport.http2.sockets import Socket
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 PIECES: Final = 512  # buffers handed to a socket in one write
 BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
+SHORT: Final = 65_536  # likewise, while there is little room for anybody
 
 
 class Outgoing(ABC):
@@ -27,16 +30,21 @@ class Outgoing(ABC):
 
     def __init__(self, loop: Loop, wire: Socket) -> None:
         self.loop, self.wire, self.socket = loop, wire, wire.socket
+        self.budget = loop.budget
         self.window = self.first_window = frames.DEFAULT_WINDOW
         self.largest_frame = frames.DEFAULT_FRAME_SIZE
         self.calls: dict[int, Call] = {}
+        self.held = 0
+        """Bytes that are held for it (see `Budget`)."""
+        self.heard = self.moved = time.monotonic()
+        """When bytes last came; when its socket last took some."""
         self.over = self.paused = self.blocked = False
         self.why = "peer"
         """Why it ends, in a word."""
         self._leaving = self._closing = False
         self._stalled: dict[Call, None] = {}
         self._out: deque[bytes | memoryview] = deque()
-        self._out_bytes = 0
+        self._out_bytes = self._out_held = 0
         self._afters: list[Then] = []
 
     @abstractmethod
@@ -46,7 +54,24 @@ class Outgoing(ABC):
     @property
     def reads(self) -> bool:
         """Whether bytes of it are wanted: not while it has to wait, or does not read ours."""
-        return not (self.paused or self._out_bytes > BACKLOG)
+        if self.paused or not self._out_bytes:
+            return not self.paused
+        return self._out_bytes <= (SHORT if self.budget.pressed else BACKLOG)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the peer has not taken all that it was to be told; any thread may ask."""
+        return bool(self._out_bytes or self._stalled)
+
+    def drop_stuck(self, horizon: float) -> None:
+        """Others wait for room: give up what the peer has not taken since before then."""
+        if self.blocked and self.moved < horizon:
+            log.info("a connection is closed: it does not take what it asked for")
+            self.why = "unread"
+            self.close()
+        for call in list(self._stalled):
+            if call.moved < horizon:
+                call.give_up(EXHAUSTED, "the reply was not read while others waited for room")
 
     def has_room(self, call: Call, size: int) -> bool:
         """Whether so much of a call may be sent now, in one frame."""
@@ -80,6 +105,7 @@ class Outgoing(ABC):
         self._stalled.pop(call, None)
         if not ended:
             self.write(frames.reset(call.stream, frames.NO_ERROR))
+        self.budget.calls -= 1
         if call.deadline is not None:
             self.loop.does_not_expire()
 
@@ -129,6 +155,8 @@ class Outgoing(ABC):
     def _sent(self, count: int) -> None:
         self._out_bytes -= count
         self.loop.bytes_out += count
+        if self.blocked:
+            self.moved = time.monotonic()
         while count:
             piece = self._out.popleft()
             if len(piece) > count:
@@ -138,20 +166,33 @@ class Outgoing(ABC):
 
     def _block_on(self) -> None:
         if not self.blocked:
-            self.blocked = True
+            self.blocked, self.moved = True, time.monotonic()
             self.loop.watch(self)
+        self._hold(self._out_bytes + held_by(self._out[0]))
 
     def _unblock(self) -> None:
         if self.blocked:
             self.blocked = False
             self.loop.watch(self)
+            self._hold(0)
+
+    def _hold(self, size: int) -> None:
+        """So much waits for the socket."""
+        more = size - self._out_held
+        self._out_held = size
+        if more > 0:
+            self.budget.charge(self, more)
+        elif more:
+            self.budget.give(self, -more)
 
     def close(self) -> None:
         """The connection is over, and every call of it."""
         if not self.over:
             self.over = True
             self._out.clear()
+            self._out_bytes = 0
             self._afters.clear()
+            self._hold(0)
             self.loop.closed(self)
             self.socket.close()
             self._cancel_all()

@@ -27,7 +27,8 @@ from h2.settings import SettingCodes
 
 from server.transport.http2 import connection, frames, outgoing
 from server.transport.http2 import loop as loops
-from server.transport.http2.call import WINDOW, Call
+from server.transport.http2.call import Call
+from server.transport.http2.incoming import WINDOW
 from tests.server.transport.serving import LARGEST, Raw, echo, echoes, loop, prefixed
 
 WINDOWS = (1, 10, 100, 16_384)

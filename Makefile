@@ -7,7 +7,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types stubs stubs-check lock lock-check alerts sbom \
-        torture cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer gpu-proof container-check serve clean
+        torture cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -108,6 +108,9 @@ bench-births: $(VENV)/.installed  ## 100,000 sessions opened, stepped once and c
 
 bench-durability: $(VENV)/.installed  ## the price of keeping sessions: stores and modes, restart, spill
 	$(BIN)/python -m benchmarks.durability
+
+abuse: $(VENV)/.installed  ## what hostile peers cost bystanders, and the server's memory; minutes
+	$(BIN)/python -m benchmarks.abuse
 
 perf-analyzer: $(VENV)/.installed  ## Triton's load generator against a server; needs mmdebstrap, root
 	PYTHON=$(BIN)/python benchmarks/perf-analyzer.sh

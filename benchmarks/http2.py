@@ -32,7 +32,7 @@ class Stream:
         self.window = connection.first_window
         self.over = False
         self._credit = WINDOW
-        self._said: list[tuple[bytes, bool]] = []  # what waits for room
+        self._said: list[tuple[bytes | memoryview, bool]] = []  # what waits for room
         self._come: list[bytes] = []
 
     def send(self, message: bytes, last: bool = False) -> None:
@@ -85,7 +85,10 @@ class Connection:
         self._socket = socket.create_connection((host, int(port)))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.window = self.first_window = frames.DEFAULT_WINDOW
-        self._out = [frames.PREFACE, frames.settings([(frames.INITIAL_WINDOW_SIZE, WINDOW)])]
+        self._out: list[bytes | memoryview] = [
+            frames.PREFACE,
+            frames.settings([(frames.INITIAL_WINDOW_SIZE, WINDOW)]),
+        ]
         self._out.append(frames.window_update(0, WINDOW))
         self._credit, self._rest, self._next = WINDOW, b"", 1
         self._heads, self._encoder = Heads(dict), Encoder()
@@ -113,7 +116,7 @@ class Connection:
         self._headers[method] = self._encoder.encode(fields)
         return first
 
-    def write(self, *pieces: bytes) -> None:
+    def write(self, *pieces: bytes | memoryview) -> None:
         """Have bytes sent with the next turn."""
         self._out += pieces
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from server.app import App
 from server.bundle.repository import KeyProblem
@@ -31,7 +32,7 @@ def main() -> int:
     try:
         config = from_arguments()
         follow(writer, config.log_level, config.log_format, config.audit)
-        return asyncio.run(_serve(config, writer))
+        asyncio.run(_serve(config, writer))
     except (*CANNOT_START, OSError) as error:
         _say(writer, error)
         return 2
@@ -50,13 +51,12 @@ def _say(writer: Writer, error: Exception) -> None:
         writer.say(f"tidegate-server: {error}")
 
 
-async def _serve(config: Config, writer: Writer) -> int:
-    app = App(config)
-    status = 0 if await app.run() else 1
-    if app.loading:  # to end the interpreter under onnxruntime's feet would abort the process
-        writer.close()
-        os._exit(status)
-    return status
+async def _serve(config: Config, writer: Writer) -> NoReturn:
+    status = 0 if await App(config).run() else 1
+    # Threads may be with a model or a store, which cannot be interrupted: to end the interpreter
+    # would wait for some of them, and abort under the feet of others.
+    writer.close()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from server import heap
 from server.config import Config
+from server.ending import Ending
 from server.engine.device import choose
 from server.metrics import Metrics
 from server.process_metrics import expose
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.5
+SWITCH_SECONDS = 0.001
+"""After which a thread that is busy in Python lets another have its turn: what is not stepping must
+not hold the transport up for 5 ms each time, as it would by default."""
 
 
 class App:
@@ -52,9 +57,9 @@ class App:
         self._registry = Registry(self._metrics)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._ending = Ending(config.drain_seconds, self._stop.set)
         self._died = False
         self._health: asyncio.Task[None] | None = None
-        self._loading: threading.Thread | None = None
         self._keeping = self._open_store(config)
         self._tenure: Tenure | None = None
         if self._keeping is not None:
@@ -81,7 +86,9 @@ class App:
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, or until a part of the server dies; returns whether
         everything queued was answered in time, and nothing died."""
-        self._catch_signals()
+        self._ending.catch_signals()
+        heap.settle()
+        sys.setswitchinterval(SWITCH_SECONDS)
         lag = self._loop.create_task(self._lags["events"].keep())
         try:
             return await self._serve()
@@ -94,8 +101,8 @@ class App:
             if self._metrics_port is not None:
                 self._metrics_port.stop()
             if self._tenure is not None and self._keeping is not None:
-                self._tenure.stop()
-                self._keeping.store.close()
+                await self._ending.wait_for(self._tenure.stop)
+                await self._ending.wait_for(self._keeping.store.close)
 
     async def _serve(self) -> bool:
         if self._tenure is not None:
@@ -110,7 +117,7 @@ class App:
         port = await transport.start()
         await self._open_health(services)
         log.info("listening on %s:%d; loading", self._host, port)
-        self._loading, loaded = _in_thread(self._loader.load)
+        loaded = _in_thread(self._loader.load)
         if not await self._unless_stopped(loaded):
             self._loader.given_up = True
             await transport.stop(0.1)
@@ -122,9 +129,11 @@ class App:
         await asyncio.to_thread(self._administration.start)
         await self._announce(services, port, metrics)
         expiry = asyncio.create_task(self._expire(services))
+        tending = asyncio.create_task(heap.tend(lambda: transport.held))
         if await self._unless_stopped(expiry):
             self._die("the expiry of sessions ended")
         expiry.cancel()
+        tending.cancel()
         if self._died:
             await services.unwell()
         return await self._drain(services, transport) and not self._died
@@ -158,15 +167,6 @@ class App:
         policy = config.on_store_failure
         refuse = policy == "refuse" or (policy == "auto" and not store.exclusive)
         return Keeping(store, Health(refuse, self._metrics.store_failures.inc))
-
-    @property
-    def loading(self) -> bool:
-        """Whether a thread is busy with a model yet, which cannot be interrupted."""
-        return self._administration.busy or (self._loading is not None and self._loading.is_alive())
-
-    def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop.set)
 
     def _stop_soon(self) -> None:
         """As SIGTERM; told from any thread."""
@@ -239,23 +239,27 @@ class App:
     async def _drain(self, services: Services, transport: Transport) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""
         log.info("draining for at most %g s", self._config.drain_seconds)
-        deadline = time.monotonic() + self._config.drain_seconds
+        deadline, within = self._ending.begin(), self._ending.wait_for
         await services.refuse()
         self._registry.refuse()
-        self._administration.stop()
-        finished = await asyncio.to_thread(self._registry.drain, deadline)
-        if not await asyncio.to_thread(self._registry.flush, deadline):
+        await within(self._administration.stop)
+        finished = bool(await within(lambda: self._registry.drain(deadline)))
+        if not await within(lambda: self._registry.flush(deadline)):
             finished = False
             log.error("sessions could not be stored as they are")
         if self._tenure is not None:  # before callers are sent elsewhere
-            await asyncio.to_thread(self._tenure.stop)
+            await within(self._tenure.stop)
         # gRPC cuts calls that arrive while it stops; give callers the time to hear that it will.
         await asyncio.sleep(min(LINGER_SECONDS, max(0.0, deadline - time.monotonic())))
         finished &= await transport.stop(max(0.1, deadline - time.monotonic()))
         if finished:
-            await asyncio.to_thread(self._registry.stop)
+            finished = bool(await within(self._end_models))
         log.info("stopped; everything queued was %s", "answered" if finished else "NOT answered")
         return finished
+
+    def _end_models(self) -> bool:
+        self._registry.stop()
+        return True
 
 
 def _open_access(config: Config, metrics: Metrics) -> Access | None:
@@ -267,7 +271,7 @@ def _open_access(config: Config, metrics: Metrics) -> Access | None:
     return Access(config.access, metrics)
 
 
-def _in_thread(work: Callable[[], None]) -> tuple[threading.Thread, asyncio.Future[None]]:
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
     """Do `work` in a thread that the end of the event loop does not wait for."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -291,6 +295,5 @@ def _in_thread(work: Callable[[], None]) -> tuple[threading.Thread, asyncio.Futu
         except RuntimeError:
             log.debug("loaded after the end")  # the loop is closed; nobody waits
 
-    thread = threading.Thread(target=run, name="loader", daemon=True)
-    thread.start()
-    return thread, done
+    threading.Thread(target=run, name="loader", daemon=True).start()
+    return done

@@ -27,6 +27,9 @@ from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, SettingsCon
 
 TEN_YEARS = 10 * 365 * 86_400.0  # times stay within what clocks and timestamps can say
 
+MESSAGES_INFLIGHT = 6
+"""Of the largest messages, so many must fit into the bytes in flight (see `http2.budget`)."""
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Duration = Annotated[float, Field(gt=0, le=TEN_YEARS, allow_inf_nan=False)]
 Window = Annotated[float, Field(ge=0, le=TEN_YEARS, allow_inf_nan=False)]
@@ -188,6 +191,15 @@ class Config(BaseSettings):
     max_inflight_messages: PositiveInt = Field(
         64, description="unanswered messages a stream before reading pauses"
     )
+    max_inflight_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
+        256 << 20, description="bytes of all calls under way: requests, and replies not yet read"
+    )
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        4096, description="connections at once; further ones take the place of silent ones"
+    )
+    message_seconds: Duration = Field(
+        60.0, description="time for a message to come whole, once it was begun"
+    )
     drain_seconds: Duration = Field(20.0, description="time to finish at shutdown")
     slow_seconds: Window = Field(
         1.0, description="seconds from which on a reply is told in the log as slow; 0: none"
@@ -216,6 +228,10 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
+        if self.max_inflight_bytes < MESSAGES_INFLIGHT * self.max_message_bytes:
+            text = "max_inflight_bytes must be {n} times max_message_bytes or more, not {bytes}"
+            told = {"n": MESSAGES_INFLIGHT, "bytes": self.max_inflight_bytes}
+            raise PydanticCustomError("inflight", text, told)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise PydanticCustomError("tls", "tls_cert and tls_key go together: one is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:

@@ -69,7 +69,7 @@ class UnknownSession(ServingError):
     code, reason = "NOT_FOUND", "UNKNOWN_SESSION"
 
     def __init__(self, model: str, session_id: str = "") -> None:
-        which = f"session {own(session_id)!r}" if session_id else "such session"
+        which = f"session {own(session_id)[:300]!r}" if session_id else "such session"
         super().__init__(f"model {model!r} has no {which}")
 
 
@@ -237,6 +237,14 @@ class TooManyCalls(Full):
 
     def __init__(self, limit: int, retry_after: float) -> None:
         super().__init__(f"{limit} calls are under way, as many as the server takes", retry_after)
+
+
+class TooManyBytes(TooManyCalls):
+    """As `TooManyCalls`, of bytes."""
+
+    def __init__(self, retry_after: float) -> None:
+        text = "the calls under way hold as many bytes as the server takes"
+        Full.__init__(self, text, retry_after)
 
 
 class QuotaReached(Full):

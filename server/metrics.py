@@ -149,6 +149,8 @@ class Metrics:
         self.bundles_refused = Counter("tidegate_bundles_refused", text, registry=self.registry)
         text = "Calls and streams that sent bytes which are no message of theirs."
         self.undecoded = Counter("tidegate_decode_errors", text, registry=self.registry)
+        text = "Bytes of calls under way that count against max_inflight_bytes."
+        self.inflight_bytes = Gauge("tidegate_inflight_bytes", text, registry=self.registry)
         text = "Whether the store answers."
         self.store_up = Gauge("tidegate_store_up", text, ["store"], registry=self.registry)
         self.store_failures = Counter(

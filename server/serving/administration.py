@@ -51,11 +51,6 @@ class Administration:
         self._watcher.stop()
         self._shadows.stop()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a thread is with a model, which cannot be interrupted."""
-        return self._watcher.busy or self._shadows.busy
-
     def load(self, name: str, version: int) -> tuple[ServedModel, bool]:
         """A version, once it serves, and whether it is the newest. Raises as `Watcher.load`, and
         Starting."""

@@ -66,11 +66,6 @@ class Shadows:
                 except Exception:
                     log.exception("%s/%d cannot be a shadow", name, version)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a thread is with a shadow's engine."""
-        return self._lock.locked()
-
     def stop(self) -> None:
         """End all shadows, but for one that is being loaded: nobody can wait for that."""
         if not self._lock.acquire(blocking=False):

@@ -67,11 +67,6 @@ class Watcher:
         """Look no more. A version that is being loaded will not be served."""
         self._stop.set()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a thread is with a model, which cannot be interrupted."""
-        return self._working.locked()
-
     def load(self, name: str, version: int) -> ServedModel:
         """Look at one folder now; the version, once it serves.
 

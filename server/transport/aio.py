@@ -39,6 +39,11 @@ class AioServer:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_Serious())
         self._address, self._certificates = address(config), certificates(config)
 
+    @property
+    def held(self) -> int:
+        """It is not known."""
+        return 0
+
     async def start(self) -> int:
         """Listen, not serving yet; returns the port."""
         try:

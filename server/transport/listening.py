@@ -19,6 +19,10 @@ class PortTaken(RuntimeError):
 class Transport(Protocol):
     """Carries calls to `services.Services` and back."""
 
+    @property
+    def held(self) -> int:
+        """Bytes that calls hold, as far as it is known."""
+
     async def start(self) -> int:
         """Listen; returns the port.
 

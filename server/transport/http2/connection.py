@@ -1,21 +1,22 @@
-"""One connection: bytes to frames to calls, and calls' frames to bytes (RFC 9113)."""
+"""One connection: bytes to frames to calls (RFC 9113); `Outgoing` is the way back."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
-from server.errors import Internal
+from server.errors import Internal, TooManyBytes, TooManyCalls
 from server.transport.http2 import frames, headers
-from server.transport.http2.call import WINDOW, Call, Packed, Then
-from server.transport.http2.frames import ConnectionFault, StreamFault
+from server.transport.http2.budget import OWN_CALLS
+from server.transport.http2.call import EXPIRED, Call
+from server.transport.http2.frames import ConnectionFault, Packed, StreamFault
+from server.transport.http2.incoming import AGAIN, WINDOW, Incoming
+from server.transport.http2.outgoing import Outgoing
 from server.transport.http2.sockets import Socket
 
 if TYPE_CHECKING:
@@ -28,46 +29,40 @@ CONNECTION_WINDOW: Final = 16 * 2**20
 READ: Final = 262_144  # bytes taken from a socket in a turn
 TINY: Final = 32  # bytes of a message's piece that costs as much as it brings
 SMALL: Final = 4_096  # bytes up to which a copy costs less than a view
-PIECES: Final = 512  # buffers handed to a socket in one write
-BACKLOG: Final = 4 * 2**20  # unsent bytes above which nothing more is read of the peer
-HEADERS_BYTES: Final = 65_536  # of one block, packed
+HEADERS_BYTES: Final = 2 * headers.LIST_BYTES  # of one block, packed
+LARGE_HEAD: Final = 512  # bytes of headers that count by themselves
+HEAD_WEIGHT: Final = 8  # bytes that a byte of headers costs
 BURST, PER_SECOND = 2_000, 1_000
 """Frames that ask for work and bring none (pings, resets, settings; tiny pieces count in part): so
 many at once, then so many a second. A connection that sends more is not read meanwhile."""
 PAUSE: Final = 0.05  # seconds
+TURN: Final = 0.005  # seconds of the processor's time after which others have their turn
+TURN_FRAMES: Final = 64  # between two looks at the clock
+TRICKLE: Final = 256  # bytes of a window that costs more than it brings
 LAST_PING: Final = b"the last"
 IDLE_PING: Final = b"is there"
 UNIMPLEMENTED: Final[int] = grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
-class Connection:
+class Connection(Outgoing):
     """A peer. Used by the loop's thread alone."""
 
     def __init__(self, loop: Loop, wire: Socket, peer: tuple[Any, ...] = ("", 0)) -> None:
-        self.loop, self.wire, self.socket = loop, wire, wire.socket
+        super().__init__(loop, wire)
         self.peer = peer
         """Its host and port, and what else an address has."""
-        self.window = self.first_window = frames.DEFAULT_WINDOW
-        self.largest_frame = frames.DEFAULT_FRAME_SIZE
-        self.calls: dict[int, Call] = {}
-        self.heard = time.monotonic()
-        """When bytes last came."""
-        self.over = self.shaken = self.greeted = self.paused = self.blocked = False
-        self.why = "peer"
-        """Why it ends, in a word."""
+        self.shaken = self.greeted = False
         self.pinged = 0.0
         """When it was asked whether it is there, if it has not answered."""
         self._heads = headers.Heads(headers.request)
         self._rest = b""  # a frame that has not come whole
         self._last = 0  # the latest stream that the peer has begun
-        self._leaving = self._closing = False
         self._unheard = READ  # bytes that are still taken once it is closing
         self._block: tuple[int, int, bytearray] | None = None  # headers that go on
+        self._begun = 0.0  # when they did
         self._credit = CONNECTION_WINDOW  # what the peer may still send
-        self._stalled: dict[Call, None] = {}
-        self._out: deque[bytes | memoryview] = deque()
-        self._out_bytes = 0
-        self._afters: list[Then] = []
+        self._viewing: dict[Incoming, int] = {}  # of the bytes at hand, what calls keep views of
+        self._put_by = 0  # bytes of `_rest` and headers that are held
         self._tokens, self._filled = float(BURST), self.heard
         self._kinds: dict[int, Callable[[int, int, Any], None]] = {
             frames.DATA: self._on_data,
@@ -103,8 +98,6 @@ class Connection:
         self.write(frames.settings(told))
         self.write(frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
 
-    # In.
-
     def take(self, come: bytes) -> None:
         """Bytes have come; none is their end."""
         if not come or (self._closing and self._has_heard(len(come))):
@@ -127,6 +120,8 @@ class Connection:
             if not self.greeted:
                 come = self._preface(come)
             self._rest = self._frames(come)
+            if self._viewing:
+                self._part_from(come)
         except ConnectionFault as fault:
             self.fault(fault)
 
@@ -134,6 +129,7 @@ class Connection:
         """Read again, after a pause."""
         self.paused = False
         if not self.over:
+            self._put_aside(0)
             self.take_in(self._rest)
             self.loop.watch(self)
 
@@ -153,6 +149,7 @@ class Connection:
         if not self.greeted:
             return self._rest
         at, end, kinds = 0, len(come), self._kinds
+        look_in, until = TURN_FRAMES, 0.0
         while end - at >= frames.HEAD_SIZE and not (self.over or self._closing):
             high, low, kind, flags, stream = frames.HEAD.unpack_from(come, at)
             size = high << 8 | low
@@ -161,6 +158,14 @@ class Connection:
             start = at + frames.HEAD_SIZE
             if start + size > end or (self._tokens < 0 and self._throttled()):
                 break
+            look_in -= 1
+            if not look_in:
+                look_in, used = TURN_FRAMES, time.thread_time()
+                until = until or used + TURN
+                if used > until:
+                    self._pause()
+                    self.loop.post(self.go_on)
+                    break
             at = start + size
             take = kinds.get(kind, self._on_other)
             if self._block is not None and kind != frames.CONTINUATION:
@@ -169,7 +174,32 @@ class Connection:
             large = size > SMALL and kind == frames.DATA
             payload = memoryview(come)[start:at] if large else come[start:at]
             take(stream & frames.LAST_STREAM, flags, payload)
-        return come[at:] if at else come
+        left = come[at:] if at else come
+        if self.paused:
+            self._put_aside(len(left))
+        return left
+
+    def _put_aside(self, size: int) -> None:
+        """So much of what has come waits. Raises ConnectionFault: it is a flood, without room."""
+        more = size - self._put_by
+        if more < 0:
+            self.budget.give(self, -more)
+        elif more:
+            if self._tokens < 0 and self.budget.full(self, more):
+                raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too much while others wait")
+            self.budget.charge(self, more)
+        self._put_by = size
+
+    def is_viewed_by(self, call: Incoming, size: int) -> None:
+        """A call keeps a view of the bytes at hand."""
+        self._viewing[call] = self._viewing.get(call, 0) + size
+
+    def _part_from(self, come: bytes) -> None:
+        """Bytes of which only a small part is kept are not kept for that."""
+        if 2 * sum(self._viewing.values()) < len(come):
+            for call in self._viewing:
+                call.own_parts(come)
+        self._viewing.clear()
 
     def _throttled(self) -> bool:
         """Whether the peer has to wait."""
@@ -177,11 +207,14 @@ class Connection:
         self._tokens = min(float(BURST), self._tokens + (now - self._filled) * PER_SECOND)
         self._filled = now
         if self._tokens < 0:
-            self.paused = True
             self.loop.throttled += 1
-            self.loop.watch(self)
+            self._pause()
             self.loop.at(now + PAUSE, self.go_on)
         return self.paused
+
+    def _pause(self) -> None:
+        self.paused = True
+        self.loop.watch(self)
 
     def _on_data(self, stream: int, flags: int, payload: Packed) -> None:
         size = len(payload)
@@ -215,7 +248,7 @@ class Connection:
         if flags & frames.END_HEADERS:
             self._begin(stream, flags, payload)
         else:
-            self._block = (stream, flags, bytearray(payload))
+            self._block, self._begun = (stream, flags, bytearray(payload)), self.heard
 
     def _on_continuation(self, stream: int, flags: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != stream:
@@ -254,13 +287,20 @@ class Connection:
             ending = headers.block((":status", str(head.http_status)))
             self.write(frames.headers(stream, ending, frames.END_STREAM, self.largest_frame))
         else:
-            self._call(Call(self, stream, head), head, flags)
+            self._call(Call(self, stream, head), head, flags, len(block))
 
-    def _call(self, call: Call, head: headers.Head, flags: int) -> None:
+    def _call(self, call: Call, head: headers.Head, flags: int, size: int) -> None:
         self.calls[call.stream] = call
+        budget = self.budget
+        budget.calls += 1
         if call.deadline is not None:
             self.loop.expires(call)
-        if head.refusal is not None:
+        if budget.calls > budget.most_calls and len(self.calls) > OWN_CALLS:
+            self.tire()
+            call.reject(TooManyCalls(budget.most_calls, AGAIN))
+        elif size > LARGE_HEAD and not call.weigh_head(HEAD_WEIGHT * size):
+            call.reject(TooManyBytes(AGAIN))
+        elif head.refusal is not None:
             call.end(UNIMPLEMENTED, head.refusal)
         else:
             try:
@@ -291,13 +331,14 @@ class Connection:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS of a stream")
         if flags & frames.ACK:
             return
-        for name, value in frames.read_settings(payload):
-            if name == frames.INITIAL_WINDOW_SIZE:
-                self._tokens -= len(self.calls) / 100
-                self._widen(value - self.first_window)
-                self.first_window = value
-            elif name == frames.MAX_FRAME_SIZE:
-                self.largest_frame = min(value, WINDOW)
+        self._tokens -= len(payload) / 100
+        said = dict(frames.read_settings(payload))  # the last of a name counts
+        if (first := said.get(frames.INITIAL_WINDOW_SIZE)) is not None:
+            self._tokens -= len(self.calls) / 100
+            self._widen(first - self.first_window)
+            self.first_window = first
+        if (largest := said.get(frames.MAX_FRAME_SIZE)) is not None:
+            self.largest_frame = min(largest, WINDOW)
         self.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _widen(self, more: int) -> None:
@@ -332,6 +373,8 @@ class Connection:
             raise ConnectionFault(frames.FRAME_SIZE_ERROR, "WINDOW_UPDATE of an odd size")
         more = frames.NUMBER.unpack(payload)[0] & frames.LARGEST_WINDOW
         self._tokens -= 0.01  # they come with what we send
+        if more < TRICKLE and self._stalled:
+            self._tokens -= 0.2
         if stream:
             self._grant(stream, more)
             return
@@ -369,115 +412,34 @@ class Connection:
         self.write(frames.reset(call.stream, fault.code))
         call.cancelled()
 
-    # Out.
-
-    def has_room(self, call: Call, size: int) -> bool:
-        """Whether so much of a call may be sent now, in one frame."""
-        return size <= call.window and size <= self.window and size <= self.largest_frame
-
-    def room(self, call: Call) -> int:
-        """Bytes of a call that may be sent now."""
-        return min(call.window, self.window)
-
-    def stalled(self, call: Call) -> None:
-        """It has more to send than there is room for."""
-        self._stalled[call] = None
-
-    def _resume(self) -> None:
-        """There is more room: each goes on as far as it can."""
-        for call in list(self._stalled):
-            if self.window <= 0:
-                return
-            self._go_on_with(call)
-
-    def _go_on_with(self, call: Call) -> None:
-        del self._stalled[call]
-        call.resume()
-        if call.unsent and not call.over:
-            self.stalled(call)  # after the others
-
-    def forget(self, call: Call, ended: bool) -> None:
-        """A call is over; a caller that had not `ended` is told that no more is read of it."""
-        if self.calls.pop(call.stream, None) is None:
-            return
-        self._stalled.pop(call, None)
-        if not ended:
-            self.write(frames.reset(call.stream, frames.NO_ERROR))
-        if call.deadline is not None:
-            self.loop.does_not_expire()
-
-    def write(self, data: bytes | memoryview, then: Then | None = None) -> None:
-        """Have bytes sent, at the end of the turn; `then` once they have left."""
-        if self.over:
-            return
-        if not self._out and not self._afters:
-            self.loop.has_words(self)
-        self._out.append(data)
-        self._out_bytes += len(data)
-        if then is not None:
-            self._afters.append(then)
-
-    def flush(self) -> None:
-        """Send what is to be sent; what the socket does not take, when it does."""
-        try:
-            while self._out:
-                self._sent(self.wire.send(_first(self._out)))
-        except BlockingIOError:
-            self._block_on()
-            return
-        except OSError as error:
-            log.debug("a connection broke: %s", error)
-            self.why = "broken"
-            self.close()
-            return
-        self._unblock()
-        afters, self._afters = self._afters, []
-        for then in afters:
-            try:
-                then()
-            except Exception:  # one call must not cost the others theirs
-                log.exception("what follows a message failed")
-        if self._closing:  # the peer closes once it has heard why; or it might not hear it
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)
-        elif self._leaving and not self.calls:
-            self.why = "drain"
-            self.close()
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that its socket has not taken yet."""
-        return self._out_bytes
-
-    def _sent(self, count: int) -> None:
-        self._out_bytes -= count
-        self.loop.bytes_out += count
-        while count:
-            piece = self._out.popleft()
-            if len(piece) > count:
-                self._out.appendleft(memoryview(piece)[count:])
-                return
-            count -= len(piece)
-
-    def _block_on(self) -> None:
-        if not self.blocked:
-            self.blocked = True
-            self.loop.watch(self)
-
-    def _unblock(self) -> None:
-        if self.blocked:
-            self.blocked = False
-            self.loop.watch(self)
-
-    @property
-    def reads(self) -> bool:
-        """Whether bytes of it are wanted: not while it has to wait, or does not read ours."""
-        return not (self.paused or self._out_bytes > BACKLOG)
+    def drop_late(self, horizon: float) -> None:
+        """End calls whose message was to come whole since before then."""
+        if self._block is not None and self._begun < horizon:
+            self.fault(ConnectionFault(frames.ENHANCE_YOUR_CALM, "headers without end"))
+        for call in list(self.calls.values()):
+            if call.is_late(horizon):
+                call.give_up(EXPIRED, "the message did not come whole in time")
 
     def leave(self) -> None:
         """Tell the peer that no new calls are served; once it knows, that none will be."""
         self.write(frames.goaway(frames.LAST_STREAM, frames.NO_ERROR))
         self.write(frames.frame(frames.PING, 0, 0, LAST_PING))
+
+    def tire(self) -> None:
+        """It asks for what there is none of: so many at once, and so many a second."""
+        self._tokens -= 1
+
+    def close(self) -> None:
+        """As `Outgoing`."""
+        self._put_aside(0)
+        super().close()
+
+    def make_room(self) -> None:
+        """It has no calls, and others come."""
+        with contextlib.suppress(OSError):
+            self.wire.send([frames.goaway(self._last, frames.NO_ERROR, "others need the room")])
+        self.why = "room"
+        self.close()
 
     def ask(self, now: float) -> None:
         """Ask whether it is there."""
@@ -491,25 +453,5 @@ class Connection:
             self.why = "flood" if fault.code == frames.ENHANCE_YOUR_CALM else "protocol"
         self.write(frames.goaway(self._last, fault.code, fault.words))
         self._closing, self.pinged, self._rest = True, time.monotonic(), b""
+        self._put_aside(0)
         self._cancel_all()
-
-    def close(self) -> None:
-        """The connection is over, and every call of it."""
-        if not self.over:
-            self.over = True
-            self._out.clear()
-            self._afters.clear()
-            self.loop.closed(self)
-            self.socket.close()
-            self._cancel_all()
-
-    def _cancel_all(self) -> None:
-        for call in list(self.calls.values()):
-            call.cancelled()
-
-
-def _first(pieces: deque[bytes | memoryview]) -> list[bytes | memoryview]:
-    """As many as go in one write."""
-    if len(pieces) <= PIECES:
-        return list(pieces)
-    return [pieces[at] for at in range(PIECES)]

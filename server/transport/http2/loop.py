@@ -4,7 +4,6 @@ all that is to go."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import itertools
 import logging
@@ -16,30 +15,51 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
-from server.transport.http2.call import Call, Then
+from server.errors import ServingError
+from server.transport.http2.budget import Budget
+from server.transport.http2.call import Call
 from server.transport.http2.connection import READ, Connection
+from server.transport.http2.entrance import Entrance
+from server.transport.http2.incoming import Then
+from server.transport.http2.outgoing import Outgoing
 from server.transport.http2.sockets import Encrypted, Plain, Socket
 from server.transport.http2.tally import Tally, Told
 from server.transport.lag import Lag
 
 log = logging.getLogger(__name__)
 
-IN, OUT, GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
-BACKLOG: Final = 1_024  # connections that wait to be taken
-ACCEPTED_AT_ONCE: Final = 64
+IN, OUT, LEFT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+GONE: Final = select.EPOLLHUP | select.EPOLLERR | LEFT
 LOOK_ROUND: Final = 1.0  # seconds between two looks at connections that are silent
 GREETING: Final = 20.0  # seconds that a peer may take to speak HTTP/2
 IDLE, ANSWER = 60.0, 20.0
 """Seconds of silence after which a peer is asked whether it is there, and that it may take."""
-OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+LET_GO: Final = 256  # silent connections looked for at once, where there is no room for others
 MOST_RESTS: Final = 8  # doublings of the turns without a look, where looking is in vain
 STALL: Final = 0.02
 """Seconds without a look at the sockets from which on what is found is taken to have been there all
 the while; else it came midway, on the average."""
 ASLEEP: Final = 5e-5  # seconds: a wait this long had nothing to find at first
 PATIENCE: Final = 0.25  # seconds until connections are taken again, where there was no room
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What peers may hold.
+
+    Attributes:
+        connections: at the same time.
+        bytes: of all calls together (see `Budget`).
+        message_seconds: in which a message that was begun has to come whole; where others wait for
+            room, also those in which something of a reply has to be read.
+    """
+
+    connections: int = 4_096
+    bytes: int = 256 << 20
+    message_seconds: float = 60.0
 
 
 class Loop:
@@ -52,6 +72,8 @@ class Loop:
         largest_message: bytes of a message, unpacked.
         most_calls: of one connection at the same time.
         busy: seconds to look for more before sleeping.
+        limits: what peers may hold.
+        refused: takes note of a call that there was no room for.
         secure: what a new connection is encrypted with; None: it is not.
     """
 
@@ -64,14 +86,25 @@ class Loop:
         most_calls: int,
         busy: float = 0.0,
         secure: Callable[[], ssl.SSLContext] | None = None,
+        limits: Limits = Limits(),
+        refused: Callable[[ServingError], object] = lambda _: None,
     ) -> None:
+        self.turned_down = refused
         self.on_call, self._settle, self._on_death = on_call, settle, on_death
         self.largest_message, self.most_calls = largest_message, most_calls
+        self._limits = limits
+        self.budget = Budget(limits.bytes, limits.connections, self.post)
+        self.lost = False
+        """Whether peers had not taken all that they were to be told when it ended."""
         self._epoll = select.epoll()
-        self._listening: dict[int, socket.socket] = {}
+        self._entrance = Entrance(self._welcome, self._turned_away)
+        self._listening = self._entrance.sockets
         self._connections: dict[int, Connection] = {}
-        self._words: list[Connection] = []  # those that have something to send
+        self._idlest: list[Connection] = []  # the last longest
+        self._looked_for_idle = 0.0
+        self._words: list[Outgoing] = []  # those that have something to send
         self._posted: deque[Then] = deque()
+        self._later: deque[Then] = deque()  # of which one is done in a turn
         self._timers: list[tuple[float, int, Then | Call]] = []
         self._numbers = itertools.count()
         self._expiring = 0  # calls under way that have a deadline
@@ -97,20 +130,7 @@ class Loop:
 
     def listen(self, host: str, port: int) -> int:
         """The port on which it will listen. Raises OSError."""
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, where in dict.fromkeys(found):
-            taken = self._bind(family, where[0], port)
-            port = taken.getsockname()[1]
-            self._listening[taken.fileno()] = taken
-        return port
-
-    def _bind(self, family: int, host: str | int, port: int) -> socket.socket:
-        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-        taken = socket.create_server(
-            (str(host), port), family=family, backlog=BACKLOG, dualstack_ipv6=both
-        )
-        taken.setblocking(False)
-        return taken
+        return self._entrance.listen(host, port)
 
     def start(self) -> None:
         """Begin to serve."""
@@ -133,6 +153,15 @@ class Loop:
         if self._sleeps:
             self._sleeps = False
             self._wake()
+
+    def later(self, work: Then) -> None:
+        """Have `work`, which takes long, done in a turn of its own. For the loop's thread."""
+        self._later.append(work)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a peer has not taken all that it was to be told; any thread may ask."""
+        return any(each.has_unsent for each in list(self._connections.values()))
 
     def stop(self, grace: float) -> None:
         """Take no more connections, cancel the calls that are not over within `grace` seconds, and
@@ -165,19 +194,20 @@ class Loop:
         """It is over."""
         self._expiring -= 1
 
-    def has_words(self, connection: Connection) -> None:
+    def has_words(self, connection: Outgoing) -> None:
         """A connection has something to send."""
         self._words.append(connection)
 
-    def watch(self, connection: Connection) -> None:
+    def watch(self, connection: Outgoing) -> None:
         """What is wanted of a connection's socket has changed."""
         if not connection.over:
-            wanted = (IN if connection.reads else 0) | (OUT if connection.blocked else 0)
+            # Where nothing is read of it, its end is to be told as well.
+            wanted = (IN if connection.reads else LEFT) | (OUT if connection.blocked else 0)
             self._epoll.modify(connection.socket, wanted)
             if connection.reads and connection.wire.more:  # of which no event will tell
                 self.post(lambda: self._read(connection))
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Outgoing) -> None:
         """A connection is over; its socket is still open."""
         if self._connections.pop(connection.socket.fileno(), None) is not None:
             self.ended[connection.why] += 1
@@ -207,6 +237,8 @@ class Loop:
             if (listening := self._listening.get(number)) is not None:
                 self._accept(listening)
         self._do_posted()
+        if self._later:
+            self._attempt(self._later.popleft())
         self._ring()
         self._settle()
         while self._words:
@@ -233,7 +265,7 @@ class Loop:
             return []
         until = time.monotonic() + self._busy
         while (now := time.monotonic()) < until:
-            if (ready := self._epoll.poll(0)) or self._posted:
+            if (ready := self._epoll.poll(0)) or self._posted or self._later:
                 self._in_vain = 0
                 self._found(now, now)
                 return ready
@@ -249,7 +281,7 @@ class Loop:
         try:
             begun = time.monotonic()
             due = begun
-            if not self._posted and self._timers:
+            if not (self._posted or self._later) and self._timers:
                 due = max(begun, self._timers[0][0])
             ready = self._epoll.poll(due - begun)
             now = time.monotonic()
@@ -288,7 +320,7 @@ class Loop:
             connection.why = "failed"
             connection.close()
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Outgoing) -> None:
         if not connection.reads:
             self.watch(connection)
             return
@@ -304,37 +336,8 @@ class Loop:
             self.post(lambda: self._read(connection))
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                sock, peer = listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in OUT_OF_FILES:
-                    self._hold(listening, error)
-                return
-            try:
-                self._welcome(sock, peer)
-            except Exception:  # that it has gone already is no fault, whatever else is
-                log.debug("a connection could not be taken", exc_info=True)
-                sock.close()
-
-    def _welcome(self, sock: socket.socket, peer: tuple[Any, ...]) -> None:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(self, self._wire(sock), peer)
-        self._connections[connection.socket.fileno()] = connection
-        self.opened += 1
-        self._epoll.register(connection.socket, IN)
-        connection.shake()
-
-    def _wire(self, sock: socket.socket) -> Socket:
-        return Plain(sock) if self._secure is None else Encrypted(sock, self._secure())
-
-    def _hold(self, listening: socket.socket, error: OSError) -> None:
-        """There is no room for another connection: those that wait, wait on."""
-        log.warning("no connection can be taken: %s", error)
-        self.refused += 1
+        if self._entrance.accept(listening):
+            return
         self._epoll.modify(listening, 0)
 
         def again() -> None:
@@ -342,6 +345,40 @@ class Loop:
                 self._epoll.modify(listening, IN)
 
         self.at(time.monotonic() + PATIENCE, again)
+
+    def _welcome(self, sock: socket.socket, peer: tuple[Any, ...]) -> bool:
+        """Take a connection in; False where as many as may be are there, each with calls."""
+        if len(self._connections) >= self._limits.connections and not self._let_one_go():
+            return False
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(self, self._wire(sock), peer)
+        self._connections[connection.socket.fileno()] = connection
+        self.opened += 1
+        self._epoll.register(connection.socket, IN)
+        connection.shake()
+        return True
+
+    def _turned_away(self) -> None:
+        self.refused += 1
+
+    def _let_one_go(self) -> bool:
+        """End the connection that has been silent longest, of those without calls."""
+        now = time.monotonic()
+        if not self._idlest and now > self._looked_for_idle + LOOK_ROUND:
+            self._looked_for_idle = now
+            idle = [each for each in self._connections.values() if not each.calls]
+            idle.sort(key=lambda each: each.heard, reverse=True)
+            self._idlest = idle[-LET_GO:]
+        while self._idlest:
+            connection = self._idlest.pop()
+            if not (connection.over or connection.calls) and now - connection.heard > LOOK_ROUND:
+                connection.make_room()
+                return True
+        return False
+
+    def _wire(self, sock: socket.socket) -> Socket:
+        return Plain(sock) if self._secure is None else Encrypted(sock, self._secure())
 
     def _do_posted(self) -> None:
         for _ in range(len(self._posted)):
@@ -377,8 +414,12 @@ class Loop:
     def _look_round(self) -> None:
         """Ask those that are silent whether they are there; close those that are not."""
         now = time.monotonic()
+        late, short = now - self._limits.message_seconds, self.budget.is_short()
         self.at(now + LOOK_ROUND, self._look_round)
         for connection in list(self._connections.values()):
+            connection.drop_late(late)
+            if short:
+                connection.drop_stuck(late)
             silent = now - connection.heard
             if not connection.greeted:
                 gone, why = silent > GREETING, "greeting"
@@ -394,10 +435,9 @@ class Loop:
 
     def _leave(self) -> None:
         self._stopping = True
-        for number, listening in self._listening.items():
+        for number in self._listening:
             self._epoll.unregister(number)
-            listening.close()
-        self._listening.clear()
+        self._entrance.close()
         for connection in list(self._connections.values()):
             connection.leave()
 
@@ -409,13 +449,12 @@ class Loop:
             self._awake.send(b"\0")
 
     def _clear(self) -> None:
+        self.lost = self.has_unsent
         self.lag.over = True
         for connection in list(self._connections.values()):
             connection.why = "drain"
             connection.close()
-        for listening in self._listening.values():
-            listening.close()
-        self._listening.clear()
+        self._entrance.close()
         self._epoll.close()
         self._asleep.close()
         self._awake.close()
@@ -423,7 +462,3 @@ class Loop:
 
 def _nobody(tally: Tally, told: Told, now: float) -> None:
     """Nobody asks for slow replies."""
-
-
-def _is_over(work: Then | Call) -> bool:
-    return isinstance(work, Call) and work.over

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
-from server.transport.http2.call import Packed
+from server.transport.http2.frames import Packed
 
 
 class Socket(Protocol):

@@ -97,6 +97,7 @@ class Bridge:
 
     def serve(self, call: Call, handler: Handler, packed: bytes | None = None) -> None:
         """Serve a call from the loop's thread; `packed` is its first message, if that was read."""
+        call.lend()  # a task that is cancelled may hold what it has for a while
         self._soon(self._start, call, handler, packed)
 
     def message(self, call: Call) -> asyncio.Future[bytes | None]:
@@ -137,7 +138,7 @@ class Bridge:
         task = self._loop.create_task(self._run(call, handler, packed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
+        task.add_done_callback(lambda _: call.post(call.take_back))
         call.post(lambda: self._watch(call, task))
 
     def _watch(self, call: Call, task: asyncio.Task[None]) -> None:

@@ -148,7 +148,7 @@ class _Asked:
         try:
             work()
         except ServingError as error:
-            self.settle(error)
+            self.settle(error.with_traceback(None))  # which holds the request
         except Exception:
             log.exception("a request failed unexpectedly")
             self.settle(Internal())

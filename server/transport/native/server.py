@@ -13,8 +13,9 @@ from server.config import Config
 from server.errors import ServingError
 from server.metrics import Metrics
 from server.serving.registry import Registry
+from server.transport.files import room_for
 from server.transport.http2.call import Call
-from server.transport.http2.loop import Loop
+from server.transport.http2.loop import Limits, Loop
 from server.transport.http2.tally import Method, Tally
 from server.transport.lag import Lag
 from server.transport.listening import LAST_WORDS, address, taken, until
@@ -75,11 +76,23 @@ class NativeServer:
             most_calls=MOST_CALLS,
             busy=config.busy_poll,
             secure=None if (files := certificates(config)) is None else files.context,
+            limits=Limits(
+                connections=room_for(config.max_connections),
+                bytes=config.max_inflight_bytes,
+                message_seconds=config.message_seconds,
+            ),
+            refused=registry.count_error,
         )
         self._config, self._traces = config, traces(config)
         self._routes, self._unknown = self._connect(registry, metrics)
         metrics.registry.register(Connections(self._loop))
+        metrics.inflight_bytes.set_function(lambda: self.held)
         metrics.registry.register(SlowReplies(self._loop, config.slow_seconds))
+
+    @property
+    def held(self) -> int:
+        """Bytes that calls hold, beyond connections' own parts."""
+        return self._loop.budget.held
 
     @property
     def lag(self) -> Lag:
@@ -96,7 +109,11 @@ class NativeServer:
         bridge = self._bridge = Bridge({STEP: of_steps})
 
         def bridged(handler: Handler) -> LongWay:
-            return lambda call, packed=None: bridge.serve(call, handler, packed)
+            def begin(call: Call, packed: bytes | None = None) -> None:
+                call.streams = handler.request_streaming
+                bridge.serve(call, handler, packed)
+
+            return begin
 
         ways = {path: bridged(handler) for path, handler in handlers.by_path.items()}
         begins = {**ways, **self._natives(registry, methods, of_steps, ways[STEP])}
@@ -159,10 +176,11 @@ class NativeServer:
         await asyncio.to_thread(self._loop.stop, LAST_WORDS if finished else 0)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
-        return finished
+        return finished and not self._loop.lost
 
     def _idle(self) -> bool:
-        return self._services.idle and not self._streams
+        idle = self._services.idle and not self._streams
+        return idle and not self._loop.has_unsent
 
     def _on_call(self, call: Call) -> None:
         route = self._routes.get(call.method, self._unknown)
@@ -185,4 +203,5 @@ class NativeServer:
 
 
 def _refuse(call: Call) -> None:
+    call.connection.tire()
     call.end(UNIMPLEMENTED, "Method not found!")

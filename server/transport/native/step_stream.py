@@ -18,7 +18,8 @@ from server.errors import Internal, ServingError, Unauthenticated
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
-from server.transport.http2.call import Call, Packed
+from server.transport.http2.call import Call
+from server.transport.http2.frames import Packed
 from server.transport.http2.tally import Tally
 from server.transport.native.stream import Stream, Streams
 from server.transport.native.tallies import Tallies

@@ -15,7 +15,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from server.errors import Draining, Internal, NoMessage, ServingError
-from server.transport.http2.call import Call, Packed
+from server.transport.http2.call import Call
+from server.transport.http2.frames import Packed
 from server.transport.rpcs.calls import about
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Stream(ABC):
         inflight: int,
     ) -> None:
         self.call, self._streams = call, streams
+        call.streams = True
         self._parse, self._count, self._room = parse, count, inflight
         self._unanswered = 0
         self._reading = self._read_all = self._draining = self._over = False

@@ -142,7 +142,8 @@ def unary(
             request = parse(packed)
             return await work(caller, request, context)
         except ServingError as error:
-            failure = error
+            # Its traceback holds this frame, and with it the request, until they are collected.
+            failure = error.with_traceback(None)
         except DecodeError as error:
             failure = NoMessage(error)
         except Exception:

@@ -16,22 +16,26 @@ from h2.connection import H2Connection
 from h2.events import Event
 
 from server.transport.http2.call import Call
-from server.transport.http2.loop import Loop
+from server.transport.http2.loop import Limits, Loop
 
 LARGEST = 1 << 20
+DEFAULTS = Limits()
 METHOD = "/any/method"
 OnCall = Callable[[Call], object]
 
 
 @contextmanager
 def loop(
-    on_call: OnCall, settle: Callable[[], object] = lambda: None, most_calls: int = 4_096
+    on_call: OnCall,
+    settle: Callable[[], object] = lambda: None,
+    most_calls: int = 4_096,
+    limits: Limits = DEFAULTS,
 ) -> Iterator[tuple[Loop, int]]:
     """A loop and its port; it must not die."""
     died = threading.Event()
     served = Loop(
         on_call, settle, died.set,
-        largest_message=LARGEST, most_calls=most_calls,
+        largest_message=LARGEST, most_calls=most_calls, limits=limits,
     )  # fmt: skip
     port = served.listen("127.0.0.1", 0)
     served.start()
@@ -61,6 +65,7 @@ def echo(call: Call) -> None:
 
 def echoes(call: Call) -> None:
     """Answer every message of a stream with itself."""
+    call.streams = True
 
     def take(packed: bytes | None) -> None:
         if packed is None:

@@ -25,9 +25,10 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from server.transport.http2 import connection, frames
+from server.transport.http2 import connection, frames, outgoing
 from server.transport.http2 import loop as loops
-from server.transport.http2.call import WINDOW, Call
+from server.transport.http2.call import Call
+from server.transport.http2.incoming import WINDOW
 from tests.server.transport.serving import LARGEST, Raw, echo, echoes, loop, prefixed
 
 WINDOWS = (1, 10, 100, 16_384)
@@ -344,7 +345,7 @@ def test_a_peer_that_does_not_read_is_not_read_either() -> None:
                 raw.raw(frames.frame(frames.DATA, 1, stream, asked))
         held = sum(each._out_bytes for each in served._connections.values())
         at_once = connection.READ // len(asked) + 1  # those that came in one turn
-        assert held <= connection.BACKLOG + at_once * 1_000_100
+        assert held <= outgoing.BACKLOG + at_once * 1_000_100
         assert len(sent) < 1_000
 
 

@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 SOURCES := server tidegate training benchmarks tests deploy
 
-.PHONY: help demo test tools check lint types stubs stubs-check lock lock-check alerts sbom \
-        torture cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean
+.PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts sbom \
+        torture soak upgrade-check released cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -37,7 +37,7 @@ tools:  ## promtool, redis and recorded speech, from the system's packages where
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus \
 	  redis-server pocketsphinx-testdata; }
 
-check: lint types stubs-check lock-check  ## what CI checks besides the tests
+check: lint types protos-check stubs-check lock-check  ## what CI checks besides the tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(SOURCES)
@@ -46,6 +46,10 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy $(SOURCES)
+
+protos-check: $(VENV)/.installed  ## fail if protos/ breaks callers of a released protocol
+	$(BIN)/buf lint
+	set -e; for each in tests/compatibility/released/*/protos; do $(BIN)/buf breaking protos --against $$each; done
 
 stubs: $(VENV)/.installed  ## regenerate the gRPC stubs from protos/
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I protos --python_out=. \
@@ -90,6 +94,15 @@ cluster-demo: $(VENV)/.installed tools  ## Envoy, redis, servers that die, drain
 
 cluster-rates: $(VENV)/.installed tools  ## steps/s and CPU a step by servers behind Envoy
 	$(BIN)/python -m tests.cluster.rates
+
+soak: $(VENV)/.installed tools  ## 20 minutes of mixed load and churn over servers that are killed and drained
+	$(BIN)/python -m tests.durability.soak
+
+upgrade-check: $(VENV)/.installed tools  ## old servers to new ones and back under load: FROM=<commit>
+	$(BIN)/python -m tests.durability.upgrade $(FROM)
+
+released: $(VENV)/.installed tools  ## keep what this version writes and speaks, for later ones to be held to
+	$(BIN)/python -m tests.compatibility.release
 
 bench: $(VENV)/.installed  ## all that the README's figures rest on: tables, plots; ten minutes
 	$(BIN)/python -m benchmarks.everything

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.calls import left
+from tidegate._stream.calls import left, outputs_of, states_of
 from tidegate._stream.course import Course
 from tidegate._stream.rows import Row, Stage
 from tidegate._stream.stream import NO_ROOM, Stream
@@ -21,6 +21,8 @@ from tidegate.model import FloatArray, Model, SessionInfo
 
 if TYPE_CHECKING:
     from tidegate.client import Client
+
+Told = TypeVar("Told")
 
 
 class Session:
@@ -173,17 +175,25 @@ class Session:
     ) -> FloatArray:
         """What the session would answer to its next `steps` steps, f32 [steps, O]; it stays as it
         is. `features` as in `Client.forecast`."""
-        remaining = await self._caught_up(timeout)
-        return await self._client.forecast(
-            self.name, self.session_id, steps, features, version=self.version, timeout=remaining
+        reply = await self._certain(
+            lambda left: self._client._forecast(*self._named, steps, features, left),
+            lambda told: told.first_step,
+            timeout,
         )
+        return outputs_of(reply, steps)
 
     async def fork(self, session_id: str, *, timeout: float | None = None) -> Session:
         """Copy the session under another id; the copy is open and goes on from here."""
         expiry = self._expiry(timeout)
-        remaining = await self._caught_up(timeout)
-        await self._client.fork_session(
-            self.name, self.session_id, session_id, version=self.version, timeout=remaining
+        await self._certain(
+            lambda left: self._client.fork_session(
+                self.name, self.session_id, session_id, version=self.version, timeout=left
+            ),
+            lambda told: told.steps,
+            timeout,
+            undo=lambda: self._client.close_session(
+                self.name, session_id, version=self.version, timeout=left(expiry)
+            ),
         )
         copy = Session(self._client, self.name, session_id, self.version, self.keep)
         await copy.open(timeout=left(expiry))
@@ -203,17 +213,52 @@ class Session:
 
     async def export(self, *, timeout: float | None = None) -> bytes:
         """The session's snapshot, for `Client.import_session`."""
-        remaining = await self._caught_up(timeout)
-        return await self._client.export_session(
-            self.name, self.session_id, version=self.version, timeout=remaining
+        snapshot = await self._certain(
+            lambda left: self._client._snapshot(*self._named, left),
+            lambda told: told.steps,
+            timeout,
         )
+        return snapshot.SerializeToString()
 
     async def peek(self, *, timeout: float | None = None) -> dict[str, NDArray[Any]]:
         """The session's state: each state's name and its values."""
-        remaining = await self._caught_up(timeout)
-        return await self._client.peek(
-            self.name, self.session_id, version=self.version, timeout=remaining
+        reply = await self._certain(
+            lambda left: self._client._peek(*self._named, left),
+            lambda told: told.session.steps,
+            timeout,
         )
+        return states_of(reply)
+
+    @property
+    def _named(self) -> tuple[str, int, str]:
+        return self.name, self.version, self.session_id
+
+    async def _certain(
+        self,
+        ask: Callable[[float | None], Awaitable[Told]],
+        count: Callable[[Told], int],
+        timeout: float | None,
+        undo: Callable[[], Awaitable[object]] | None = None,
+    ) -> Told:
+        """What the server tells of the session with all its steps. One that dies meanwhile leaves
+        the call to another or to its own next life, which answers of the session as it was stored:
+        its count shows that. Then what was lost is applied again, and the server asked once more.
+        Where naming the session on a connection that held has not helped, it is somebody else's
+        doing, and the truth."""
+        course, expiry = self._course, self._expiry(timeout)
+        remaining, named = await self._caught_up(timeout), -1
+        while True:
+            number = course.number if course is not None else 0
+            told = await ask(remaining)
+            if course is None or count(told) >= number or not course.kept.data:
+                return told
+            if named == self._stream.breaks:
+                return told
+            if undo is not None:
+                await undo()
+            course.seen = -1  # whether or not the connection has been heard to break
+            remaining = await self._caught_up(left(expiry))
+            named = course.seen
 
     async def _caught_up(self, timeout: float | None) -> float | None:
         """Where a crash may have taken steps back since, have them applied again first; returns the

@@ -73,6 +73,9 @@ class DurableServer(FakeServer):
         self.lag, self._chance = lag, random.Random(seed)
         self.lives: dict[str, Life] = {}
         self.faults: dict[int, str] = {}
+        self.dying = 0
+        """So many calls about a whole session are answered after a crash that nobody heard of, as
+        by another server that takes over."""
         self.telling = True
         """Whether it has a store, and tells what that holds."""
 
@@ -104,14 +107,46 @@ class DurableServer(FakeServer):
         self.begin(request.session_id)
         return self._session(request)
 
+    def _older(self) -> None:
+        if self.dying:
+            self.dying -= 1
+            self.crash()
+
     async def Peek(self, request: Any, context: Any) -> pb.PeekReply:  # noqa: N802
         """The state, for which the inputs stand."""
         await self._refuse("Peek", context)
+        self._older()
         packed = b"".join(self.lives[request.session_id].inputs)
         state = pb.StateTensor(
             name="inputs", dtype="float32", shape=[len(packed) // 4], data=packed
         )
-        return pb.PeekReply(states=[state])
+        return pb.PeekReply(session=self._session(request), states=[state])
+
+    async def Forecast(self, request: Any, context: Any) -> pb.ForecastReply:  # noqa: N802
+        """The next output, were the input 0."""
+        self._older()
+        inputs = self.lives[request.session_id].inputs
+        told = outputs([*inputs, bytes(STEP)])[-1]
+        return pb.ForecastReply(first_step=len(inputs), outputs=[float(told)])
+
+    async def Export(self, request: Any, context: Any) -> pb.Snapshot:  # noqa: N802
+        self._older()
+        life = self.lives[request.session_id]
+        return pb.Snapshot(steps=life.count, remembered_outputs=b"".join(life.inputs))
+
+    async def Fork(self, request: Any, context: Any) -> pb.Session:  # noqa: N802
+        self._older()
+        if request.new_session_id in self.lives:
+            error = detail(pb.REASON_SESSION_EXISTS)
+            await refuse(context, grpc.StatusCode.ALREADY_EXISTS, error)
+        copy = self.begin(request.new_session_id)
+        copy.inputs = list(self.lives[request.session_id].inputs)
+        copy.ends = [copy.count]
+        copy.stored = copy.count
+        return self._session(pb.GetRequest(session_id=request.new_session_id))
+
+    async def Close(self, request: Any, context: Any) -> pb.CloseReply:  # noqa: N802
+        return pb.CloseReply(steps=self.lives.pop(request.session_id).count)
 
     async def StepStream(  # noqa: N802
         self, requests: AsyncIterator[pb.StepBatch], context: Any

@@ -15,6 +15,7 @@ from tests.client.fake import NAME
 from tests.client.test_client_faults import opened
 from tidegate import Client, ClientOptions, Replay, RetryPolicy, Session, errors
 from tidegate.model import FloatArray
+from tidegate.v1 import tidegate_pb2 as pb
 
 PATIENT = ClientOptions(timeout=20.0, retry=RetryPolicy(5, 0.001, 0.002))
 Play = Callable[[DurableServer, Client], Awaitable[None]]
@@ -291,6 +292,59 @@ def test_what_is_asked_of_a_session_after_a_crash_is_asked_of_all_its_steps() ->
         await session.peek()
         assert len(server.batches) == sent  # nothing broke since
         np.testing.assert_array_equal(await session.chunk(xs[20:]), model(xs)[20:])
+
+    run(play, lag=100)
+
+
+async def peeked(session: Session) -> bytes:
+    return (await session.peek())["inputs"].tobytes()
+
+
+async def exported(session: Session) -> bytes:
+    return pb.Snapshot.FromString(await session.export()).remembered_outputs
+
+
+async def forked(session: Session) -> bytes:
+    return await peeked(await session.fork("copy"))
+
+
+async def forecast(session: Session) -> bytes:
+    return (await session.forecast(1, np.zeros((1, 2)))).tobytes()
+
+
+@pytest.mark.parametrize("look", [peeked, exported, forked, forecast])
+def test_a_server_that_dies_amid_a_look_leaves_nobody_with_an_older_session(
+    look: Callable[[Session], Awaitable[bytes]],
+) -> None:
+    """The call goes on to whoever has the session now, as it was stored last, before anybody has
+    heard of the crash; likewise when that one dies."""
+
+    async def play(server: DurableServer, client: Client) -> None:
+        xs, session = draws(22), await opened(client)
+        for x in xs[:20]:
+            await session.step(x)
+        seen = model(np.concatenate([xs[:20], np.zeros((1, 2), np.float32)]))[20]
+        whole = seen.tobytes() if look is forecast else xs[:20].tobytes()
+        for times in (1, 2):
+            server.lives["a"].stored, server.dying = 3, times
+            if times == 2:
+                server.faults[len(server.batches) + 3] = "after"  # amid what makes it good
+            server.lives["a"].ends = [3]
+            assert await look(session) == whole
+            assert not server.dying
+            server.lives.pop("copy", None)
+        np.testing.assert_array_equal(await session.chunk(xs[20:]), model(xs)[20:])
+        assert server.lives["a"].inputs == [x.tobytes() for x in xs]
+
+    run(play, lag=100)
+
+
+def test_a_look_at_a_session_that_somebody_began_anew_tells_of_that_one() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        session = await opened(client)
+        await session.chunk(draws(20))
+        server.begin("a")
+        assert await asyncio.wait_for(peeked(session), 10) == b""
 
     run(play, lag=100)
 

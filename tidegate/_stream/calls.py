@@ -113,8 +113,7 @@ class Calls:
         self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
     ) -> bytes:
         """A session's snapshot, as bytes to keep or to send. The session goes on."""
-        request = pb.ExportRequest(**_session(model, version, session_id))
-        return (await self._call(self._rpc.Export, request, timeout)).SerializeToString()
+        return (await self._snapshot(model, version, session_id, timeout)).SerializeToString()
 
     async def import_session(
         self,
@@ -187,25 +186,46 @@ class Calls:
         Raises:
             BadInput: the numbers of steps or features; or nothing is there to feed.
         """
+        reply = await self._forecast(model, version, session_id, steps, features, timeout)
+        return outputs_of(reply, steps)
+
+    async def peek(
+        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """A session's state: each state's name and its values."""
+        return states_of(await self._peek(model, version, session_id, timeout))
+
+    async def _snapshot(
+        self, model: str, version: int, session_id: str, timeout: float | None
+    ) -> pb.Snapshot:
+        """As `Export` answers it; for sessions alone, like the two below."""
+        request = pb.ExportRequest(**_session(model, version, session_id))
+        return await self._call(self._rpc.Export, request, timeout)
+
+    async def _forecast(
+        self,
+        model: str,
+        version: int,
+        session_id: str,
+        steps: int,
+        features: ArrayLike | None,
+        timeout: float | None,
+    ) -> pb.ForecastReply:
+        """As `Forecast` answers it."""
         given = np.empty(0, np.float32) if features is None else packing.floats(features).ravel()
         request = pb.ForecastRequest(
             **_session(model, version, session_id),
             steps=packing.whole(steps, "steps", below=2**32),
             features=given.tolist(),
         )
-        reply = await self._call(self._rpc.Forecast, request, timeout)
-        return np.array(reply.outputs, np.float32).reshape(steps, -1)
+        return await self._call(self._rpc.Forecast, request, timeout)
 
-    async def peek(
-        self, model: str, session_id: str, *, version: int = 0, timeout: float | None = None
-    ) -> dict[str, NDArray[Any]]:
-        """A session's state: each state's name and its values."""
+    async def _peek(
+        self, model: str, version: int, session_id: str, timeout: float | None
+    ) -> pb.PeekReply:
+        """As `Peek` answers it."""
         request = pb.PeekRequest(**_session(model, version, session_id))
-        reply = await self._call(self._rpc.Peek, request, timeout)
-        return {
-            each.name: np.frombuffer(each.data, wire.DTYPES[each.dtype]).reshape(tuple(each.shape))
-            for each in reply.states
-        }
+        return await self._call(self._rpc.Peek, request, timeout)
 
     @property
     def _rpc(self) -> pb_grpc.TidegateAsyncStub:
@@ -320,6 +340,19 @@ def _named(request: Any) -> str:
     if isinstance(request, pb.ImportRequest):
         return request.session_id or request.snapshot.session_id
     return getattr(request, "session_id", "")
+
+
+def outputs_of(reply: pb.ForecastReply, steps: int) -> FloatArray:
+    """A forecast's outputs [steps, O]."""
+    return np.array(reply.outputs, np.float32).reshape(steps, -1)
+
+
+def states_of(reply: pb.PeekReply) -> dict[str, NDArray[Any]]:
+    """A session's states by name."""
+    return {
+        each.name: np.frombuffer(each.data, wire.DTYPES[each.dtype]).reshape(tuple(each.shape))
+        for each in reply.states
+    }
 
 
 def left(expiry: float) -> float:

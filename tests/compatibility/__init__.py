@@ -1,0 +1,1 @@
+"""What earlier releases wrote and spoke, kept in `released/VERSION`, beside today's server."""

@@ -4,6 +4,8 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
+# Files of tests at once: many wait for a server more than they compute.
+AT_ONCE := -n 3 --dist loadfile
 SOURCES := server tidegate training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts sbom \
@@ -16,8 +18,8 @@ demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out 
 	examples/demo.sh $(DEMO_VENV)/bin
 
 test: $(VENV)/.installed tools  ## all tests, with everything they need
-	$(BIN)/python -m pytest
-	TIDEGATE_TRANSPORT=aio $(BIN)/python -m pytest tests/server/wire tests/server/oip
+	$(BIN)/python -m pytest $(AT_ONCE)
+	TIDEGATE_TRANSPORT=aio $(BIN)/python -m pytest $(AT_ONCE) tests/server/wire tests/server/oip
 
 $(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(DEMO_VENV)

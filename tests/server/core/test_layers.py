@@ -21,7 +21,7 @@ BEHIND = [
     "api",
     "transport",
 ]
-MAY_IMPORT = {leaf: set[str]() for leaf in LEAVES} | {"bundle": {"arrays", "errors"}}
+MAY_IMPORT = {leaf: set[str]() for leaf in sorted(LEAVES)} | {"bundle": {"arrays", "errors"}}
 for at, part in enumerate(BEHIND[1:], start=1):
     MAY_IMPORT[part] = {*BEHIND[:at], *LEAVES}
 MAY_IMPORT["errors"] = {"names"}

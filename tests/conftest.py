@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,12 @@ import pytest
 
 from tests.harness import RunningServer, running_server, small_model
 from training.network import Network
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of tests that run at once ignore SIGINT, and what they start would do so too."""
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,10 @@ class RunFailed(Internal):
     """The engine's run that was to hold the step failed before it began; nothing changed."""
 
 
+class EndedUnread(Unavailable):
+    """A stream ended while it was written to, in which case grpc.aio does not tell why."""
+
+
 class Unauthenticated(TidegateError):
     """The call carries no token, or one that is not good, or not any more."""
 
@@ -322,7 +326,7 @@ def from_rpc(error: grpc.RpcError) -> TidegateError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
         return MessageTooLarge(message, code)
     if message == WRITTEN_TO_THE_END:
-        return Unavailable("the server ended the stream while it was written to")
+        return EndedUnread("the server ended the stream while it was written to")
     return _BY_CODE.get(code, TidegateError)(message or code.name, code)
 
 

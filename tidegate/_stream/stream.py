@@ -70,6 +70,7 @@ class Stream:
         self._in_flight: dict[int, Message] = {}
         self._held: dict[asyncio.TimerHandle, tuple[Sequence[Row], Sequence[Share]]] = {}
         self._sent = self._failures = 0
+        self._starting: errors.Starting | None = None  # why the connection before ended, if so
         self._heard = False  # whether the server has answered on the present connection
         self.breaks = 0
         """How many connections broke, or were given up."""
@@ -256,12 +257,20 @@ class Stream:
         self._put_back(error)
         if isinstance(error, errors.MessageTooLarge):
             return  # smaller ones go at once
+        error = self._why(error)
         self._failures += 1
         if not self._passes(error):
             self._fail(error)
             self._failures = 0
         elif self._outbox:
             await asyncio.sleep(error.retry_after or self._retry.pause(self._failures))
+
+    def _why(self, error: TidegateError) -> TidegateError:
+        """A server that starts ends streams at once, some of them while they are written to."""
+        if self._starting is not None and isinstance(error, errors.EndedUnread):
+            return self._starting
+        self._starting = error if isinstance(error, errors.Starting) else None
+        return error
 
     def _passes(self, error: TidegateError) -> bool:
         """Whether another attempt may succeed. A server that starts is waited for while anybody

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -49,7 +51,21 @@ def test_a_lane_that_could_not_be_named_anew_no_longer_steps_its_former_session(
         batch(4, [0, 1], X[6:8], opens=[naming(0, "former", create=False)]),
     ]
     with connected(server) as stub:
-        replies = {reply.id: reply for reply in stub.StepStream(iter(messages))}
+        *first, last = messages
+        answered = (
+            threading.Event()
+        )  # what is still under way need not count in what a lane is told
+
+        def sent() -> Iterator[pb.StepBatch]:
+            yield from first
+            answered.wait(60)
+            yield last
+
+        replies: dict[int, pb.StepBatchReply] = {}
+        for reply in stub.StepStream(sent()):
+            replies[reply.id] = reply
+            if len(replies) == len(first):
+                answered.set()
         assert replies[2].opened[0].error.reason == pb.REASON_UNKNOWN_SESSION
         assert reasons(replies[2]) == reasons(replies[3]) == {0: "UNKNOWN_LANE"}
         assert replies[4].opened[0].steps == 1

@@ -61,7 +61,8 @@ def test_a_transport_that_hangs_is_not_live_though_its_models_are_ready(small: S
         with pytest.raises(grpc.RpcError) as caught:
             for _ in range(100):  # the first may come before the signal
                 check(stub, LIVE, seconds=1)
-        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        late = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED  # whoever sees it first
+        assert caught.value.code() in late
         assert check(stub, "") == SERVING
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -19,14 +20,13 @@ import jwt
 
 from server.access.caller import EXPIRED, Caller
 from server.access.keys import Keys
+from server.access.policy import TENANT, Policy, Token, read
 from server.access.policy import Jwt as JwtPolicy
-from server.access.policy import Policy, Token, read
 from server.access.rules import ANYBODY, ROLES, roles
 from server.access.tenants import Tenants
 from server.config import ConfigError
 from server.errors import NotAllowed, ServingError, Unauthenticated
 from server.metrics import Metrics
-from server.names import MAX_TENANT
 
 log = logging.getLogger(__name__)
 
@@ -195,14 +195,9 @@ def _tenant(claims: dict[str, Any], policy: JwtPolicy) -> str:
     if not policy.tenant_claim:
         return ""
     tenant = claims.get(policy.tenant_claim)
-    if not isinstance(tenant, str) or not _is_tenant(tenant):
+    if not isinstance(tenant, str) or not re.fullmatch(TENANT, tenant):
         raise Unauthenticated("the token names no tenant")
     return tenant
-
-
-def _is_tenant(name: str) -> bool:
-    short = 1 <= len(name) <= MAX_TENANT
-    return short and name.isascii() and all(c.isalnum() or c in "._-" for c in name)
 
 
 def _roles(claim: object) -> frozenset[str]:

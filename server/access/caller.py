@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from server.access.policy import now
 from server.access.tenants import Usage
 from server.errors import Unauthenticated
 from server.names import prefix
@@ -38,7 +38,7 @@ class Caller:
         Raises:
             Unauthenticated: the token has run out since, or was taken back.
         """
-        if self.expires <= now():
+        if self.expires <= time.time():
             raise Unauthenticated(EXPIRED)
 
 

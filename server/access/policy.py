@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -145,11 +144,6 @@ def read(file: Path) -> Policy:
         jwt = jwt.model_copy(update={"jwks": str(file.parent / jwt.jwks)})
         policy = policy.model_copy(update={"jwt": jwt})
     return policy
-
-
-def now() -> float:
-    """Seconds since the epoch, by which tokens run out."""
-    return datetime.now(UTC).timestamp()
 
 
 def _sentence(problem: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from server.access.caller import Caller
-from server.errors import BadInput
+from server.errors import BadInput, ServingError, Unauthenticated
 from server.names import SEPARATOR
 from tidegate.v1 import admin_pb2
 from tidegate.v1 import tidegate_pb2 as pb
@@ -29,6 +29,21 @@ def admit(caller: Caller, message: Any) -> None:
     caller.check()
     caller.usage.take(message.ByteSize(), _steps(message))
     _inwards(message, caller.prefix)
+
+
+def refusal(caller: Caller, message: Any) -> ServingError | None:
+    """As `admit`, for a stream, which goes on without the message: why it is refused, if it is.
+
+    Raises:
+        Unauthenticated: the caller's token has run out since, and the stream is over.
+    """
+    try:
+        admit(caller, message)
+    except Unauthenticated:
+        raise
+    except ServingError as error:
+        return error
+    return None
 
 
 def release(caller: Caller, reply: Any) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 from google.protobuf.message import DecodeError
 
 from inference import grpc_service_pb2 as pb
-from server.access.caller import Caller
 from server.api import scope
 from server.api.errors import Problems, raise_first
 from server.api.gathering import Deliver, Gathering, Single
@@ -20,7 +19,7 @@ from server.api.oip import tensors
 from server.api.oip.inference import Inference, Pending
 from server.api.oip.plain import OnReply
 from server.api.parsing import infer_request
-from server.errors import Internal, NoMessage, ServingError, Unauthenticated
+from server.errors import Internal, NoMessage, ServingError
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
@@ -127,21 +126,6 @@ class _Asked:
         """Called should its step not be run with those that it was gathered with."""
         self.given_up = False
         self.outcome: Outcome | None = None
-
-    def admitted(self, caller: Caller, request: pb.ModelInferRequest) -> bool:
-        """Whether the caller may send it now; else it is answered.
-
-        Raises:
-            Unauthenticated: the caller's token has run out.
-        """
-        try:
-            scope.admit(caller, request)
-        except Unauthenticated:
-            raise
-        except ServingError as error:
-            self.settle(error)
-            return False
-        return True
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Whatever fails is the request's outcome."""
@@ -290,7 +274,9 @@ class _InferStream(Stream):
         """Begin a request. Those behind it may be of its sequence, and wait until it has begun."""
         asked = _Asked(lambda _: self._answer())
         self._asked.append((message.id, asked, self.call.arrived))
-        if self.call.caller is not None and not asked.admitted(self.call.caller, message):
+        caller = self.call.caller
+        if caller is not None and (why := scope.refusal(caller, message)) is not None:
+            asked.settle(why)
             return
         if not self._requests.plain(message, self.call, None, asked.settle, asked.has_gathered):
             self.paused, asked.begun = True, self.go_on

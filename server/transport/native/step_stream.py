@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 
-from server.access.caller import Caller
 from server.api import columns, scope
 from server.api.errors import Problems
 from server.api.gathering import Deliver, Gathering, Single
 from server.api.lanes import Lanes, wanted
 from server.api.parsing import step_batch
-from server.errors import Internal, ServingError, Unauthenticated
+from server.errors import Internal, ServingError
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -63,7 +62,9 @@ class StepStream(Stream):
             model = self._registry.resolve(message.model, message.version)
             self._lanes, self.tally = Lanes(model), self._tallies.of(model)
         asked = _Asked(self, self._lanes, message)
-        if self.call.caller is not None and not asked.admitted(self.call.caller):
+        caller = self.call.caller
+        if caller is not None and (why := scope.refusal(caller, message)) is not None:
+            asked.refuse(why)
             return
         single = columns.read_single(message, self._lanes, asked)
         if single is not None:
@@ -97,25 +98,10 @@ class _Asked:
         try:
             work()
         except ServingError as error:
-            self._refuse(error)
+            self.refuse(error)
         except Exception:
             log.exception("a message failed unexpectedly")
-            self._refuse(Internal())
-
-    def admitted(self, caller: Caller) -> bool:
-        """Whether the caller may send it now; else it is answered.
-
-        Raises:
-            Unauthenticated: the caller's token has run out.
-        """
-        try:
-            scope.admit(caller, self._message)
-        except Unauthenticated:
-            raise
-        except ServingError as error:
-            self._refuse(error)
-            return False
-        return True
+            self.refuse(Internal())
 
     def take(self) -> None:
         """Take in the message."""
@@ -177,7 +163,7 @@ class _Asked:
 
         def refuse(error: ServingError) -> None:
             self._stream.waiting.discard(submission)
-            self._refuse(error)
+            self.refuse(error)
 
         self._stream.gathering.add_rows(self._model, submission, refuse)
 
@@ -201,7 +187,8 @@ class _Asked:
             log.exception("a reply could not be made")
             self._put_refusal(Internal())
 
-    def _refuse(self, error: ServingError) -> None:
+    def refuse(self, error: ServingError) -> None:
+        """Answer the message with why it cannot be done; the stream goes on."""
         rows = max(1, self._rows())
         self._model.metrics.error(error.code, error.reason, rows)
         self._put_refusal(error)

@@ -15,7 +15,7 @@ from server.api import scope
 from server.api.errors import raise_first
 from server.api.oip import tensors
 from server.api.oip.inference import Inference, Pending
-from server.errors import Internal, ServingError, Unauthenticated
+from server.errors import Internal, ServingError
 from server.transport.rpcs.calls import Context
 from server.transport.rpcs.stream import Stream
 
@@ -99,13 +99,9 @@ class InferStream(Stream[Call]):
         Raises:
             Unauthenticated: the caller's token has run out.
         """
-        try:
-            if self._caller is not None:
-                scope.admit(self._caller, message)
-        except Unauthenticated:
-            raise
-        except ServingError as error:
-            self.outbox.put_nowait(Call(self._inference, message, None, error))
+        why = None if self._caller is None else scope.refusal(self._caller, message)
+        if why is not None:
+            self.outbox.put_nowait(Call(self._inference, message, None, why))
         else:
             self.outbox.put_nowait(await begin(self._inference, message, None))
 

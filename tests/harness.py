@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -98,6 +99,19 @@ def running_server(repository: Path, **flags: object) -> Iterator[RunningServer]
             process.kill()
         process.wait()
         log.unlink()
+
+
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    """SIGSTOP: it does nothing, and its connections stay. The signal alone is not enough: it
+    reaches one thread, and on a busy machine the others work on until that one is run, so wait
+    until the kernel tells the parent that all have stopped."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def thaw(process: subprocess.Popen[bytes]) -> None:
+    """SIGCONT: it goes on where it was frozen."""
+    process.send_signal(signal.SIGCONT)
 
 
 def small_model(repository: Path, name: str = "small", version: int = 1, seed: int = 7) -> Network:

@@ -1,7 +1,6 @@
 """A peer that has vanished without a word is found out by pings; nobody waits for it in vain."""
 
 import asyncio
-import signal
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +10,7 @@ import pytest
 from tests.client.bundles import MODEL
 from tests.client.observations import assert_close, expected, observations
 from tests.client.proxy import Proxy
-from tests.harness import RunningServer, running_server
+from tests.harness import RunningServer, freeze, running_server, thaw
 from tidegate import Client, ClientOptions, RetryPolicy, errors
 
 PINGING = ClientOptions(
@@ -27,14 +26,14 @@ def test_callers_of_a_frozen_server_are_told_and_it_may_wake_up(repository: Path
             client.session(MODEL, f"{uuid4()}") as session,
         ):
             outputs = [await session.step(xs[0])]
-            server.process.send_signal(signal.SIGSTOP)
+            freeze(server.process)
             try:
                 with pytest.raises(errors.Unavailable):
                     await session.step(xs[1])
                 with pytest.raises(errors.Unavailable):
                     await client.models()
             finally:
-                server.process.send_signal(signal.SIGCONT)
+                thaw(server.process)
             outputs += [await session.step(xs[1]), await session.step(xs[2])]
             assert_close(np.array(outputs), expected(xs))
             assert (await session.info()).steps == 3

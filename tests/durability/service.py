@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness import RunningServer, await_ready, start
+from tests.harness import RunningServer, await_ready, freeze, start, thaw
 
 QUICK = ("--checkpoint-interval", "0.2", "--lease-seconds", "1")
 """Stores and takes over soon, so that tests need not wait."""
@@ -50,12 +49,12 @@ class Service:
         log.unlink(missing_ok=True)
 
     def pause(self) -> None:
-        """SIGSTOP: it does nothing, and its connections stay."""
-        self.running.process.send_signal(signal.SIGSTOP)
+        """It does nothing, and its connections stay."""
+        freeze(self.running.process)
 
     def resume(self) -> None:
-        """SIGCONT."""
-        self.running.process.send_signal(signal.SIGCONT)
+        """It goes on."""
+        thaw(self.running.process)
 
 
 @contextmanager

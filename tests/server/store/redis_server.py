@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import redis
 
 from server.store.redis import Durability, RedisSettings, RedisStore
+from tests.harness import freeze, thaw
 
 
 class RedisServer:
@@ -57,10 +57,10 @@ class RedisServer:
 
     def pause(self) -> None:
         """It answers nothing, and its connections stay."""
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process)
 
     def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        thaw(self.process)
 
     def kill(self) -> None:
         """End it at once."""

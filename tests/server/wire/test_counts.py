@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import signal
 import socket
 import threading
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SmallModel
-from tests.harness import RunningServer, running_server, small_model
+from tests.harness import RunningServer, freeze, running_server, small_model, thaw
 from tests.server.oip import triton
 from tests.server.wire.wire import batch, connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
@@ -198,12 +197,10 @@ def test_a_frozen_server_shows_in_its_lag_and_in_its_callers_times(small: SmallM
     with running_server(small.repository) as server, connected(server) as stub:
         stub.Open(pb.OpenRequest(model="small", session_id="one"))
         stub.Step(step_request("one", 0, x[0]))
-        server.process.send_signal(signal.SIGSTOP)
-        stat = Path(f"/proc/{server.process.pid}/stat")
-        assert eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        freeze(server.process)
         call = stub.Step.future(step_request("one", 1, x[1]), timeout=60)
         time.sleep(2)
-        server.process.send_signal(signal.SIGCONT)
+        thaw(server.process)
         call.result()
         # A timer is due every tenth of a second.
         for loop in LOOPS:

@@ -1,99 +1,22 @@
-"""What the server tells Prometheus. A leaf; the parts count here, the metrics port reads here.
-
-Histograms take an observation with a weight, so that a run of 1,024 rows costs one update a column
-of equal values and not 1,024.
-"""
+"""What the server tells Prometheus. A leaf; the parts count here, the metrics port reads here."""
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+
+from server.histograms import LABELS, HistogramFamily, Weighted
 
 SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
 LONG_SECONDS = (*SECONDS, 5.0, 10.0, 30.0)
 ROWS = tuple(float(1 << k) for k in range(13))
-LABELS = ("model", "version")
 
 # They would add a series to each counter that says nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-
-
-class Weighted:
-    """Bucket counts of one labelled histogram."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-        self._lock = threading.Lock()
-
-    def observe(self, value: float, weight: int = 1) -> None:
-        """Count `value` as if it had been seen `weight` times."""
-        with self._lock:
-            self._counts[bisect_left(self._bounds, value)] += weight
-            self._sum += value * weight
-
-    def note(self, bucket: int, value: float, weight: int) -> None:
-        """As `observe`, for a histogram that one thread alone observes, and that has found the
-        bucket already."""
-        self._counts[bucket] += weight
-        self._sum += value * weight
-
-    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
-        """Prometheus's cumulative buckets, and the sum."""
-        with self._lock:
-            counts, total = list(self._counts), self._sum
-        running, buckets = 0, []
-        for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
-            running += count
-            buckets.append((bound, float(running)))
-        return buckets, total
-
-
-class HistogramFamily(Collector):
-    """A histogram by model and version, and by what is `more`."""
-
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        name: str,
-        text: str,
-        bounds: Sequence[float],
-        *more: str,
-    ) -> None:
-        self._name, self._text, self._bounds = name, text, bounds
-        self._labels = (*LABELS, *more)
-        self._children: dict[tuple[str, ...], Weighted] = {}
-        registry.register(self)
-
-    def labels(self, model: str, version: str, *more: str) -> Weighted:
-        """The histogram of one model version."""
-        return self._children.setdefault((model, version, *more), Weighted(self._bounds))
-
-    def remove(self, model: str, version: str) -> None:
-        """Tell of a model version no more."""
-        for labels in [each for each in self._children if each[:2] == (model, version)]:
-            del self._children[labels]
-
-    def describe(self) -> Iterable[Metric]:
-        """The name, for the registry's check of duplicates."""
-        return [HistogramMetricFamily(self._name, self._text, labels=self._labels)]
-
-    def collect(self) -> Iterable[Metric]:
-        """The family as it stands."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, child in list(self._children.items()):
-            family.add_metric(list(labels), *child.cumulative())
-        return [family]
 
 
 class Metrics:

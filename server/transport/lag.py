@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from server.metrics import Weighted
+from server.histograms import Weighted
 
 TICK: Final = 0.1
 """Seconds between two runs of the timer."""

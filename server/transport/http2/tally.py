@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from server.metrics import LONG_SECONDS, Weighted
+from server.histograms import Weighted
+from server.metrics import LONG_SECONDS
 
 if TYPE_CHECKING:
     from server.scheduler.submission import Submission
@@ -143,6 +144,11 @@ class Tally:
             self._due.append(self)
         self._told = held.setdefault((since, code), [0, call, since, code, submission, rows])
         self._told[0] += 1
+
+    def exemplify(self, took: float, trace: str) -> None:
+        """Remember a trace as the example of what took about as long."""
+        for seconds in self._seconds:
+            seconds.exemplify(took, trace)
 
     def flush(self, now: float, slow: float, tell: Callable[[Tally, Told, float], None]) -> None:
         """The replies have left: count them. `tell` hears of those that took longer than `slow`

@@ -126,6 +126,8 @@ class Traces:
         if noted.submission is not None:
             self._parts(span, noted.submission, zero)
         span.end(zero + int(now * 1e9))
+        told = trace.format_trace_id(span.get_span_context().trace_id)
+        noted.tally.exemplify(now - noted.since, told)
 
     def _parts(self, span: Span, submission: Submission, zero: int) -> None:
         """What its time went to."""

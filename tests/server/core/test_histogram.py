@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from prometheus_client import CollectorRegistry, Histogram
 
-from server.metrics import SECONDS, HistogramFamily
+from server.histograms import HistogramFamily
+from server.metrics import SECONDS
 
 VALUES = st.one_of(st.sampled_from(SECONDS), st.floats(0, 10))
 MODELS = st.sampled_from(["a", "b"])
@@ -35,3 +36,15 @@ def test_it_shows_what_prometheus_s_own_shows(
         for _ in range(weight):
             own.labels(model, "1").observe(value)
     assert samples(ours) == pytest.approx(samples(theirs))
+
+
+def test_of_each_bucket_it_shows_the_latest_example() -> None:
+    registry = CollectorRegistry()
+    child = HistogramFamily(registry, "x", "X.", (1.0, 2.0)).labels("a", "1")
+    for value, trace in ((0.5, "one"), (1.0, "two"), (9.0, "three")):
+        child.observe(value)
+        child.exemplify(value, trace)
+    (family,) = registry.collect()
+    shown = {s.labels["le"]: s.exemplar for s in family.samples if "le" in s.labels}
+    told = {le: (each.labels, each.value) for le, each in shown.items() if each is not None}
+    assert told == {"1.0": ({"trace_id": "two"}, 1.0), "+Inf": ({"trace_id": "three"}, 9.0)}

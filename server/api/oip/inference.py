@@ -57,13 +57,13 @@ class Pending:
         assert self.submission is not None
         manifest = self.turn.model.manifest
         outputs = self.submission.room(manifest.outputs_width)[self.row]
-        self._on_reply(tensors.reply(self.request, outputs, manifest))
+        self._on_reply(tensors.reply(self.request, outputs, manifest), self.submission)
 
     def fail(self, error: ServingError) -> None:
         """The step was not applied."""
         self.turn.model.metrics.error(error.code, error.reason)
         error.counted = True
-        self._on_reply(error)
+        self._on_reply(error, self.submission)
 
 
 class _Row:

@@ -19,7 +19,8 @@ from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from tidegate.wire import FAILED
 
-OnReply = Callable[[pb.ModelInferResponse | ServingError], None]
+OnReply = Callable[[pb.ModelInferResponse | ServingError, Submission | None], None]
+"""Takes a request's outcome, and what stepped it, if it came as far."""
 Address = Callable[[Deliver], Deliver]
 
 
@@ -61,12 +62,12 @@ class Plain:
     def done(self, submission: Submission, row: int) -> None:
         """The step has its outcome."""
         if submission.status[row] == FAILED:
-            self._on_reply(self._failed(submission.error(row)))
+            self._on_reply(self._failed(submission.error(row)), submission)
             return
         manifest = self._model.manifest
         outputs = submission.room(manifest.outputs_width)[row]
         reply = tensors.reply_all(self._request_id, outputs, self._described, manifest)
-        self._on_reply(reply)
+        self._on_reply(reply, submission)
 
     def _failed(self, error: ServingError) -> ServingError:
         if is_gone(error):

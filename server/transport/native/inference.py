@@ -20,6 +20,7 @@ from server.api.oip.inference import Inference, Pending
 from server.api.oip.plain import OnReply
 from server.api.parsing import infer_request
 from server.errors import Internal, NoMessage, ServingError
+from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.call import Call
@@ -62,10 +63,12 @@ class Requests:
         if (model := self._model(outcome)) is not None:
             call.tally = self._calls.of(model)
 
-    def count_message(self, call: Call, arrived: float, outcome: Outcome) -> None:
+    def count_message(
+        self, call: Call, arrived: float, outcome: Outcome, submission: Submission | None
+    ) -> None:
         """A request on a stream has its reply."""
         if (model := self._model(outcome)) is not None:
-            self._messages.of(model).add(call, arrived, 0, None, 1)
+            self._messages.of(model).add(call, arrived, 0, submission, 1)
 
     def _model(self, outcome: Outcome) -> ServedModel | None:
         if isinstance(outcome, ServingError):
@@ -126,6 +129,8 @@ class _Asked:
         """Called should its step not be run with those that it was gathered with."""
         self.given_up = False
         self.outcome: Outcome | None = None
+        self.submission: Submission | None = None
+        """What stepped it."""
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Whatever fails is the request's outcome."""
@@ -137,11 +142,11 @@ class _Asked:
             log.exception("a request failed unexpectedly")
             self.settle(Internal())
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome, submission: Submission | None = None) -> None:
         """The request has its outcome."""
         if self.outcome is None:
-            self.outcome = outcome
-            self._on_reply(outcome)
+            self.outcome, self.submission = outcome, submission
+            self._on_reply(outcome, submission)
             self._tell_begun()
 
     def has_begun(self, pending: Pending) -> None:
@@ -243,7 +248,7 @@ class _Unary:
         """It is cancelled with its call."""
         self._call.watch(waiting.cancel)
 
-    def _reply(self, outcome: Outcome) -> None:
+    def _reply(self, outcome: Outcome, submission: Submission | None = None) -> None:
         if self._entered is not None:
             self._requests.services.gate.leave(self._entered)
         if isinstance(outcome, ServingError):
@@ -251,7 +256,7 @@ class _Unary:
             self._call.refuse(outcome)
         else:
             self._requests.count(self._call, outcome)
-            self._call.answer(outcome.SerializeToString())
+            self._call.answer(outcome.SerializeToString(), submission)
 
 
 class _InferStream(Stream):
@@ -272,7 +277,7 @@ class _InferStream(Stream):
 
     def handle(self, message: pb.ModelInferRequest) -> None:
         """Begin a request. Those behind it may be of its sequence, and wait until it has begun."""
-        asked = _Asked(lambda _: self._answer())
+        asked = _Asked(lambda *_: self._answer())
         self._asked.append((message.id, asked, self.call.arrived))
         caller = self.call.caller
         if caller is not None and (why := scope.refusal(caller, message)) is not None:
@@ -291,9 +296,9 @@ class _InferStream(Stream):
     def _answer(self) -> None:
         """Answer the oldest requests, those that have their outcome."""
         while self._asked and (outcome := self._asked[0][1].outcome) is not None:
-            request_id, _, arrived = self._asked.popleft()
+            request_id, asked, arrived = self._asked.popleft()
             if isinstance(outcome, ServingError) and self._grpc_errors:
                 self.fail(outcome)
             else:
                 self.put(tensors.streamed(request_id, outcome).SerializeToString())
-                self._requests.count_message(self.call, arrived, outcome)
+                self._requests.count_message(self.call, arrived, outcome, asked.submission)

@@ -16,6 +16,7 @@ from server.api.errors import raise_first
 from server.api.oip import tensors
 from server.api.oip.inference import Inference, Pending
 from server.errors import Internal, ServingError
+from server.scheduler.submission import Submission
 from server.transport.rpcs.calls import Context
 from server.transport.rpcs.stream import Stream
 
@@ -55,7 +56,9 @@ class Call:
         if self._pending is not None:
             self._pending.cancel()
 
-    def _settle(self, outcome: pb.ModelInferResponse | ServingError) -> None:
+    def _settle(
+        self, outcome: pb.ModelInferResponse | ServingError, _: Submission | None = None
+    ) -> None:
         if self.reply.done():
             return
         if isinstance(outcome, ServingError):

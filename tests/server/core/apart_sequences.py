@@ -69,11 +69,13 @@ def test_a_start_that_could_not_be_queued_is_not_waited_for(
     with monkeypatch.context() as failing:
         failing.setattr(ServedModel, "submit", broken)
         with pytest.raises(MemoryError):
-            inference.start(request(sequence_start=True), None, told.append)
+            inference.start(
+                request(sequence_start=True), None, lambda outcome, _: told.append(outcome)
+            )
     assert "one" not in model.directory
     submitted: list[Submission] = []
     monkeypatch.setattr(ServedModel, "submit", lambda _, each: submitted.append(each))
-    inference.start(request(sequence_start=True), None, told.append)
+    inference.start(request(sequence_start=True), None, lambda outcome, _: told.append(outcome))
     assert len(submitted) == 1  # it does not wait behind the one before
     assert not told
 
@@ -87,7 +89,7 @@ def test_a_reply_that_cannot_be_made_is_an_error_and_the_sequence_goes_on(
     told: Told = []
     model.start()
     monkeypatch.setattr(tensors, "reply", broken)
-    inference.start(request(sequence_start=True), None, told.append)
+    inference.start(request(sequence_start=True), None, lambda outcome, _: told.append(outcome))
     model.stop()
     for deliver in inbox:
         deliver()

@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, await_ready, running_server, start
+from tests.server.oip import triton
 from tests.server.wire.wire import batch, connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 
@@ -117,6 +118,27 @@ def test_spans_tell_of_calls_and_messages_and_of_what_their_time_went_to(
         assert (link.trace_id.hex(), link.span_id.hex()) == (TRACE, PARENT)
     assert len(collector.named("tidegate.v1.Tidegate/Open")) == 1
     assert b"secret" not in b"".join(each.SerializeToString() for each in collector.requests)
+
+
+def test_spans_of_tritons_clients_have_the_same_parts(small: SmallModel) -> None:
+    xs = triton.observations(4)
+    with collecting() as (collector, endpoint):
+        flags = {"traces_endpoint": endpoint, "traces_ratio": 1}
+        with running_server(small.repository, **flags) as server:
+            with triton.client(server) as connection:
+                triton.step(connection, xs[0], "one", sequence_start=True)
+                triton.step(connection, xs[1], "one")
+            with triton.raw(server) as stub:
+                list(stub.ModelStreamInfer(triton.request("one", x) for x in xs[2:]))
+            assert server.terminate() == 0
+    service = "inference.GRPCInferenceService"
+    for name in ("ModelInfer", "ModelStreamInfer"):
+        spans = collector.named(f"{service}/{name}")
+        assert len(spans) == 2
+        for span in spans:
+            for part in ("queue", "run"):
+                within = [p for p in collector.named(part) if p.parent_span_id == span.span_id]
+                assert [p.trace_id for p in within] == [span.trace_id]
 
 
 def test_the_metrics_name_a_trace_of_those_that_took_as_long(small: SmallModel) -> None:

@@ -226,7 +226,8 @@ class App:
         )  # fmt: skip
 
     async def _expire(self, services: Services) -> None:
-        """End idle sessions, and tell health checks how the store is, again and again."""
+        """End idle sessions, look who may call, tell health checks how the store is, again and
+        again."""
         pause = min(1.0, self._config.session_ttl / 4)
         while True:
             if self._keeping is not None:
@@ -235,6 +236,8 @@ class App:
                 await services.store_is(up)
             await asyncio.sleep(pause)
             await asyncio.to_thread(self._registry.expire)
+            if self._access is not None:
+                await asyncio.to_thread(self._access.look)
 
     async def _drain(self, services: Services, transport: Transport) -> bool:
         """Refuse what is new, finish what is queued, store what has moved, end the streams."""

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,9 +23,9 @@ from server.access.policy import TENANT, Policy, Token, read
 from server.access.policy import Jwt as JwtPolicy
 from server.access.rules import ANYBODY, ROLES, roles
 from server.access.tenants import Tenants
-from server.config import ConfigError
 from server.errors import NotAllowed, ServingError, Unauthenticated
 from server.metrics import Metrics
+from server.watched import Watched
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ HEADER: Final = "authorization"
 SCHEME: Final = "bearer "
 LONGEST_TOKEN: Final = 8_192
 MOST_KNOWN: Final = 10_000  # JSON web tokens whose signature need not be checked again
-LOOK_SECONDS: Final = 1.0  # between two looks at the file
 LEEWAY: Final = 5.0  # seconds by which an issuer's clock may be ahead
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -50,13 +48,18 @@ class Access:
     def __init__(self, file: Path, metrics: Metrics) -> None:
         self._file, self._metrics = file, metrics
         self._lock = threading.Lock()
-        self._looked, self._seen = time.monotonic(), self._stat()
+        self._watched = Watched([file], self._read, "who may call stays as it was")
         self._policy = read(file)
         self.tenants = Tenants(self._policy, metrics)
         self._tokens: dict[bytes, Caller] = {}
         self._jwts: OrderedDict[bytes, Caller] = OrderedDict()
         self._keys: Keys | None = None
         self._take_up(Policy.model_construct(), self._policy)
+
+    def look(self) -> None:
+        """Read the file again, if it has changed. Each call looks; where there are none, as where
+        callers have but streams, somebody else must."""
+        self._watched.look()
 
     def enter(self, method: str, metadata: Metadata) -> Caller | None:
         """Whose call it is; None where anybody may make it.
@@ -84,7 +87,7 @@ class Access:
             self._keys.stop()
 
     def _who(self, token: str) -> Caller:
-        self._renew()
+        self.look()
         digest = hashlib.sha256(token.encode()).digest()
         caller = self._tokens.get(digest) or self._jwts.get(digest)
         if caller is None:
@@ -112,21 +115,10 @@ class Access:
                 self._jwts.popitem(last=False)
         return caller
 
-    def _renew(self) -> None:
-        """Read the file again, if it has changed."""
-        if time.monotonic() - self._looked < LOOK_SECONDS or not self._lock.acquire(blocking=False):
-            return
-        try:
-            self._looked = time.monotonic()
-            seen = self._stat()
-            if seen != self._seen:
-                self._seen = seen  # before: what cannot be used is told once
-                self._take_up(self._policy, read(self._file))
-                log.info("who may call is as %s says now", self._file)
-        except ConfigError as error:
-            log.error("who may call stays as it was: %s", error)
-        finally:
-            self._lock.release()
+    def _read(self) -> None:
+        with self._lock:
+            self._take_up(self._policy, read(self._file))
+        log.info("who may call is as %s says now", self._file)
 
     def _take_up(self, before: Policy, policy: Policy) -> None:
         former, self._policy = self._tokens, policy
@@ -153,13 +145,6 @@ class Access:
         self._keys = None if issuer is None else Keys(issuer)
         if self._keys is not None:
             self._keys.start()
-
-    def _stat(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._file.stat()
-        except OSError:  # to read it tells why
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _token(metadata: Metadata) -> str:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
-import time
 from pathlib import Path
 
 import grpc
 
 from server.config import Config, ConfigError
+from server.watched import Watched
 
 log = logging.getLogger(__name__)
-
-LOOK_SECONDS = 1.0  # between two looks at the files
-
-Seen = tuple[tuple[int, int, int], ...]
 
 
 class Certificates:
@@ -28,24 +23,20 @@ class Certificates:
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
-        self._lock = threading.Lock()
-        self._looked = time.monotonic()
-        try:
-            self._seen = self._look()
-            self._context, self._configuration = self._load()
-        except (OSError, ValueError) as error:
-            raise ConfigError(self._trouble(error)) from error
+        files = [each for each in (certificate, key, client_ca) if each is not None]
+        self._watched = Watched(files, self._renew, "the certificates stay as they were")
+        self._context, self._configuration = self._load()
 
     def context(self) -> ssl.SSLContext:
         """For a new connection."""
-        self._renew()
+        self._watched.look()
         return self._context
 
     def credentials(self) -> grpc.ServerCredentials:
         """For grpc.aio, which asks again at every handshake."""
 
         def current() -> grpc.ServerCertificateConfiguration:
-            self._renew()
+            self._watched.look()
             return self._configuration
 
         return grpc.dynamic_ssl_server_credentials(
@@ -53,21 +44,16 @@ class Certificates:
         )
 
     def _renew(self) -> None:
-        with self._lock:
-            if time.monotonic() - self._looked < LOOK_SECONDS:
-                return
-            self._looked = time.monotonic()
-            try:
-                seen = self._look()
-                if seen == self._seen:
-                    return
-                self._seen = seen  # before: what cannot be used is told once
-                self._context, self._configuration = self._load()
-                log.info("new certificates are in use")
-            except (OSError, ValueError) as error:
-                log.error("the certificates stay as they were: %s", self._trouble(error))
+        self._context, self._configuration = self._load()
+        log.info("new certificates are in use")
 
     def _load(self) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:
+        try:
+            return self._read()
+        except (OSError, ValueError) as error:
+            raise ConfigError(self._trouble(error)) from error
+
+    def _read(self) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:
         pair = self._key.read_bytes(), self._certificate.read_bytes()
         root = None if self._client_ca is None else self._client_ca.read_bytes()
         configuration = grpc.ssl_server_certificate_configuration([pair], root)
@@ -79,11 +65,6 @@ class Certificates:
             context.load_verify_locations(self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return context, configuration
-
-    def _look(self) -> Seen:
-        files = [self._certificate, self._key, self._client_ca]
-        stats = [file.stat() for file in files if file is not None]
-        return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in stats)
 
     def _trouble(self, error: Exception) -> str:
         names = f"{self._certificate}, {self._key}"

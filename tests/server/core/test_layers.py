@@ -9,7 +9,7 @@ import pytest
 from tests.harness import ROOT
 
 SERVER = ROOT / "server"
-LEAVES = {"arrays", "names", "errors", "config", "metrics", "logs"}
+LEAVES = {"arrays", "names", "errors", "config", "histograms", "metrics", "logs", "watched"}
 BEHIND = [
     "access",
     "bundle",
@@ -25,7 +25,9 @@ MAY_IMPORT = {leaf: set[str]() for leaf in sorted(LEAVES)} | {"bundle": {"arrays
 for at, part in enumerate(BEHIND[1:], start=1):
     MAY_IMPORT[part] = {*BEHIND[:at], *LEAVES}
 MAY_IMPORT["errors"] = {"names"}
-MAY_IMPORT["access"] = {"config", "errors", "metrics", "names"}
+MAY_IMPORT["metrics"] = {"histograms"}
+MAY_IMPORT["watched"] = {"config"}
+MAY_IMPORT["access"] = {"config", "errors", "metrics", "names", "watched"}
 MAY_IMPORT["store"] = {"bundle", "errors", "config"}
 CORE = ["access", "bundle", "store", "engine", "scheduler", "sessions", "serving", *sorted(LEAVES)]
 FILES = sorted(SERVER.rglob("*.py"))

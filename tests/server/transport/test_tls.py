@@ -25,7 +25,8 @@ from h2.connection import H2Connection
 
 from server.config import ConfigError, from_arguments
 from server.transport.http2.loop import Loop
-from server.transport.tls import LOOK_SECONDS, Certificates
+from server.transport.tls import Certificates
+from server.watched import LOOK_SECONDS
 from tests.harness import ROOT, RunningServer, running_server, small_model
 from tests.server.transport.serving import LARGEST, METHOD, echoes
 from tidegate import Client, ClientOptions, RetryPolicy, Tls

@@ -19,6 +19,7 @@ from tests.harness import ROOT
 
 CONFIG = ROOT / "deploy" / "cluster" / "envoy.yaml"
 SERVERS = CONFIG.with_name("endpoints.yaml")
+SECRETS = CONFIG.with_name("secrets")
 PROGRAM = Path(sys.executable).with_name("envoy")
 
 
@@ -96,6 +97,13 @@ class Envoy:
             text: str = page.read().decode()
         return text
 
+    def _write_secrets(self, tls: Path) -> None:
+        folder = self.folder / "secrets"
+        folder.mkdir()
+        for file in SECRETS.iterdir():
+            told = file.read_text().replace("/etc/tidegate/tls", str(tls))
+            (folder / file.name).write_text(told)
+
     def _configured(self, text: str, tls: Path | None) -> str:
         replaced = {
             "address: 0.0.0.0, port_value: 50050": f"address: 127.0.0.1, port_value: {self._port}",
@@ -104,7 +112,7 @@ class Envoy:
         }
         if tls is not None:
             text = re.sub("#tls ", "", text)
-            replaced["/etc/tidegate/tls"] = str(tls)
+            self._write_secrets(tls)
         for old, new in replaced.items():
             assert old in text, f"the configuration has no {old!r} any more"
             text = text.replace(old, new)

@@ -4,6 +4,9 @@ its comments are taken away; and the caller's token all the way."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +26,39 @@ NAME = "tidegate.internal"
 def issue(folder: Path, authority: trustme.CA, name: str, *hosts: str) -> dict[str, Path]:
     """A certificate and its key, as files by their name."""
     issued = authority.issue_cert(*hosts)
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    issued.private_key_pem.write_to_path(str(key))
-    return {"cert": cert, "key": key}
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    return {
+        "key": put(folder / f"{name}.key", issued.private_key_pem.bytes()),
+        "cert": put(folder / f"{name}.pem", chain),
+    }
+
+
+def put(file: Path, text: bytes) -> Path:
+    """Write a file whole, as whoever renews certificates does: by a rename."""
+    new = file.with_suffix(".new")
+    new.write_bytes(text)
+    return new.rename(file)
+
+
+def renew(folder: Path) -> None:
+    """Other authorities than before, for callers and within."""
+    inside, outside = trustme.CA(), trustme.CA()
+    outside.cert_pem.write_to_path(str(folder / "later.pem"))
+    put(folder / "servers.pem", inside.cert_pem.bytes())
+    issue(folder, inside, "server", NAME)
+    issue(folder, inside, "envoy", "envoy.internal")
+    issue(folder, outside, "front", "localhost", "127.0.0.1")
+
+
+def await_that(holds: Callable[[], bool]) -> None:
+    """Wait until it holds; calls may fail meanwhile."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Unavailable):
+            if holds():
+                return
+        time.sleep(0.1)
+    raise AssertionError("it never did")
 
 
 def test_calls_go_encrypted_through_envoy_to_a_server_that_admits_envoy_alone(
@@ -61,5 +93,11 @@ def test_calls_go_encrypted_through_envoy_to_a_server_that_admits_envoy_alone(
                 asyncio.run(step(envoy.address, Tls(tmp_path / "servers.pem")))
             with pytest.raises(Unavailable):  # past Envoy, without a certificate
                 asyncio.run(step(server.address, Tls(tmp_path / "servers.pem")))
+
+            # All certificates are renewed by other authorities. Nothing is started again.
+            renew(tmp_path)
+            await_that(lambda: asyncio.run(step(envoy.address, Tls(tmp_path / "later.pem"))) == 1)
+            with pytest.raises(Unavailable):
+                asyncio.run(step(envoy.address, Tls(tmp_path / "outside.pem")))
         finally:
             envoy.stop()

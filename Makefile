@@ -8,7 +8,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 AT_ONCE := -n 3 --dist loadfile
 SOURCES := server tidegate training benchmarks tests deploy
 
-.PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts sbom \
+.PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \
         torture soak upgrade-check released cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean
 
 help:  ## list the commands
@@ -73,6 +73,9 @@ sbom: $(VENV)/.installed  ## sbom.json: the packages of requirements/server.lock
 
 alerts: $(VENV)/.installed  ## deploy/prometheus/alerts.yml as Kubernetes' PrometheusRule
 	$(BIN)/python deploy/kubernetes/prometheus_rule.py > deploy/kubernetes/components/monitoring/prometheus-rule.yaml
+
+envoy-config: $(VENV)/.installed  ## deploy/cluster/envoy.yaml as Kubernetes' Envoy has it
+	$(BIN)/python deploy/kubernetes/envoy_config.py > deploy/kubernetes/components/envoy/envoy.yaml
 
 serve: $(VENV)/.installed  ## a server over models/ on 127.0.0.1:50051
 	$(BIN)/python -m server --model-repository models

@@ -46,6 +46,7 @@ CHOICES = (
     ["plaintext", "models-image"],
     ["tls", "models-volume"],
     ["tls", "mtls", "access", "gpu", "models-image", "monitoring"],
+    ["tls", "mtls", "envoy", "models-volume"],
 )
 
 

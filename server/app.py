@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.5
-SWITCH_SECONDS = 0.001
+SWITCH_SECONDS = 0.0005
 """After which a thread that is busy in Python lets another have its turn: what is not stepping must
 not hold the transport up for 5 ms each time, as it would by default."""
 

@@ -36,8 +36,8 @@ BURST, PER_SECOND = 2_000, 1_000
 """Frames that ask for work and bring none (pings, resets, settings; tiny pieces count in part): so
 many at once, then so many a second. A connection that sends more is not read meanwhile."""
 PAUSE: Final = 0.05  # seconds
-TURN: Final = 0.005  # seconds of the processor's time after which others have their turn
-TURN_FRAMES: Final = 64  # between two looks at the clock
+TURN: Final = 0.001  # seconds of the processor's time after which others have their turn
+TURN_FRAMES: Final = 16  # between two looks at the clock
 TRICKLE: Final = 256  # bytes of a window that costs more than it brings
 LAST_PING: Final = b"the last"
 IDLE_PING: Final = b"is there"
@@ -164,7 +164,7 @@ class Connection(Outgoing):
                 until = until or used + TURN
                 if used > until:
                     self._pause()
-                    self.loop.post(self.go_on)
+                    self.loop.behind(self.go_on)
                     break
             at = start + size
             take = kinds.get(kind, self._on_other)
@@ -425,9 +425,9 @@ class Connection(Outgoing):
         self.write(frames.goaway(frames.LAST_STREAM, frames.NO_ERROR))
         self.write(frames.frame(frames.PING, 0, 0, LAST_PING))
 
-    def tire(self) -> None:
+    def tire(self, weight: float = 1.0) -> None:
         """It asks for what there is none of: so many at once, and so many a second."""
-        self._tokens -= 1
+        self._tokens -= weight
 
     def close(self) -> None:
         """As `Outgoing`."""

@@ -34,8 +34,11 @@ PREFIX_SIZE: Final = PREFIX.size
 WINDOW: Final = 262_144
 """Bytes of a call that its caller may send before any is asked for."""
 MEASURE: Final = 4
-"""A message up to so many times the largest is let come before it is refused."""
+"""A message up to so many times the largest of all is let come before it is refused."""
 STEP: Final = 65_536  # bytes of a message by which it is weighed while it comes
+BOMB: Final = 4_096  # bytes unpacked in vain that are as bad as a frame that brings nothing
+MOST_TIRED: Final = 200.0
+ALWAYS: Final = 1_024  # bytes of a message that is never too large
 ENTRY: Final = 64  # bytes that a message costs, besides its own, while it waits
 AGAIN: Final = 0.5
 """Seconds after which a caller may try again that found no room."""
@@ -53,7 +56,7 @@ class Incoming(ABC):
     __slots__ = (
         "_compressed", "_compression", "_dropped", "_due", "_ended", "_have", "_holding", "_inbox",
         "_on_cancel", "_parts", "_pumping", "_read_all", "_take", "_window", "arrived",
-        "connection", "over", "since", "stream", "streams",
+        "connection", "most", "over", "since", "stream", "streams",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, stream: int, head: Head) -> None:
@@ -65,6 +68,8 @@ class Incoming(ABC):
         """When it began, or its present message did."""
         self.arrived = connection.loop.since
         """When its headers arrived, or the message that was handed over last."""
+        self.most: Callable[[], int | None] | None = None
+        """What tells the bytes of its largest message, where they are fewer than of any."""
         self._compression = head.compression
         self._take: Take | None = None
         self._on_cancel: Then | None = None
@@ -188,14 +193,14 @@ class Incoming(ABC):
             return
         come = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         loop = self.connection.loop
-        at, end, largest, since = 0, len(come), loop.largest_message, loop.since
+        at, end, since = 0, len(come), loop.since
         while True:
             if self._due < 0:
                 if end - at < PREFIX_SIZE:
                     break
                 self._compressed, self._due = PREFIX.unpack_from(come, at)
                 at += PREFIX_SIZE
-            if end - at < self._due or self._due > largest:
+            if end - at < self._due or self._too_large():
                 break
             message = bytes(come[at : at + self._due])  # no copy of what is whole, and bytes
             at, self._due = at + self._due, -1
@@ -205,7 +210,7 @@ class Incoming(ABC):
         self._have, self._parts = end - at, []
         if self._have:
             self._keep(come, at)
-        if self._due > largest:
+        if self._too_large():
             self._refuse_large()
 
     def _keep(self, come: Packed, at: int) -> None:
@@ -213,6 +218,15 @@ class Incoming(ABC):
         left = memoryview(come)[at:]
         self._parts.append(left if 2 * at < len(come) else bytes(left))
         self.since = self.connection.heard
+
+    def _too_large(self) -> bool:
+        """Whether no message of its kind can be as large as the one that is coming."""
+        return self._due > ALWAYS and self._due > self._largest()
+
+    def _largest(self) -> int:
+        largest = self.connection.loop.largest_message
+        most = None if self.most is None else self.most()
+        return largest if most is None else min(most, largest)
 
     def _refuse_large(self) -> None:
         """The message that is coming is too large. It is not kept, but the call is not ended before
@@ -228,7 +242,7 @@ class Incoming(ABC):
         self._parts.clear()
 
     def _refuse_dropped(self) -> None:
-        size, limit = self._due, self.connection.loop.largest_message
+        size, limit = self._due, self._largest()
         if size > limit:
             self.end(EXHAUSTED, f"SERVER: Received message larger than max ({size} vs. {limit})")
         else:
@@ -268,7 +282,7 @@ class Incoming(ABC):
     def _unpack(self, message: bytes) -> None:
         """Hand over a compressed message, once it is unpacked."""
         take, self._take = self._take, None
-        limit = self.connection.loop.largest_message
+        limit = self._largest()
         try:
             unpacking = Unpacking(message, self._compression, limit)
         except ValueError as error:
@@ -285,6 +299,7 @@ class Incoming(ABC):
         except ValueError as error:
             self.end(INTERNAL, str(error))
         except OverflowError as error:
+            self.connection.tire(min(unpacking.size / BOMB, MOST_TIRED))
             self.end(EXHAUSTED, str(error))
         else:
             if not self._weigh(unpacking.size):

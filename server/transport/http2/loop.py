@@ -105,6 +105,7 @@ class Loop:
         self._words: list[Outgoing] = []  # those that have something to send
         self._posted: deque[Then] = deque()
         self._later: deque[Then] = deque()  # of which one is done in a turn
+        self._behind: deque[Then] = deque()  # of which one is done at the end of a turn
         self._timers: list[tuple[float, int, Then | Call]] = []
         self._numbers = itertools.count()
         self._expiring = 0  # calls under way that have a deadline
@@ -157,6 +158,10 @@ class Loop:
     def later(self, work: Then) -> None:
         """Have `work`, which takes long, done in a turn of its own. For the loop's thread."""
         self._later.append(work)
+
+    def behind(self, work: Then) -> None:
+        """Have `work` done when all others have had their turn. For the loop's thread."""
+        self._behind.append(work)
 
     @property
     def has_unsent(self) -> bool:
@@ -248,6 +253,8 @@ class Loop:
             self._settle()
         if self.tallies:  # calls that ended without a word
             self._count()
+        if self._behind:  # last: nobody waits for more than one of those who took their turn
+            self._attempt(self._behind.popleft())
 
     def _count(self) -> None:
         now = time.monotonic()
@@ -265,7 +272,7 @@ class Loop:
             return []
         until = time.monotonic() + self._busy
         while (now := time.monotonic()) < until:
-            if (ready := self._epoll.poll(0)) or self._posted or self._later:
+            if (ready := self._epoll.poll(0)) or self._has_work():
                 self._in_vain = 0
                 self._found(now, now)
                 return ready
@@ -281,7 +288,7 @@ class Loop:
         try:
             begun = time.monotonic()
             due = begun
-            if not (self._posted or self._later) and self._timers:
+            if not self._has_work() and self._timers:
                 due = max(begun, self._timers[0][0])
             ready = self._epoll.poll(due - begun)
             now = time.monotonic()
@@ -289,6 +296,10 @@ class Loop:
             return ready
         finally:
             self._sleeps = False
+
+    def _has_work(self) -> bool:
+        """Whether something is to be done whoever has come."""
+        return bool(self._posted or self._later or self._behind)
 
     def _found(self, begun: float, now: float) -> None:
         """A look that began then has found something by now, or was to be over by then."""

@@ -36,7 +36,8 @@ class Unpacking:
             OverflowError: it is larger than the limit.
         """
         try:
-            most = PIECE if self._pieces else FIRST
+            few = not self._pieces and self._limit > PIECE
+            most = FIRST if few else min(PIECE, self._limit + 1 - self.size)
             piece = self._unpacker.decompress(self._left, most)
         except zlib.error as error:
             raise ValueError(f"a message cannot be unpacked: {error}") from error

@@ -23,6 +23,7 @@ from server.transport.methods import Handlers, Methods
 from server.transport.native.bridge import Bridge
 from server.transport.native.connections import Connections
 from server.transport.native.inference import Requests
+from server.transport.native.sizes import Most, most
 from server.transport.native.slow import SlowReplies
 from server.transport.native.step_stream import StepStream
 from server.transport.native.steps import LongWay, Steps
@@ -52,6 +53,8 @@ class Route:
     method: Method
     tally: Tally
     begin: Callable[[Call], object]
+    most: Most | None = None
+    """What tells the bytes of its largest message, if anything can."""
 
 
 class NativeServer:
@@ -118,7 +121,12 @@ class NativeServer:
         ways = {path: bridged(handler) for path, handler in handlers.by_path.items()}
         begins = {**ways, **self._natives(registry, methods, of_steps, ways[STEP])}
         routes = {
-            path: Route(method := methods[path], self._calls(method), begin)
+            path: Route(
+                method := methods[path],
+                self._calls(method),
+                begin,
+                most(path, handlers.by_path[path], registry),
+            )
             for path, begin in begins.items()
         }
         return routes, Route(methods.unknown, self._calls(methods.unknown), _refuse)
@@ -185,7 +193,7 @@ class NativeServer:
     def _on_call(self, call: Call) -> None:
         route = self._routes.get(call.method, self._unknown)
         route.method.started += 1
-        call.tally = route.tally
+        call.tally, call.most = route.tally, route.most
         if self._access is not None and route is not self._unknown and not self._let_in(call):
             return
         route.begin(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import grpc
@@ -24,6 +25,8 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1.tidegate_pb2_grpc import TidegateStub
 
 X = observations(11, 8)
+USUAL = 65_536
+MAX_CHUNK, INPUTS, STATES = 64, 5, 2 * 2 * 12  # of the small model
 
 
 @pytest.fixture
@@ -213,3 +216,33 @@ def test_a_lane_number_out_of_range_is_refused(stub: TidegateStub) -> None:
 def test_a_stream_of_an_unknown_model_ends_with_the_error(stub: TidegateStub) -> None:
     with failing("UNKNOWN_MODEL"):
         list(stub.StepStream(iter([pb.StepBatch(id=1, model="nobody")])))
+
+
+@pytest.mark.skipif(
+    os.environ.get("TIDEGATE_TRANSPORT") == "aio", reason="the native transport's alone"
+)
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [
+        ("tidegate.v1.Tidegate/Get", USUAL),
+        ("tidegate.v1.Tidegate/Step", USUAL + 4 * MAX_CHUNK * INPUTS),
+        ("tidegate.v1.Tidegate/Import", (1 << 20) + 2 * 4 * STATES),
+        ("tidegate.v1.Admin/Describe", USUAL),
+        ("inference.GRPCInferenceService/ModelInfer", 1 << 20),
+    ],
+)
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_a_message_is_as_large_as_its_method_needs(
+    server: RunningServer, method: str, most: int, compression: grpc.Compression
+) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{method}")
+        for size in (most, most + 1):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(b"\xff" * size, compression=compression)
+            too_large = caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert too_large == (size > most), caught.value
+            if too_large and compression is grpc.Compression.NoCompression:
+                assert caught.value.details() == (
+                    f"SERVER: Received message larger than max ({size} vs. {most})"
+                )

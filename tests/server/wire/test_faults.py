@@ -55,7 +55,7 @@ CALLS: list[Callable[[object, str], object]] = [
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "𐍈"])
-@pytest.mark.parametrize("size", [300, 5_000, 100_000])
+@pytest.mark.parametrize("size", [300, 5_000, 15_000])
 def test_a_long_name_is_not_thrown_back_whole(
     server: RunningServer, size: int, letter: str
 ) -> None:

@@ -36,7 +36,7 @@ BURST, PER_SECOND = 2_000, 1_000
 """Frames that ask for work and bring none (pings, resets, settings; tiny pieces count in part): so
 many at once, then so many a second. A connection that sends more is not read meanwhile."""
 PAUSE: Final = 0.05  # seconds
-TURN: Final = 0.001  # seconds of the processor's time after which others have their turn
+TURN: Final = 0.002  # seconds of the processor's time after which others have their turn
 TURN_FRAMES: Final = 16  # between two looks at the clock
 TRICKLE: Final = 256  # bytes of a window that costs more than it brings
 LAST_PING: Final = b"the last"

@@ -8,19 +8,18 @@ from typing import Self
 
 import grpc
 import numpy as np
-from grpc import aio
 from numpy.typing import ArrayLike
 
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.calls import Calls, opened
+from tidegate._stream.calls import Calls
+from tidegate._stream.channels import Channels
 from tidegate._stream.message import Block
 from tidegate._stream.stream import Stream
 from tidegate._stream.streams import Streams
 from tidegate.model import ManySteps, Model
 from tidegate.options import ClientOptions
 from tidegate.session import Session
-from tidegate.v1 import tidegate_pb2_grpc as pb_grpc
 
 
 class Client(Calls):
@@ -40,7 +39,6 @@ class Client(Calls):
         self.address = address
         self.loop: asyncio.AbstractEventLoop
         self._credentials = credentials
-        self._channel: aio.Channel | None = None
         self._streams: dict[tuple[str, int], Streams] = {}
         self._newest: dict[str, int] = {}
 
@@ -58,18 +56,18 @@ class Client(Calls):
             OSError: a file that `ClientOptions.tls` names cannot be read.
         """
         self.loop = asyncio.get_running_loop()
-        self._channel = opened(self.address, self.options, self._credentials)
-        self._stub, self._closed = pb_grpc.TidegateStub(self._channel), False
+        self._channels = Channels(self.address, self.options, self._credentials)
+        self._closed = False
 
     async def close(self) -> None:
         """Close the channel. Sessions stay live on the server until they are closed or expire."""
         streams, self._streams = self._streams, {}
-        channel, self._channel, self._stub = self._channel, None, None
-        self._closed |= channel is not None  # nothing begins any more
+        channels, self._channels = self._channels, None
+        self._closed |= channels is not None  # nothing begins any more
         for each in streams.values():
             await each.close()
-        if channel is not None:
-            await channel.close()
+        if channels is not None:
+            await channels.close()
 
     def session(
         self, model: str, session_id: str, *, version: int = 0, keep: bool = False
@@ -140,7 +138,7 @@ class Client(Calls):
         return self._streams.get((model, found.version)) or self._open_streams(found)
 
     def _open_streams(self, model: Model) -> Streams:
-        streams = Streams(self._rpc.StepStream, model, self.options)
+        streams = Streams(self._way.stream, model, self.options)
         self._streams[model.name, model.version] = streams
         return streams
 

@@ -105,7 +105,8 @@ class Replay:
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files with which a connection is encrypted, and its ends know each other."""
+    """PEM files with which a connection is encrypted, and its ends know each other. A `Client`
+    reads them again when they change: what it asks from then on goes over a new connection."""
 
     ca: Path | None = None
     """Who signs the server's certificate; None: whoever gRPC trusts anyway."""

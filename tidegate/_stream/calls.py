@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 from grpc import aio
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tidegate import errors, wire
 from tidegate._stream import packing
+from tidegate._stream.channels import Channels
 from tidegate._stream.gathered import Gathered, Kind
 from tidegate.errors import TidegateError
 from tidegate.model import Catalogue, FloatArray, Model, SessionInfo
@@ -30,21 +30,6 @@ Method = Callable[..., Awaitable[Reply]]
 Metadata = tuple[tuple[str, str], ...]
 
 
-def opened(
-    address: str, options: ClientOptions, credentials: grpc.ChannelCredentials | None = None
-) -> aio.Channel:
-    """A channel, encrypted as the credentials or the options say, if they do.
-
-    Raises:
-        OSError: a file that the options name cannot be read.
-    """
-    if credentials is None and options.tls is not None:
-        credentials = options.tls.credentials()
-    if credentials is None:
-        return aio.insecure_channel(address, options.channel_options())
-    return aio.secure_channel(address, credentials, options.channel_options())
-
-
 class Calls:
     """What a client asks of a server about models and whole sessions.
 
@@ -56,7 +41,7 @@ class Calls:
     def __init__(self, options: ClientOptions) -> None:
         self.options = options
         self._catalogue = Catalogue()
-        self._stub: pb_grpc.TidegateAsyncStub | None = None
+        self._channels: Channels | None = None
         self._closed = False
         self._opens = Gathered(self._open_one, self._open_many, options.retry)
         self._closes = Gathered(self._close_one, self._close_many, options.retry)
@@ -231,9 +216,13 @@ class Calls:
     def _rpc(self) -> pb_grpc.TidegateAsyncStub:
         if self._closed:
             raise errors.Cancelled("the client was closed")
-        if self._stub is None:
+        return self._way.stub
+
+    @property
+    def _way(self) -> Channels:
+        if self._channels is None:
             raise RuntimeError("the client is not connected: use `async with Client(...)`")
-        return self._stub
+        return self._channels
 
     async def _ask(
         self,

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from tidegate import errors
 from tidegate._stream import packing
-from tidegate._stream.calls import Calls, opened
+from tidegate._stream.calls import Calls
+from tidegate._stream.channels import opened
 from tidegate.errors import TidegateError
 from tidegate.options import ClientOptions
 from tidegate.v1 import admin_pb2 as pb

@@ -27,6 +27,7 @@ from server.config import ConfigError, from_arguments
 from server.transport.http2.loop import Loop
 from server.transport.tls import Certificates
 from server.watched import LOOK_SECONDS
+from tests.client.proxy import Proxy
 from tests.harness import ROOT, RunningServer, running_server, small_model
 from tests.server.transport.serving import LARGEST, METHOD, echoes
 from tidegate import Client, ClientOptions, RetryPolicy, Tls
@@ -147,6 +148,39 @@ def test_new_certificates_are_used_without_a_restart_and_bad_ones_are_not(
 
     with running_server(models, transport=transport, **old.flags) as server:
         asyncio.run(play(server))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_client_whose_certificates_are_renewed_goes_on_without_a_restart(
+    models: Path, tmp_path: Path, transport: str
+) -> None:
+    """Server and client come to be signed by another authority, and trust no other any more."""
+    old, new = signed(tmp_path / "old"), signed(tmp_path / "new")
+    tls = Tls(ca=old.ca, cert=old.cert, key=old.key)
+
+    async def play(server: RunningServer, proxy: Proxy) -> None:
+        options = ClientOptions(timeout=20.0, tls=tls)
+        async with (
+            Client(proxy.address, options) as client,
+            client.session("small", "renewed") as session,
+        ):
+            await session.step(np.zeros(5, np.float32))
+            for name in ("ca", "cert", "key"):
+                getattr(new, name).replace(getattr(old, name))
+            deadline = time.monotonic() + 60
+            while not await asyncio.to_thread(serves, server, tls):
+                assert time.monotonic() < deadline
+            await session.step(np.zeros(5, np.float32))  # the old connection goes on
+            proxy.cut()
+            await session.step(np.zeros(5, np.float32))
+            assert (await session.info()).steps == session.steps == 3
+
+    flags = old.flags | {"tls_client_ca": old.ca}
+    with (
+        running_server(models, transport=transport, **flags) as server,
+        Proxy(server.address) as proxy,
+    ):
+        asyncio.run(play(server, proxy))
 
 
 def mount(folder: Path, files: Files, turn: str) -> Files:

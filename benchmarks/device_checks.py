@@ -17,6 +17,7 @@ from benchmarks.models import Shape, rows_of
 from server.bundle.repository import Bundle
 from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
+from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 
@@ -49,8 +50,8 @@ def compare_with_cpu(shape: Shape, device: Device) -> list[Parity]:
             shape,
             graph,
             widths,
-            Engine(bundle, device, SESSIONS),
-            Engine(bundle, Device("cpu"), SESSIONS),
+            open_engine(bundle, device, SESSIONS),
+            open_engine(bundle, Device("cpu"), SESSIONS),
         )
         for graph, widths in (("single", [1]), ("ragged", [CHUNK]), ("mixed", [1, CHUNK]))
     ]
@@ -117,8 +118,8 @@ def is_flat(rows: list[InPlace]) -> bool:
 def _check_capacity(
     shape: Shape, bundle: Bundle, device: Device, capacity: int, batch: int
 ) -> list[InPlace]:
-    engine = Engine(bundle, device, capacity)
-    addresses, problem = _addresses(engine), _probe(engine, Engine(bundle, device, 2))
+    engine = open_engine(bundle, device, capacity)
+    addresses, problem = _addresses(engine), _probe(engine, open_engine(bundle, device, 2))
     results = []
     for graph, width in (("single", 1), ("ragged", 16)):
         features = np.ones((batch, width, shape.inputs), dtype=np.float32)
@@ -131,7 +132,7 @@ def _check_capacity(
 
 
 def _addresses(engine: Engine) -> list[int]:
-    return [int(arena.value.data_ptr()) for arena in engine.arenas]
+    return [arena.address for arena in engine.arenas]
 
 
 def _probe(engine: Engine, tiny: Engine) -> str:

@@ -25,6 +25,7 @@ from benchmarks import machine
 from benchmarks.models import DEVICE_SHAPES, Shape, rows_of
 from server.engine.device import Device, DeviceError, choose
 from server.engine.engine import Engine, EngineRows
+from server.engine.opening import open_engine
 
 WARM_UP_RUNS, FEWEST_RUNS = 5, 5
 
@@ -136,7 +137,8 @@ def measure_latency(
     shape: Shape, device: Device, batches: list[int], widths: list[int], seconds: float
 ) -> Iterator[Latency]:
     """Run each width and batch for about `seconds`."""
-    engine = Engine(shape.bundle(), device, max(batches))
+    engine = open_engine(shape.bundle(), device, max(batches))
+    engine.begin()
     for width in widths:
         for batch in batches:
             features = np.random.default_rng(batch).normal(size=(batch, width, shape.inputs))

@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.engine.device import Device, choose
 from server.errors import BadModel
 from training.bundle import write_bundle
 from training.errors import TrainingError
 from training.figures import step_figures
-from training.graphs.choice import choose_form, measure
+from training.graphs.choice import Times, choose_form, measure
 from training.graphs.stepping import (
     MAX_CHUNK,
     by_chunks,
     by_single_steps,
     neighbour_difference,
     serve,
+    with_single,
 )
-from training.graphs.whole import PRECISIONS, SCAN, Form
+from training.graphs.whole import PRECISIONS, SCAN, Form, graphs
 from training.network import Floats, Network
 from training.reference import Array, NumpyNetwork
 from training.table.session import Session, Target
@@ -158,11 +160,15 @@ def prove(
     Raises:
         ParityError: one is above 1e-5.
     """
-    engine = serve(network, form, len(truth.signals), device)
+    files = graphs(network, form)
+    engine = serve(network, form, len(truth.signals), device, with_single(files, SINGLE))
     found = {
         "single_steps": by_single_steps(engine, truth.signals),
         "ragged_chunks": by_chunks(engine, truth.signals, np.random.default_rng(0)),
     }
+    if SINGLE_CUDA in files:
+        own = serve(network, form, len(truth.signals), device, with_single(files, SINGLE_CUDA))
+        found["cuda_single_steps"] = by_single_steps(own, truth.signals)
     if torch_outputs is not None:
         found["torch"] = [torch_outputs(signal) for signal in truth.signals]
     errors = {name: float(truth.differences(each).max()) for name, each in found.items()}
@@ -191,14 +197,21 @@ def measure_precisions(
     network: Network, form: Form, truth: Truth, target: Target, device: Device
 ) -> dict[str, dict[str, Any]]:
     """For each precision its differences from the float64 reference (as `Truth` has them), the
-    sessions' figures, how much neighbours matter, and steps a second; or why it cannot run."""
+    sessions' figures, how much neighbours matter, and steps a second; or why it cannot run. All on
+    the device, but for int8, which is for the CPU alone."""
     forms = [form_for(network, form, precision) for precision in PRECISIONS]
-    found = {form.precision: _cost(network, form, truth, target, device) for form in forms}
-    running = [form for form in forms if "error" not in found[form.precision]]
-    for each, times in measure(network, running, device, BATCHES, (1,)).items():
-        speeds = {str(batch): round(batch / seconds) for (batch, _), seconds in times.items()}
-        found[each.precision]["steps_per_second"] = speeds
+    places = {form: Device("cpu") if form.precision == "int8" else device for form in forms}
+    found = {form.precision: _cost(network, form, truth, target, at) for form, at in places.items()}
+    for place in dict.fromkeys(places.values()):
+        here = [f for f, at in places.items() if at == place and "error" not in found[f.precision]]
+        for each, times in _measured(network, here, place).items():
+            speeds = {str(batch): round(batch / seconds) for (batch, _), seconds in times.items()}
+            found[each.precision]["steps_per_second"] = speeds
     return found
+
+
+def _measured(network: Network, forms: Sequence[Form], device: Device) -> dict[Form, Times]:
+    return measure(network, forms, device, BATCHES, (1,)) if forms else {}
 
 
 def _cost(

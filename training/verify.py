@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.bundle.manifest import Manifest
+from server.bundle.manifest import SINGLE, SINGLE_CUDA, Manifest
 from server.bundle.repository import Bundle, Entry, Verify, load
 from server.engine.device import Device, DeviceError, choose
 from server.engine.engine import Engine
+from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from training.errors import TrainingError
-from training.graphs.stepping import by_chunks, by_single_steps, rows
+from training.graphs.stepping import by_chunks, by_single_steps, rows, with_single
 from training.network import FILE, Floats, Network, network_from_bytes
 from training.reference import NumpyNetwork
 
@@ -73,13 +74,15 @@ class Opened:
         return f"{m.name}/{m.version}, {len(m.files)} match their sha256; {kind}"
 
     def engine(self, sessions: int = SESSIONS) -> Engine:
-        """A new one, all of whose sessions are unused.
+        """A new one, all of whose sessions are unused; for this thread.
 
         Raises:
             TrainingError: a graph does not load.
         """
         try:
-            return Engine(self.bundle, self.device, sessions)
+            engine = open_engine(self.bundle, self.device, sessions)
+            engine.begin()
+            return engine
         except BadModel as error:
             raise TrainingError(str(error)) from error
 
@@ -160,6 +163,19 @@ def arenas(opened: Opened) -> str:
 def single_parity(opened: Opened) -> str:
     """Single steps against the network's reference."""
     return _parity(opened, single_steps(opened, opened.engine()))
+
+
+def cuda_parity(opened: Opened) -> str:
+    """CUDA's graph of single steps against the CPU's, on whichever device."""
+    graphs = opened.bundle.graphs
+    if not {SINGLE, SINGLE_CUDA} <= graphs.keys():
+        raise LeftOut("the bundle has no graph of single steps for CUDA")
+    ours, theirs = (
+        replace(opened, bundle=replace(opened.bundle, graphs=with_single(graphs, name)))
+        for name in (SINGLE_CUDA, SINGLE)
+    )
+    steps = single_steps(theirs, theirs.engine())
+    return _within(opened, single_steps(ours, ours.engine()), steps, SINGLE)
 
 
 def step_parity(opened: Opened) -> str:
@@ -322,6 +338,7 @@ def _same(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> bool:
 CHECKS: dict[str, Callable[[Opened], str]] = {
     "arenas": arenas,
     "single.onnx": single_parity,
+    "single.cuda.onnx": cuda_parity,
     "step.onnx": step_parity,
     "ragged chunks": ragged,
     "neighbours": neighbours,

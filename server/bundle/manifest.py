@@ -23,7 +23,9 @@ MAX_FILES = 1000
 MAX_SIZE = 2**40  # values; whether there is room for them is another question
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 SINGLE, STEP, READ, WRITE = "single.onnx", "step.onnx", "read.onnx", "write.onnx"
-SERVED = (SINGLE, STEP, READ, WRITE)
+SINGLE_CUDA = "single.cuda.onnx"
+DIGESTED = (SINGLE, STEP, READ, WRITE)
+SERVED = (*DIGESTED, SINGLE_CUDA)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -64,8 +66,10 @@ class Manifest:
 
     @cached_property
     def digest(self) -> bytes:
-        """Which graphs these are: sha256 over the names and digests of those that are served."""
-        served = sorted((name, self.files[name]) for name in SERVED if name in self.files)
+        """Which graphs these are: sha256 over the names and digests of those that every bundle may
+        have. Not of the one for CUDA, which computes what `single.onnx` does: sessions go from the
+        CPU to a GPU and back, and between servers of versions that do not know it."""
+        served = sorted((name, self.files[name]) for name in DIGESTED if name in self.files)
         return hashlib.sha256(json.dumps(served).encode()).digest()
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime
 log = logging.getLogger(__name__)
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+FRUGAL = {"arena_extend_strategy": "kSameAsRequested"}  # its default doubles what it has
 # The smallest model there is (y = x, opset 18), to see whether a provider starts.
 IDENTITY = bytes.fromhex(
     "08093a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801"
@@ -36,11 +38,17 @@ class Device:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
     @property
-    def providers(self) -> list[Any]:
-        """onnxruntime's providers; full float32 on CUDA, so that both devices agree."""
+    def spare_rows(self) -> int:
+        """Rows of an arena that are no session's: row 0, which is scratch, and on CUDA the last,
+        which is padding's."""
+        return 1 if self.kind == "cpu" else 2
+
+    def providers_with(self, more: Mapping[str, str]) -> list[Any]:
+        """onnxruntime's providers; full float32 on CUDA, so that both devices agree. `more` are
+        further options of CUDA's."""
         if self.kind == "cpu":
             return ["CPUExecutionProvider"]
-        options = {"device_id": str(self.index), "use_tf32": "0"}
+        options = {"device_id": str(self.index), "use_tf32": "0", **more}
         return [(CUDA_PROVIDER, options), "CPUExecutionProvider"]
 
 
@@ -81,7 +89,8 @@ def _cuda_problem() -> str | None:
 
 def start_problem(device: Device) -> str | None:
     """Why onnxruntime cannot run on `device`, found by trying, or None."""
-    session = onnxruntime.InferenceSession(IDENTITY, providers=device.providers)
+    # A few bytes at a time: what onnxruntime's arena takes here it would keep for good.
+    session = onnxruntime.InferenceSession(IDENTITY, providers=device.providers_with(FRUGAL))
     if device.kind == "cpu" or CUDA_PROVIDER in session.get_providers():
         return None
     return "onnxruntime's CUDA provider does not start; its message above names what it misses"

@@ -5,9 +5,10 @@ While serving, whoever holds its scheduler's lock is its only caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -46,24 +47,63 @@ class EngineRows:
         return len(self.slots) if self.features.shape[1] == 1 else int(self.lengths.sum())
 
 
+class Graph(Protocol):
+    """A graph over the arenas (see `BoundGraph`)."""
+
+    options: onnxruntime.RunOptions | None
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]: ...
+
+
+class SingleSteps(Protocol):
+    """The graph of single steps, its buffers bound before (see `BoundRows`)."""
+
+    options: onnxruntime.RunOptions | None
+
+    def run(
+        self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any], /
+    ) -> NDArray[Any]: ...
+
+
+class StateArena(Protocol):
+    """One state's buffer, and what it holds of memory (see `Arena`)."""
+
+    name: str
+    nbytes: int
+
+    @property
+    def address(self) -> int: ...
+
+
 class Engine:
     """Holds the state of `capacity` sessions in slots 1..capacity and steps them.
+
+    This one does so on the CPU; `open_engine` makes the one that a device needs.
 
     Raises:
         BadModel: a graph does not load or does not have the bundle's inputs and outputs.
     """
 
+    any_thread = True
+    """Whether any thread may run it, one at a time, after `begin` as before."""
+
     def __init__(self, bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> None:
         self.manifest = bundle.manifest
-        self.device = device
-        self.capacity = capacity
+        self.device, self.capacity, self._threads = device, capacity, threads
         self.arenas = [self._arena(state) for state in bundle.manifest.states]
-        self._step = self._bind(bundle, files.STEP, device, threads)
-        self._single = self._step_alone(bundle, device, threads)
+        self._step = self._bind(bundle, files.STEP)
+        self._single = self._step_alone(bundle)
         self._bound = self._rows_bound()
         rows = [f"row.{arena.name}" for arena in self.arenas]
-        self._read = self._bind(bundle, files.READ, device, threads, rows, writes=False)
-        self._write = self._bind(bundle, files.WRITE, device, threads, [])
+        self._read = self._bind(bundle, files.READ, rows, writes=False)
+        self._write = self._bind(bundle, files.WRITE, [])
+
+    def begin(self) -> None:
+        """The calling thread is the one that runs this engine from now on, unless any may.
+
+        Raises:
+            BadModel: the device cannot be made ready.
+        """
 
     @property
     def state_bytes(self) -> int:
@@ -100,50 +140,55 @@ class Engine:
         self.arenas.clear()
         del self._step, self._single, self._bound, self._read, self._write
 
-    def _arena(self, state: State) -> Arena:
+    def _arena(self, state: State) -> StateArena:
         try:
-            return Arena(state, self.capacity, self.device)
+            return self._make_arena(state)
         except (MemoryError, RuntimeError, ValueError) as error:
             text = f"state {state.name!r} of {self.capacity} sessions"
-            where = f"{self.manifest.name}/{self.manifest.version}"
-            raise BadModel(f"{where}: no room for {text}: {error}") from error
+            raise BadModel(f"{self._where}: no room for {text}: {error}") from error
 
-    def _step_alone(self, bundle: Bundle, device: Device, threads: int) -> BoundGraph | None:
+    @property
+    def _where(self) -> str:
+        return f"{self.manifest.name}/{self.manifest.version}"
+
+    def _make_arena(self, state: State) -> StateArena:
+        return Arena(state, self.capacity + self.device.spare_rows)
+
+    def _step_alone(self, bundle: Bundle) -> Graph | None:
         """The graph without a time axis, where the bundle has one: faster for single steps."""
-        if files.SINGLE not in bundle.graphs:
-            return None
-        return self._bind(bundle, files.SINGLE, device, threads)
+        return self._bind(bundle, files.SINGLE) if files.SINGLE in bundle.graphs else None
 
-    def _rows_bound(self) -> BoundRows | None:
-        """On the CPU alone: elsewhere the buffers' copies have not been proven yet."""
-        if self._single is None or self.device.kind != "cpu":
+    def _rows_bound(self) -> SingleSteps | None:
+        if not isinstance(self._single, BoundGraph):
             return None
-        manifest = self.manifest
+        manifest, arenas = self.manifest, [each for each in self.arenas if isinstance(each, Arena)]
         most = min(manifest.max_batch, self.capacity)
         return BoundRows(
-            self._single.session, self.arenas, most, manifest.inputs_width, manifest.outputs_width
+            self._single.session, arenas, most, manifest.inputs_width, manifest.outputs_width
         )
 
     def _bind(
-        self,
-        bundle: Bundle,
-        name: str,
-        device: Device,
-        threads: int,
-        outputs: list[str] | None = None,
-        writes: bool = True,
-    ) -> BoundGraph:
+        self, bundle: Bundle, name: str, outputs: Sequence[str] = ("output",), writes: bool = True
+    ) -> Graph:
+        with self._told(name):
+            return self._graph(bundle.graphs[name], outputs, writes)
+
+    def _graph(self, graph: bytes, outputs: Sequence[str], writes: bool) -> Graph:
+        session = open_session(graph, self.device, self._threads)
+        check_types(session, self.manifest.states)
+        arenas = [each for each in self.arenas if isinstance(each, Arena)]
+        return BoundGraph(session, arenas, outputs, writes)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Whatever is wrong with a graph is told of the bundle's file."""
         try:
-            session = open_session(bundle.graphs[name], device, threads)
-            plain = ["output"] if outputs is None else outputs
-            _check_types(session, bundle.manifest.states)
-            return BoundGraph(session, self.arenas, plain, writes)
+            yield
         except (GraphError, RuntimeError, ValueError) as error:
-            where = f"{self.manifest.name}/{self.manifest.version}/{name}"
-            raise BadModel(f"{where} cannot be used: {first_line(error)}") from error
+            raise BadModel(f"{self._where}/{name} cannot be used: {first_line(error)}") from error
 
 
-def _check_types(session: onnxruntime.InferenceSession, states: Iterable[State]) -> None:
+def check_types(session: onnxruntime.InferenceSession, states: Iterable[State]) -> None:
     """Whatever lies in a buffer of ours is of the type that the graph writes there."""
     wanted = {"output": "float32"}
     for state in states:

@@ -38,8 +38,13 @@ class GraphError(RuntimeError):
     """The graph cannot be used; the message says why."""
 
 
-def open_session(graph: bytes, device: Device, threads: int) -> onnxruntime.InferenceSession:
+def open_session(
+    graph: bytes, device: Device, threads: int, more: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
     """An onnxruntime session on `device`.
+
+    Args:
+        more: further options of CUDA's provider.
 
     Raises:
         GraphError: the graph is unsound, does not load, or takes too long to; or CUDA was asked for
@@ -60,7 +65,9 @@ def open_session(graph: bytes, device: Device, threads: int) -> onnxruntime.Infe
     late.daemon = True
     late.start()
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=device.providers)
+        session = onnxruntime.InferenceSession(
+            graph, options, providers=device.providers_with(more or {})
+        )
     except Exception as error:
         raise GraphError(f"does not load: {first_line(error)}") from error
     finally:

@@ -95,7 +95,7 @@ class Scheduler:
     """Drives one engine from one queue.
 
     Args:
-        at_once: steps that may run in the thread that brings them.
+        at_once: steps that may run in the thread that brings them, where the engine allows any.
         on_death: called from the loop's thread should it ever end other than by `stop`.
     """
 
@@ -113,10 +113,10 @@ class Scheduler:
         self.queue = StepQueue(max_queued_steps)
         self._engine, self._steps, self._metrics = engine, steps, metrics
         self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
-        self._rate, self._few = 0.0, at_once
+        self._rate, self._few = 0.0, at_once if engine.any_thread else 0
         # Whoever may run large batches itself waits for a call between runs, rather than have the
         # loop's thread woken for what comes meanwhile, and then again and again.
-        self._patience = CALL_SECONDS if at_once > FEW_STEPS else 0.0
+        self._patience = CALL_SECONDS if self._few > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._wanted = False  # whether somebody waits for the engine, to run what he brought
         self._runner = 0  # the thread that runs what it brought itself, while it does
@@ -126,10 +126,20 @@ class Scheduler:
         self._leaving: list[Picked] = []  # rows that left their run and are not complete yet
         name = f"scheduler-{engine.manifest.name}-{engine.manifest.version}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._begun: Future[None] = Future()
 
     def start(self) -> None:
-        """Begin to run what is submitted."""
+        """Begin to run what is submitted.
+
+        Raises:
+            BadModel: as `Engine.begin`, in the thread that is to run it; nothing has begun.
+        """
         self._thread.start()
+        try:
+            self._begun.result()
+        except BaseException:
+            self._thread.join()
+            raise
 
     def submit(self, submission: Submission) -> None:
         """Queue a submission's rows, from any thread. Its `on_done` follows from the scheduler's
@@ -167,6 +177,12 @@ class Scheduler:
             self._engine.release()
 
     def _live(self) -> None:
+        try:
+            self._engine.begin()
+        except BaseException as error:
+            self._begun.set_exception(error)
+            return
+        self._begun.set_result(None)
         try:
             self._loop()
         except BaseException:

@@ -46,8 +46,9 @@ class Memory:
         if (limit := self._config.max_model_bytes) > 0:
             self._compare(manifest, states | host, limit, "max_model_bytes allows")
         if not on_cpu:
+            there = states | {"the graphs": graphs}
             free = free_on(self._device)
-            self._compare(manifest, states, free, f"are free on {self._device.name}")
+            self._compare(manifest, there, free, f"are free on {self._device.name}")
         free = free_on_host()
         if free is not None:
             free -= max(0, sum(self._promised.values()) - touched())
@@ -73,7 +74,7 @@ class Memory:
     def _states(self, manifest: Manifest) -> dict[str, int]:
         """Bytes of each state's arena."""
         return {
-            f"state {state.name[:100]!r}": (self._config.slots + 1)
+            f"state {state.name[:100]!r}": (self._config.slots + self._device.spare_rows)
             * prod(state.shape)
             * np.dtype(state.dtype).itemsize
             for state in manifest.states

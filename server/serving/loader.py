@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from server.access.tenants import Tenants
-from server.bundle.repository import MAX_GRAPH, Entry, Verify, find, load
+from server.bundle.repository import MAX_GRAPH, Bundle, Entry, Verify, find, load
 from server.config import Config
 from server.engine.device import Device
 from server.engine.engine import Engine
 from server.engine.memory import at_most, free_on_host
+from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
@@ -87,11 +89,18 @@ class Loader:
         """
         try:
             model = self._make(entry)
+            self._start(model)
         except BadModel:
             self._metrics.bundles_refused.inc()
             raise
-        model.start()
         return model
+
+    def _start(self, model: ServedModel) -> None:
+        try:
+            model.start()
+        except BadModel:
+            model.discard()
+            raise
 
     def _make(self, entry: Entry) -> ServedModel:
         where = f"{entry.name}/{entry.version}"
@@ -119,9 +128,21 @@ class Loader:
         self._memory.check(bundle.manifest, sum(map(len, bundle.graphs.values())))
         # CUDA maps memory of the host as it likes, so that no limit fits it.
         with at_most(free_on_host() if self._device.kind == "cpu" else None):
-            engine = Engine(bundle, self._device, config.slots, config.threads)
-            probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
+            engine = self._probed(bundle)
         self._memory.promise(engine)
+        return engine
+
+    def _probed(self, bundle: Bundle) -> Engine:
+        threads = self._config.threads
+        with ExitStack() as unless_good:
+            engine = open_engine(bundle, self._device, self._config.slots, threads)
+            unless_good.callback(engine.release)
+            tiny = open_engine(bundle, self._device, PROBED_AGAINST, threads)
+            try:
+                probe(engine, tiny)
+            finally:
+                tiny.release()
+            unless_good.pop_all()
         return engine
 
 

@@ -155,7 +155,11 @@ class ServedModel:
         return self._scheduler.between_runs(work)
 
     def start(self) -> None:
-        """Begin to run steps."""
+        """Begin to run steps.
+
+        Raises:
+            BadModel: its device cannot be made ready; then `discard` it.
+        """
         self._scheduler.start()
         if self.keeper is not None:
             self.keeper.start()
@@ -286,6 +290,10 @@ class ServedModel:
         Rows of streams that still name it hear how their sessions ended."""
         self._stopped = True
         self.stop()
+        self.discard()
+
+    def discard(self) -> None:
+        """Give back the memory of a model that does not run: no more, or not at all."""
         self._scheduler.release()
         self._cache.release()
         if self.moving.kept is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -48,10 +49,21 @@ class Shadow:
         self._stopped = False
         name = f"shadow-{engine.manifest.name}-{engine.manifest.version}"
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._begun: Future[None] = Future()
 
     def start(self) -> None:
-        """Begin to step along."""
+        """Begin to step along.
+
+        Raises:
+            BadModel: as `Engine.begin`; nothing has begun.
+        """
         self._thread.start()
+        try:
+            self._begun.result()
+        except BaseException:
+            self._thread.join()
+            self._end()
+            raise
         self.model.on_made, self.model.shadow = self.interrupt, self.note
 
     def stop(self) -> None:
@@ -61,6 +73,9 @@ class Shadow:
             self._stopped = True
             self._condition.notify()
         self._thread.join()
+        self._end()
+
+    def _end(self) -> None:
         self._engine.release()
         self._metrics.remove()
 
@@ -86,6 +101,12 @@ class Shadow:
             self._course.miss(np.array([handle]), self._number)
 
     def _live(self) -> None:
+        try:
+            self._engine.begin()
+        except BaseException as error:
+            self._begun.set_exception(error)
+            return
+        self._begun.set_result(None)
         while (taken := self._take()) is not None:
             number, applied = taken
             try:

@@ -102,9 +102,10 @@ class Shadows:
             shadow = Shadow(newest, engine, metrics)
         except BaseException:
             metrics.remove()
+            engine.release()
             raise
-        self._running[newest.name] = shadow
         shadow.start()
+        self._running[newest.name] = shadow
         log.info("%s/%d is the shadow of %d", newest.name, version, newest.version)
 
     def _end(self, name: str) -> None:

@@ -71,7 +71,7 @@ def exported(
 @pytest.mark.parametrize("name", ["lstm", "projected", "gappy lstm", "gru"])
 def test_an_export_tells_what_was_proven_and_measured(tmp_path: Path, name: str) -> None:
     manifest = exported(tmp_path / "drawn" / "1", NETWORKS[name])
-    assert set(manifest["parity"]) == {"single_steps", "ragged_chunks"}
+    assert set(manifest["parity"]) == {"single_steps", "ragged_chunks", "cuda_single_steps"}
     assert all(0 < each < 1e-5 for each in manifest["parity"].values())
     compared = {(each["compared"], each["graph"], each["form"], each["opset"])
                 for each in manifest["export"]["measured"]}  # fmt: skip

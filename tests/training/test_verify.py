@@ -48,7 +48,7 @@ def test_a_good_bundle_passes_every_check(
     status, out, err = verify(folder, capsys)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     left_out = [line for line in lines if not line.startswith("ok ")]
     if NETWORKS[name].missing:
         assert left_out == []
@@ -89,6 +89,13 @@ def other_single(folder: Path) -> None:
     swap(folder, "single.onnx", graphs(network, Form(SCAN, GEMM))["single.onnx"])
 
 
+def other_for_cuda(folder: Path) -> None:
+    network = replace(
+        NETWORKS["lstm"], head_b=NETWORKS["lstm"].head_b + 1e-3 * np.eye(3, dtype=np.float32)[0]
+    )
+    swap(folder, "single.cuda.onnx", graphs(network, Form())["single.cuda.onnx"])
+
+
 def rewired(folder: Path, name: str, change: Callable[[onnx.GraphProto], None]) -> None:
     model = onnx.load(folder / name)
     change(model.graph)
@@ -110,7 +117,7 @@ def mixed_batch(folder: Path) -> None:
     manifest = json.loads((folder / "model.json").read_text())
     del manifest["files"]["network.npz"]
     (folder / "model.json").write_text(json.dumps(manifest))
-    for name in ("single.onnx", "step.onnx"):
+    for name in ("single.onnx", "single.cuda.onnx", "step.onnx"):
         rewired(folder, name, change)
 
 
@@ -143,6 +150,7 @@ def wrong_rows(folder: Path) -> None:
     [
         (other_weights, "outputs differ from the reference by"),
         (other_single, "outputs differ from the reference by"),
+        (other_for_cuda, "outputs differ from single.onnx by"),
         (mixed_batch, "outputs differ from"),
         (without_guard, "a poisoned row"),
         (wrong_rows, "what write.onnx wrote is not what read.onnx reads"),

@@ -68,13 +68,23 @@ def gather(b: Builder, rows: Rows) -> dict[str, str]:
     return found
 
 
-def scatter(b: Builder, rows: Rows, after: Mapping[str, str], good: str) -> None:
-    """Put the rows back, last of all; a row that is not `good` [B, 1] keeps its former state."""
+def scatter(
+    b: Builder, rows: Rows, after: Mapping[str, str], good: str, by_element: bool = False
+) -> None:
+    """Put the rows back, last of all; a row that is not `good` [B, 1] keeps its former state.
+
+    Args:
+        by_element: of states [width] alone, in the way that suits CUDA, whose ScatterND has one
+            thread for all of a row.
+    """
     kept, flags = {}, _beside(b, good, 2, rows)
     for name, row in rows.items():
         where = flags[len(row.shape)]
         kept[name] = _choose(b, where, after[name], f"before.{name}", row.dtype)
-    _put(b, kept)
+    if by_element:
+        _put_elements(b, rows, kept)
+    else:
+        _put(b, kept)
 
 
 def guard(b: Builder, watched: Sequence[str], rank: int) -> str:
@@ -122,3 +132,14 @@ def _put(b: Builder, rows: Mapping[str, str]) -> None:
     index = b.unsqueeze("slots", 1)
     for name, row in rows.items():
         b.add("ScatterND", f"state.{name}", index, row, outputs=[f"state.{name}.next"])
+
+
+def _put_elements(b: Builder, rows: Rows, kept: Mapping[str, str]) -> None:
+    """ScatterElements wants the slot of every value; states of a width share theirs."""
+    slots, index = b.unsqueeze("slots", 1), dict[int, str]()
+    for name, row in kept.items():
+        (width,) = rows[name].shape
+        if width not in index:
+            index[width] = b.add("Expand", slots, b.integers(1, width))
+        arena, after = f"state.{name}", f"state.{name}.next"
+        b.add("ScatterElements", arena, index[width], row, outputs=[after], axis=0)

@@ -1,4 +1,8 @@
-"""Chooses form and opset by measurement: each runs as it would be served, side by side."""
+"""Chooses form and opset by measurement: each runs as it would be served, side by side.
+
+CUDA's graph of single steps is chosen apart from the CPU's, and by captured runs, for eager ones
+would tell how fast kernels are launched. Without a GPU it is written in the usual form.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from server.errors import BadModel
 from training.graphs.stepping import rows, serve
-from training.graphs.whole import OPERATOR, OPSETS, SCAN, Form, usual_form
+from training.graphs.whole import GEMM, JOINED, OPERATOR, OPSETS, SCAN, Form, usual_form
 from training.network import Network
 
 BATCHES, CHUNK, ROUNDS = (1, 16, 128, 1024), 8, 30
@@ -28,20 +32,30 @@ Times = dict[tuple[int, int], float]
 
 
 def choose_form(network: Network, device: Device) -> tuple[Form, list[dict[str, Any]]]:
-    """The fastest form in float32, and what each took.
+    """The fastest form in float32, and what each took: on the CPU, and if `device` is CUDA, there.
 
     Raises:
         BadModel: onnxruntime cannot run the usual form.
     """
-    usual = usual_form(network)
+    usual, cpu = usual_form(network), Device("cpu")
     forms = [form for form in (usual, Form(SCAN, OPERATOR)) if form.allows(network)]
-    by_form = measure(network, forms, device)
+    by_form = measure(network, forms, cpu)
     single = fastest(by_form, usual, [(batch, 1) for batch in BATCHES]).single
     step = fastest(by_form, usual, [(batch, CHUNK) for batch in BATCHES]).step
     form = Form(step, single, usual.opset)
-    by_opset = measure(network, [replace(form, opset=opset) for opset in OPSETS], device)
+    by_opset = measure(network, [replace(form, opset=opset) for opset in OPSETS], cpu)
     chosen = fastest(by_opset, form, [(batch, t) for batch in BATCHES for t in (1, CHUNK)])
-    return chosen, [*_told("form", by_form), *_told("opset", by_opset)]
+    told = [*_told("form", by_form), *_told("opset", by_opset)]
+    if device.kind == "cpu":
+        return chosen, told
+    forms = [each for each in _for_cuda(chosen) if each.allows(network)]
+    by_cuda = measure(network, forms, device, chunks=(1,))
+    told += _told("cuda", by_cuda, (1,))
+    return fastest(by_cuda, chosen, [(batch, 1) for batch in BATCHES]), told
+
+
+def _for_cuda(form: Form) -> list[Form]:
+    return [replace(form, cuda=how) for how in (JOINED, GEMM, OPERATOR)]
 
 
 def measure(
@@ -109,12 +123,14 @@ def _timed(engine: Engine, given: EngineRows) -> float:
     return time.perf_counter() - started
 
 
-def _told(compared: str, measured: Mapping[Form, Times]) -> list[dict[str, Any]]:
+def _told(
+    compared: str, measured: Mapping[Form, Times], chunks: Sequence[int] = (1, CHUNK)
+) -> list[dict[str, Any]]:
     return [
         {
             "compared": compared,
-            "graph": "single" if chunk == 1 else "step",
-            "form": form.single if chunk == 1 else form.step,
+            "graph": _graph(compared, chunk),
+            "form": _way(compared, form, chunk),
             "opset": form.opset,
             "chunk": chunk,
             "microseconds_by_batch": {
@@ -122,5 +138,17 @@ def _told(compared: str, measured: Mapping[Form, Times]) -> list[dict[str, Any]]
             },
         }
         for form, times in measured.items()
-        for chunk in (1, CHUNK)
+        for chunk in chunks
     ]
+
+
+def _graph(compared: str, chunk: int) -> str:
+    if chunk > 1:
+        return "step"
+    return "single.cuda" if compared == "cuda" else "single"
+
+
+def _way(compared: str, form: Form, chunk: int) -> str:
+    if chunk > 1:
+        return form.step
+    return form.cuda if compared == "cuda" else form.single

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from server.bundle import manifest as manifests
+from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.bundle.repository import Bundle
 from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
+from server.engine.opening import open_engine
 from training.graphs.whole import Form, graphs
 from training.network import Floats, Network
 
@@ -35,11 +37,20 @@ def engine_of(
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     text = json.dumps({**manifest, "files": digests})
     parsed = manifests.parse(text.encode(), str(manifest["name"]))
-    return Engine(Bundle(parsed, dict(files)), device, sessions)
+    return open_engine(Bundle(parsed, dict(files)), device, sessions)
 
 
-def serve(network: Network, form: Form, sessions: int, device: Device) -> Engine:
-    """An engine for a network, with as little of a manifest as it needs.
+def serve(
+    network: Network,
+    form: Form,
+    sessions: int,
+    device: Device,
+    files: Mapping[str, bytes] | None = None,
+) -> Engine:
+    """An engine for a network, with as little of a manifest as it needs; for this thread.
+
+    Args:
+        files: its graphs, where they are not those of the form.
 
     Raises:
         BadModel: onnxruntime cannot run the form on the device.
@@ -54,7 +65,15 @@ def serve(network: Network, form: Form, sessions: int, device: Device) -> Engine
         "max_chunk": MAX_CHUNK,
         "max_batch": 4096,
     }
-    return engine_of(manifest, graphs(network, form), sessions, device)
+    engine = engine_of(manifest, files or graphs(network, form), sessions, device)
+    engine.begin()
+    return engine
+
+
+def with_single(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+    """The files of a bundle whose one graph of single steps, on any device, is that of `name`."""
+    others = {each: text for each, text in files.items() if each not in (SINGLE, SINGLE_CUDA)}
+    return others | {SINGLE: files[name]}
 
 
 def by_single_steps(engine: Engine, signals: Sequence[Floats]) -> list[Floats]:

@@ -1,7 +1,7 @@
-"""The four graphs of a bundle, in each form that they can be written in.
+"""The graphs of a bundle, in each form that they can be written in.
 
-`single.onnx` steps every row once. `step.onnx` steps ragged chunks. `read.onnx` and `write.onnx`
-move rows between arenas and the host.
+`single.onnx` steps every row once, and `single.cuda.onnx` does so in the way that suits CUDA.
+`step.onnx` steps ragged chunks. `read.onnx` and `write.onnx` move rows between arenas and the host.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from training.graphs.builder import FLOAT, INT32, INT64, Builder, value
 from training.graphs.layers import Cell, State, operator_over_time, scan_over_time
 from training.network import Embedding, Mirror, Network
 
-OPERATOR, GEMM, SCAN = "operator", "gemm", "scan"
+OPERATOR, GEMM, JOINED, SCAN = "operator", "gemm", "joined", "scan"
 OPSETS = (18, 21, 23)
 PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)
 class Form:
-    """One of the ways to write step.onnx and single.onnx.
+    """One of the ways to write step.onnx, single.onnx and single.cuda.onnx.
 
     step: "operator" (ONNX LSTM, GRU, RNN) or "scan" (one cell in a loop over time).
     single: "gemm" (one cell, no time axis) or "operator" (the operator at T = 1).
+    cuda: as `single`, or "joined" (one product of input and h a layer, where that can be).
     precision: what matrix products of the recurrent layers are computed in; states, gates, inputs
     and the head are float32 in all.
     """
@@ -45,10 +46,11 @@ class Form:
     single: str = GEMM
     opset: int = OPSETS[0]
     precision: str = "float32"
+    cuda: str = JOINED
 
     def allows(self, network: Network) -> bool:
         """ONNX's operators know neither projections nor products in int8."""
-        plain = self.step == SCAN and self.single == GEMM
+        plain = self.step == SCAN and OPERATOR not in (self.single, self.cuda)
         projects = any(layer.project is not None for layer in network.layers)
         return plain or not (projects or self.precision == "int8")
 
@@ -60,7 +62,8 @@ def usual_form(network: Network, precision: str = "float32") -> Form:
 
 
 def graphs(network: Network, form: Form) -> dict[str, bytes]:
-    """All four by file name; the same bytes for the same network and form."""
+    """All by file name; the same bytes for the same network and form. None for CUDA in int8, of
+    which CUDA knows no products."""
     rows = rows_of(network)
     models = {
         "step.onnx": step_graph(network, form),
@@ -68,6 +71,8 @@ def graphs(network: Network, form: Form) -> dict[str, bytes]:
         "read.onnx": read_graph(rows, form.opset),
         "write.onnx": write_graph(rows, form.opset),
     }
+    if form.precision != "int8":
+        models["single.cuda.onnx"] = single_graph(network, form, for_cuda=True)
     return {name: m.SerializeToString(deterministic=True) for name, m in models.items()}
 
 
@@ -76,21 +81,21 @@ def rows_of(network: Network) -> dict[str, Row]:
     return {name: Row((width,)) for name, width in network.states()}
 
 
-def single_graph(network: Network, form: Form) -> ModelProto:
+def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelProto:
     """One step for each row: input [B, F] -> output [B, O]."""
-    b = Builder()
+    b, how = Builder(), form.cuda if for_cuda else form.single
     states = rows_of(network)
     before, after, hs = gather(b, states), dict[str, str](), list[str]()
     encoded = signal = _encode(b, network, "input")
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
-        h, state = _one_step(b, cell, signal, _own(cell, before), form.single)
+        h, state = _one_step(b, cell, signal, _own(cell, before), how)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", h, signal) if layer.residual else h
         hs.append(h)
     _head(b, network, signal, "input", "output")
-    watched = _watched(network, hs, encoded, form.single)
-    scatter(b, states, after, guard(b, ["output", *watched], rank=2))
+    watched = _watched(network, hs, encoded, how)
+    scatter(b, states, after, guard(b, ["output", *watched], rank=2), by_element=for_cuda)
     inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *arenas(states)]
     outputs = [value("output", FLOAT, "B", network.outputs), *arenas(states, ".next")]
     return b.model("single", inputs, outputs, form.opset)
@@ -146,7 +151,10 @@ def _own(cell: Cell, before: dict[str, str]) -> State:
 
 
 def _one_step(b: Builder, cell: Cell, x: str, state: State, how: str) -> tuple[str, State]:
-    if how != OPERATOR:
+    if how == JOINED:
+        after = cell.joined(b, x, state)
+        return after["h"], after
+    if how == GEMM:
         after = cell.step(b, cell.from_input(b, x), state)
         return after["h"], after
     row = b.unsqueeze(x, 0)

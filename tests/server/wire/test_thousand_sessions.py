@@ -187,10 +187,16 @@ async def walk_all(address: str, unary: list[Walk], streamed: list[Walk]) -> Cou
     return seen
 
 
-def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(small: SmallModel) -> None:
+@pytest.mark.parametrize("code", ["", "from tests.server.engine import double; double.serve()"],
+                         ids=["cpu", "cuda-double"])  # fmt: skip
+def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(
+    small: SmallModel, code: str
+) -> None:
+    """On the CPU, and as on CUDA: captured, padded, warmed up, by one thread."""
     rng = random.Random(4)
     unary, streamed = walks("unary", UNARY, rng), walks("streamed", STREAMED, rng)
-    with running_server(small.repository) as server:
+    with running_server(small.repository, code) as server:
+        assert f"device={'cuda:0' if code else 'cpu'} " in server.log()
         seen = asyncio.run(walk_all(server.address, unary, streamed))
         total = sum(len(walk.features) for walk in unary + streamed)
         assert server.metric("tidegate_steps_total") == total, "a step was lost or applied twice"

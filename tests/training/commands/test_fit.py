@@ -99,7 +99,7 @@ def test_every_kind_of_network_is_exported_as_trained(
 ) -> None:
     bundle = fit(config_of(tmp_path), tmp_path, *overrides)
     parity = json.loads((bundle / "model.json").read_text())["parity"]
-    assert set(parity) == {"single_steps", "ragged_chunks", "torch"}
+    assert set(parity) == {"single_steps", "ragged_chunks", "cuda_single_steps", "torch"}
     assert main(["verify", str(bundle)]) == 0
 
 

@@ -1,0 +1,243 @@
+"""The engine on CUDA: arenas by cudaMalloc, single steps captured, the rest eager on one stream.
+
+An arena has two rows more than sessions: row 0 is scratch, as on the CPU, and the last one is for
+padding. Graphs are bound to where it begins; onnxruntime's own memory holds weights and what comes
+between operators, and no state.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.bundle import manifest as files
+from server.bundle import proto
+from server.bundle.manifest import State
+from server.bundle.repository import Bundle
+from server.engine import buckets
+from server.engine.buckets import Bucket
+from server.engine.captured import CapturedRows
+from server.engine.cuda import CudaError
+from server.engine.device import Device
+from server.engine.engine import (
+    Engine,
+    EngineRows,
+    Floats,
+    Graph,
+    SingleSteps,
+    check_types,
+)
+from server.engine.gate import gate
+from server.engine.gpu import Gpu, GpuSession, Stream, Tensor
+from server.engine.graph import GraphError, first_line
+from server.engine.transfers import EagerGraph
+from server.errors import BadModel
+
+log = logging.getLogger(__name__)
+
+INTEGER = {
+    "ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger",
+    "MatMulInteger16", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul",
+}  # fmt: skip
+"""Products for which onnxruntime has no CUDA kernel, or none for these types: each would go to the
+CPU and back."""
+REFUSED = "graph capture feature"  # of what onnxruntime says of a graph with nodes for the CPU
+
+
+SINGLES = (files.SINGLE_CUDA, files.SINGLE)
+
+
+class WrongThread(RuntimeError):
+    """An engine is run by another thread than its graphs belong to."""
+
+
+class DeviceArena:
+    """The buffer `[capacity + 2, *state.shape]` behind `state.<name>`, on a GPU."""
+
+    def __init__(self, state: State, rows: int, stream: Stream) -> None:
+        shape = (rows, *state.shape)
+        dtype = np.dtype(state.dtype)
+        self.name, self.nbytes = state.name, prod(shape) * dtype.itemsize
+        self.tensor = Tensor(stream.allocate(self.nbytes), dtype.type, shape)
+
+    @property
+    def address(self) -> int:
+        """Where the buffer begins."""
+        return self.tensor.address
+
+
+class CudaEngine(Engine):
+    """An engine on a GPU. Any thread may run it before `begin`; then that thread alone.
+
+    Args:
+        gpu: where it runs; a stream of its own on `device` if left out.
+
+    Raises:
+        BadModel: as `Engine`; or the device lacks the memory, or the graphs are in int8.
+    """
+
+    any_thread = False
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: Device,
+        capacity: int,
+        threads: int = 1,
+        gpu: Gpu | None = None,
+    ) -> None:
+        self._captured: CapturedRows | None = None
+        self._thread = 0
+        with gate:
+            try:
+                self._gpu = gpu or Gpu(device)
+                self._left = self._room_left(bundle, capacity)
+            except CudaError as error:
+                where = f"{bundle.manifest.name}/{bundle.manifest.version}"
+                raise BadModel(f"{where}: {device.name} cannot be used: {error}") from error
+            super().__init__(bundle, device, capacity, threads)
+
+    def begin(self) -> None:
+        """Capture the single steps, in this thread.
+
+        Raises:
+            BadModel: that cannot be done.
+            WrongThread: another thread has begun.
+        """
+        self._check_thread()
+        if self._thread:
+            return
+        self._gpu.stream.use()
+        try:
+            if self._captured is not None:
+                self._captured.begin()
+        except (GraphError, RuntimeError) as error:
+            why = first_line(error)
+            raise BadModel(f"{self._where}: single steps cannot be captured: {why}") from error
+        self._thread = threading.get_ident()
+
+    def run(self, rows: EngineRows) -> Floats:
+        """As `Engine.run`.
+
+        Raises:
+            WrongThread: another thread has begun; `read` and `write` raise it likewise.
+        """
+        self._check_thread()
+        with gate:
+            return super().run(rows)
+
+    def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """As `Engine.read`."""
+        self._check_thread()
+        with gate:
+            return super().read(slots)
+
+    def write(self, slots: NDArray[np.int64], rows: list[NDArray[Any]]) -> None:
+        """As `Engine.write`."""
+        self._check_thread()
+        with gate:
+            super().write(slots, rows)
+
+    def release(self) -> None:
+        """As `Engine.release`; any thread may."""
+        with gate:
+            self._captured = None
+            super().release()
+            self._gpu.stream.close()
+
+    def _check_thread(self) -> None:
+        if self._thread not in (0, threading.get_ident()):
+            raise WrongThread(f"{self._where} is run by a thread that did not capture its graphs")
+
+    def _room_left(self, bundle: Bundle, capacity: int) -> int:
+        """What of the device's free memory is left for onnxruntime, once all of ours is taken."""
+        manifest, free = bundle.manifest, self._gpu.stream.free_bytes()
+        states = sum(
+            (capacity + self._gpu.device.spare_rows)
+            * prod(state.shape)
+            * np.dtype(state.dtype).itemsize
+            for state in manifest.states
+        )
+        most = min(manifest.max_batch, capacity)
+        rows = buckets.nbytes_of(most, manifest.inputs_width, manifest.outputs_width)
+        weights = sum(map(len, bundle.graphs.values()))
+        if states + rows + weights > free:
+            raise BadModel(
+                f"{manifest.name}/{manifest.version}: no room for {capacity:,} sessions on "
+                f"{self._gpu.device.name}: {states:,} bytes for states, {rows:,} for rows and "
+                f"{weights:,} for graphs; {free:,} are free"
+            )
+        return free - states - rows
+
+    def _make_arena(self, state: State) -> DeviceArena:
+        rows = self.capacity + self.device.spare_rows
+        return DeviceArena(state, rows, self._gpu.stream)
+
+    def _step_alone(self, bundle: Bundle) -> Graph | None:
+        """CUDA's own graph of single steps, or the CPU's in a bundle that has no other; to be
+        captured, unless onnxruntime would run a part of it on the CPU."""
+        name = next((each for each in SINGLES if each in bundle.graphs), None)
+        if name is None:
+            return None
+        with self._told(name):
+            try:
+                session = self._open(bundle.graphs[name], captured=True)
+            except GraphError as error:
+                if REFUSED not in str(error):
+                    raise
+                log.info("%s/%s runs eagerly on CUDA: it %s", self._where, name, error)
+                return self._graph(bundle.graphs[name], ("output",), True)
+            self._captured = CapturedRows(session, self._buckets(), *self._places())
+            return EagerGraph(session, *self._places(), ("output",))
+
+    def _rows_bound(self) -> SingleSteps | None:
+        return self._captured
+
+    def _buckets(self) -> list[Bucket]:
+        """Of all sizes that a run may have; no two rows of one are of the same slot."""
+        manifest, padding = self.manifest, self.capacity + 1
+        return [
+            Bucket(size, manifest.inputs_width, manifest.outputs_width, padding, self._gpu.stream)
+            for size in buckets.sizes(min(manifest.max_batch, self.capacity))
+        ]
+
+    def _graph(self, graph: bytes, outputs: Sequence[str], writes: bool) -> Graph:
+        states, after = self._places()
+        return EagerGraph(self._open(graph), states, after if writes else {}, outputs)
+
+    def _open(self, graph: bytes, captured: bool = False) -> GpuSession:
+        opened = self._gpu.open(graph, self._threads, captured, self._left)
+        check_types(opened.session, self.manifest.states)
+        found = sorted(INTEGER & operators_of(graph))
+        if found:
+            raise GraphError(
+                f"has {found[0]}, which onnxruntime would take to the CPU and back at each run: "
+                "on CUDA a bundle is served in float32 or float16, in int8 on the CPU alone"
+            )
+        return opened
+
+    def _places(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Where the arenas are, by the names under which they go into a graph and come out."""
+        arenas = [each for each in self.arenas if isinstance(each, DeviceArena)]
+        states = {f"state.{each.name}": each.tensor for each in arenas}
+        return states, {f"{name}.next": tensor for name, tensor in states.items()}
+
+
+def operators_of(graph: bytes) -> set[str]:
+    """The names of all operators in a model."""
+    return set(_operators(proto.read(graph).get("graph", {})))
+
+
+def _operators(graph: proto.Message) -> Iterator[str]:
+    """Those within others' attributes too."""
+    for node in graph.get("node", ()):
+        yield node.get("op_type", "")
+        for each in node.get("attribute", ()):
+            for body in [each["g"]] if "g" in each else each.get("graphs", ()):
+                yield from _operators(body)

@@ -1,0 +1,187 @@
+"""A GPU's double: on the CPU, in real onnxruntime sessions, what CUDA and its graphs do to others.
+
+It keeps what was seen of the real ones: copies and replays are done when they are waited for, and
+not before; the first run of a graph's id is executed three times; a replay runs what was bound as
+it was captured, whatever is bound now; a graph is the thread's that captured it, and another thread
+captures anew; a call of another thread breaks a capture; a graph with nodes for the CPU has none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnxruntime
+
+from server.bundle.repository import Bundle
+from server.engine import device as devices
+from server.engine import opening
+from server.engine.cuda_engine import CudaEngine, operators_of
+from server.engine.device import Device
+from server.engine.engine import Engine
+from server.engine.gpu import GRAPH_ID, Bytes, Gpu, GpuSession
+from server.engine.graph import GraphError, open_session
+
+CUDA = Device("cuda")
+EXECUTIONS = 3  # of the first run of an id
+ON_CPU = {"GRU", "If", "LSTM", "Loop", "RNN", "Scan"}  # or some node around them
+
+
+class BrokenCapture(RuntimeError):
+    """CUDA was called from beside a capture."""
+
+
+class _Capture:
+    """The one capture under way in the process."""
+
+    def __init__(self) -> None:
+        self._thread, self.broken = 0, False
+
+    def called(self) -> None:
+        """CUDA is called: beside a capture that fails, and spoils the capture."""
+        if self._thread not in (0, threading.get_ident()):
+            self.broken = True
+            raise BrokenCapture("a call from beside a capture")
+
+    def __enter__(self) -> None:
+        self.called()
+        self._thread, self.broken = threading.get_ident(), False
+
+    def __exit__(self, *_: object) -> None:
+        self._thread = 0
+        if self.broken:
+            raise BrokenCapture("the capture was spoiled")
+
+
+CAPTURE = _Capture()
+
+
+class DoubleStream:
+    """As `CudaStream`. Addresses are the host's; nothing is done before somebody waits."""
+
+    handle = 0
+
+    def __init__(self, memory: int = 1 << 30) -> None:
+        self.memory, self.held = memory, dict[int, Bytes]()
+        self._todo: list[Callable[[], object]] = []
+
+    def use(self) -> None:
+        CAPTURE.called()
+
+    def allocate(self, nbytes: int) -> int:
+        return int(self._take(nbytes).ctypes.data)
+
+    def free(self, address: int) -> None:
+        CAPTURE.called()
+        assert not self._todo, "memory is given back that a copy may yet need"
+        del self.held[address]
+
+    def pinned(self, nbytes: int) -> Bytes:
+        return self._take(nbytes)
+
+    def free_pinned(self, memory: Bytes) -> None:
+        self.free(memory.ctypes.data)
+
+    def copy_in(self, device: int, host: Bytes, nbytes: int) -> None:
+        self.later(lambda: ctypes.memmove(device, host.ctypes.data, nbytes))
+
+    def copy_out(self, host: Bytes, device: int, nbytes: int) -> None:
+        self.later(lambda: ctypes.memmove(host.ctypes.data, device, nbytes))
+
+    def later(self, work: Callable[[], object]) -> None:
+        CAPTURE.called()
+        self._todo.append(work)
+
+    def wait(self) -> None:
+        CAPTURE.called()
+        todo, self._todo = self._todo, []
+        for work in todo:
+            work()
+
+    def free_bytes(self) -> int:
+        return self.memory - sum(map(len, self.held.values()))
+
+    def close(self) -> None:
+        self.wait()
+        self.held.clear()
+
+    def _take(self, nbytes: int) -> Bytes:
+        CAPTURE.called()
+        taken = np.zeros(nbytes, np.uint8)
+        self.held[taken.ctypes.data] = taken
+        return taken
+
+
+class DoubleSession(GpuSession):
+    """As `GpuSession`, bound to the host's memory."""
+
+    kind = "cpu"
+    stream: DoubleStream
+
+    def _open(
+        self, graph: bytes, device: Device, threads: int, captured: bool, most: int
+    ) -> onnxruntime.InferenceSession:
+        CAPTURE.called()
+        if captured and ON_CPU & set(operators_of(graph)):
+            raise GraphError("cannot use the graph capture feature as requested by the user")
+        self._captured = captured
+        self._graphs: dict[tuple[int, int], Any] = {}
+        return open_session(graph, Device("cpu"), threads)
+
+    def _on_host(self) -> set[str]:
+        return {"lengths"} & {each.name for each in self.session.get_inputs()}
+
+    def run(self, binding: Any, options: onnxruntime.RunOptions) -> None:
+        graph_id = int(options.get_run_config_entry(GRAPH_ID))
+        key = threading.get_ident(), graph_id
+        if graph_id < 0 or not self._captured:
+            self._execute(binding, 1, options)
+        elif key in self._graphs:
+            captured = self._graphs[key]
+            self.stream.later(lambda: self.session.run_with_iobinding(captured))
+        else:
+            with CAPTURE:
+                self._execute(binding, EXECUTIONS, options)
+                time.sleep(0.0005)  # others have their turn, as they do while C captures
+            self._graphs[key] = binding
+
+    def _execute(self, binding: Any, times: int, options: onnxruntime.RunOptions) -> None:
+        """What comes before is done, too: onnxruntime's own memory is looked at from outside."""
+        self.stream.wait()
+        for _ in range(times):
+            self.session.run_with_iobinding(binding, options)
+
+
+class DoubleGpu(Gpu):
+    """As `Gpu`."""
+
+    session = DoubleSession
+
+    def __init__(self, memory: int = 1 << 30) -> None:
+        self.device = CUDA
+        self.stream: DoubleStream = DoubleStream(memory)
+
+
+def double_engine(bundle: Bundle, capacity: int, memory: int = 1 << 30) -> CudaEngine:
+    """A CUDA engine on a double of its own."""
+    return CudaEngine(bundle, CUDA, capacity, gpu=DoubleGpu(memory))
+
+
+def serve() -> None:
+    """Run a server on the double, with the process's arguments."""
+    mock.patch.object(devices, "_cuda_problem", lambda: None).start()
+    mock.patch.object(opening, "open_engine", _opened).start()
+    from server.__main__ import main  # whatever makes engines comes after
+
+    sys.exit(main())
+
+
+def _opened(bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> Engine:
+    assert device == CUDA
+    return CudaEngine(bundle, device, capacity, threads, DoubleGpu())

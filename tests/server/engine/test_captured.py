@@ -1,0 +1,235 @@
+"""Captured steps in buckets, over a GPU's double that has all the traps: whatever the batches are,
+each session's state and answers are those that an engine on the CPU gives, and nobody else's move.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.bundle.repository import Bundle
+from server.engine import captured
+from server.engine.buckets import Bucket, sizes
+from server.engine.captured import CapturedRows
+from server.engine.cuda_engine import CudaEngine
+from server.engine.engine import Engine, EngineRows
+from server.engine.gpu import run_options
+from server.errors import BadModel
+from tests.server.core.parts import CPU, make_bundle
+from tests.server.engine.double import double_engine
+
+CAPACITY = 11  # buckets of 1, 2, 4, 8 and 11 rows
+ALL = np.arange(CAPACITY + 1)
+SCRATCH = 0
+NEAR = 1e-5  # CUDA's graph sums in another order
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("models"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows of a run: which slots, how many steps at most, whether fresh."""
+
+    slots: tuple[int, ...]
+    width: int
+    fresh: int
+
+    def rows(self, rng: np.random.Generator) -> EngineRows:
+        count = len(self.slots)
+        return EngineRows(
+            np.array(self.slots),
+            np.array([self.fresh >> k & 1 for k in range(count)], np.bool_),
+            rng.integers(1, self.width + 1, count).astype(np.int32),
+            rng.normal(size=(count, self.width, 5)).astype(np.float32),
+        )
+
+
+BATCH = st.lists(st.integers(1, CAPACITY), min_size=1, max_size=CAPACITY, unique=True).map(tuple)
+RUNS = st.builds(Run, BATCH, st.sampled_from([1, 1, 1, 1, 3]), st.integers(0, 2**CAPACITY - 1))
+FORECASTS = st.builds(Run, st.just((SCRATCH,)), st.sampled_from([1, 4]), st.integers(0, 1))
+WALKS = st.lists(st.one_of(RUNS, RUNS, RUNS, FORECASTS), min_size=1, max_size=12)
+
+
+@dataclass(frozen=True, repr=False)
+class Pair:
+    """The engine that is looked at, begun, and one on the CPU that does without all of this."""
+
+    ours: Engine
+    theirs: Engine
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Pair:
+        ours = double_engine(bundle, CAPACITY)
+        ours.begin()
+        return cls(ours, Engine(bundle, CPU, CAPACITY))
+
+    def walk(self, runs: list[Run], seed: int) -> None:
+        """Run the same in both; answers, and all states after every run, must be alike."""
+        rng, kept = np.random.default_rng(seed), list[tuple[Any, Any]]()
+        lain = [rng.normal(size=each.shape).astype("f4") for each in self.theirs.read(ALL)]
+        self.ours.write(ALL, lain)
+        self.theirs.write(ALL, lain)
+        for run in runs:
+            rows = run.rows(rng)
+            ours, theirs = self.ours.run(rows), self.theirs.run(rows)
+            steps = np.arange(run.width) < rows.lengths[:, None]
+            np.testing.assert_allclose(ours[steps], theirs[steps], rtol=0, atol=NEAR)
+            for found, wanted in zip(self.ours.read(ALL), self.theirs.read(ALL), strict=True):
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=NEAR)
+            kept.append((ours, ours.copy()))
+        for answer, copy in kept:
+            np.testing.assert_array_equal(answer, copy)  # nobody writes into what was answered
+
+
+@pytest.fixture(scope="module")
+def pair(bundle: Bundle) -> Pair:
+    return Pair.of(bundle)
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs=WALKS, seed=st.integers(0, 99))
+def test_neither_padding_nor_warming_up_nor_a_buckets_size_is_anybodys_state(
+    pair: Pair, runs: list[Run], seed: int
+) -> None:
+    pair.walk(runs, seed)
+
+
+def test_at_every_number_of_rows_the_rest_of_the_bucket_is_nobody(pair: Pair) -> None:
+    """From the largest down, so that rows of the run before lie where padding is due."""
+    numbers = [*range(CAPACITY, 0, -1), *range(1, CAPACITY + 1)]
+    runs = [Run(tuple(range(1, n + 1)), 1, 0) for n in numbers]
+    pair.walk(runs, 0)
+
+
+def test_sizes_double_up_to_the_most() -> None:
+    assert sizes(1) == (1,) and sizes(8) == (1, 2, 4, 8) and sizes(11) == (1, 2, 4, 8, 11)
+    for most in range(1, 300):
+        for count in range(1, most + 1):
+            assert (
+                min(s for s in sizes(most) if s >= count) == sizes(most)[(count - 1).bit_length()]
+            )
+
+
+# The obvious wrong ways, each of which the walks above must find.
+
+
+@contextmanager
+def one_id_for_all() -> Iterator[None]:
+    with mock.patch.object(captured, "run_options", lambda k: run_options(min(k, 1))):
+        yield
+
+
+@contextmanager
+def captured_as_it_is_first_used() -> Iterator[None]:
+    def begin(self: CapturedRows) -> None:
+        self._begun = True
+
+    with mock.patch.object(CapturedRows, "begin", begin):
+        yield
+
+
+@contextmanager
+def captured_with_the_first_session() -> Iterator[None]:
+    """Warmed up, and padded, with a row that is somebody's."""
+
+    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
+        self._padding = 1
+        sent(self, slots, fresh, rows)
+
+    sent = Bucket.send
+    with mock.patch.object(Bucket, "send", send):
+        yield
+
+
+@contextmanager
+def padding_left_as_it_was() -> Iterator[None]:
+    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
+        before = self._slots.copy()
+        sent(self, slots, fresh, rows)
+        if len(slots):
+            self._slots[len(slots) :] = before[len(slots) :]
+
+    sent = Bucket.send
+    with mock.patch.object(Bucket, "send", send):
+        yield
+
+
+@contextmanager
+def answered_before_it_is_done() -> Iterator[None]:
+    def taken(self: Bucket, count: int) -> Any:
+        found = self._output[:count].copy()
+        self._output[:count] = np.nan
+        return found
+
+    def run(self: CapturedRows, at: int, replayed: bool, *rows: Any) -> Any:
+        bucket, binding, options = self._buckets[at]
+        bucket.send(*rows)
+        self._session.run(binding, options if replayed else self._eager)
+        bucket.fetch(len(rows[0]))
+        found = bucket.taken(len(rows[0]))
+        self._stream.wait()
+        return found
+
+    with mock.patch.object(CapturedRows, "_run", run), mock.patch.object(Bucket, "taken", taken):
+        yield
+
+
+@contextmanager
+def answers_not_copied() -> Iterator[None]:
+    with mock.patch.object(Bucket, "taken", lambda self, count: self._output[:count]):
+        yield
+
+
+@contextmanager
+def padded_with_the_scratch_row() -> Iterator[None]:
+    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
+        self._padding = SCRATCH
+        sent(self, slots, fresh, rows)
+
+    sent = Bucket.send
+    with mock.patch.object(Bucket, "send", send):
+        yield
+
+
+@contextmanager
+def captured_by_another_thread() -> Iterator[None]:
+    def begin(self: CudaEngine) -> None:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(begun, self).result()
+        self._thread = threading.get_ident()
+
+    begun = CudaEngine.begin
+    with mock.patch.object(CudaEngine, "begin", begin):
+        yield
+
+
+WRONG = [
+    one_id_for_all,
+    captured_as_it_is_first_used,
+    captured_by_another_thread,
+    captured_with_the_first_session,
+    padded_with_the_scratch_row,
+    padding_left_as_it_was,
+    answered_before_it_is_done,
+    answers_not_copied,
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.__name__)
+def test_a_wrong_way_is_found(bundle: Bundle, wrong: Any) -> None:
+    runs = [Run(tuple(range(1, n + 1)), 1, 0) for n in (5, 3, 1, 8, 11, 6, 5)]
+    with wrong(), pytest.raises((AssertionError, BadModel)):
+        Pair.of(bundle).walk(runs, 0)

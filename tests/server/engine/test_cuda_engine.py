@@ -1,0 +1,221 @@
+"""The engine on CUDA, over a GPU's double: one thread, captures apart from all else, and whatever
+cannot be served there is told in a sentence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.bundle.manifest import SINGLE, SINGLE_CUDA
+from server.bundle.repository import Bundle
+from server.config import Config
+from server.engine.cuda_engine import CudaEngine, WrongThread
+from server.engine.engine import Engine, EngineRows
+from server.engine.gate import Gate
+from server.engine.probe import probe
+from server.errors import BadModel
+from server.metrics import Metrics
+from server.serving.model import ServedModel
+from tests.server.core.parts import CPU, WEIGHTS, make_bundle
+from tests.server.core.test_walks import OPERATIONS, SLOTS, WAIT, Walk, assert_state
+from tests.server.engine.double import DoubleStream, double_engine
+from training.graphs.whole import Form, graphs
+
+SLOT = np.array([1])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("models"))
+
+
+def rows(count: int, fresh: bool = True) -> EngineRows:
+    ones = np.ones((count, 1, 5), np.float32)
+    flags, lengths = np.full(count, fresh), np.ones(count, np.int32)
+    return EngineRows(np.arange(1, count + 1), flags, lengths, ones)
+
+
+def alike(ours: Engine, bundle: Bundle) -> None:
+    """Three steps of three sessions are those of an engine on the CPU."""
+    theirs = Engine(bundle, CPU, ours.capacity)
+    for k in range(3):
+        found, wanted = (each.run(rows(3, k == 0)) for each in (ours, theirs))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_before_it_begins_any_thread_may_run_it_and_then_one_alone(bundle: Bundle) -> None:
+    engine = double_engine(bundle, 4)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(engine.run, rows(2)).result()
+        engine.begin()
+        engine.begin()  # once is enough
+        calls = (
+            lambda: engine.run(rows(2)),
+            lambda: engine.read(SLOT),
+            lambda: engine.write(SLOT, engine.read(SLOT)),
+            engine.begin,
+        )
+        for call in calls:
+            with pytest.raises(WrongThread, match="small/1 is run by a thread that did not"):
+                other.submit(call).result()
+    alike(engine, bundle)
+
+
+def test_it_is_probed_as_any_other_and_all_its_memory_comes_back(bundle: Bundle) -> None:
+    engine, tiny = double_engine(bundle, 300), double_engine(bundle, 2)
+    probe(engine, tiny)
+    engine.begin()
+    probe(engine, tiny)
+    assert not any(state.any() for state in engine.read(np.arange(1, 301)))
+    stream = engine._gpu.stream
+    assert isinstance(stream, DoubleStream) and stream.held
+    engine.release()
+    assert not stream.held
+
+
+def test_an_older_bundle_is_served_by_the_graph_that_it_has(bundle: Bundle) -> None:
+    old = {name: graph for name, graph in bundle.graphs.items() if name != SINGLE_CUDA}
+    assert len(old) < len(bundle.graphs)
+    engine = double_engine(replace(bundle, graphs=old), 4)
+    engine.begin()
+    alike(engine, bundle)
+
+
+def test_without_a_graph_of_single_steps_ragged_ones_step_them(bundle: Bundle) -> None:
+    singles = (SINGLE, SINGLE_CUDA)
+    few = {name: graph for name, graph in bundle.graphs.items() if name not in singles}
+    engine = double_engine(replace(bundle, graphs=few), 4)
+    engine.begin()
+    alike(engine, bundle)
+
+
+def test_what_cannot_be_captured_runs_eagerly(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A graph with operators that onnxruntime leaves to the CPU."""
+    by_operator = graphs(WEIGHTS, Form(cuda="operator", single="operator"))
+    with caplog.at_level("INFO"):
+        engine = double_engine(replace(bundle, graphs=by_operator), 4)
+    assert "small/1/single.cuda.onnx runs eagerly on CUDA" in caplog.text
+    engine.begin()
+    alike(engine, bundle)
+
+
+def test_int8_is_for_the_cpu_alone(bundle: Bundle) -> None:
+    coarse = replace(bundle, graphs=graphs(WEIGHTS, Form("scan", precision="int8")))
+    assert SINGLE_CUDA not in coarse.graphs
+    with pytest.raises(BadModel, match=r"small/1/step\.onnx .* MatMulInteger.*in int8 on the CPU"):
+        double_engine(coarse, 4)
+    Engine(coarse, CPU, 4).run(rows(2))
+
+
+def test_memory_is_added_up_before_any_is_taken(bundle: Bundle) -> None:
+    states = 4 * 12 * 4 * (100_000 + 2)
+    with pytest.raises(BadModel) as told:
+        double_engine(bundle, 100_000, memory=states)
+    says = f"small/1: no room for 100,000 sessions on cuda:0: {states:,} bytes for states, "
+    assert str(told.value).startswith(says) and f"{states:,} are free" in str(told.value)
+    assert double_engine(bundle, 100_000, memory=2 * states).state_bytes == states
+
+
+def test_a_replay_that_answers_something_else_is_refused(bundle: Bundle) -> None:
+    engine = double_engine(bundle, 4)
+    captured = engine._captured
+    assert captured is not None
+    session, (bucket, _, options) = captured._session, captured._buckets[1]
+    run = session.run
+
+    def forgetful(binding: Any, given: Any) -> None:
+        """Its replays of two rows give what was last sent, and not outputs."""
+        run(binding, given)
+        if given is options:
+            bucket._stream.copy_in(bucket._out, bucket._sent, bucket._row_out)
+
+    with (
+        mock.patch.object(session, "run", forgetful),
+        pytest.raises(BadModel, match="a captured run of 2 rows answers other than an eager one"),
+    ):
+        engine.begin()
+
+
+def test_a_capture_waits_for_runs_of_others_and_they_for_it(bundle: Bundle) -> None:
+    """The double breaks a capture that another thread's call meets, as CUDA does."""
+    serving, over = double_engine(bundle, 8), threading.Event()
+
+    def serve() -> int:
+        serving.begin()
+        count = 0
+        while not over.is_set():
+            serving.run(rows(5))
+            serving.read(SLOT)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(1) as other:
+        runs = other.submit(serve)
+        try:
+            for _ in range(5):
+                engine = double_engine(bundle, 40)
+                engine.begin()
+                engine.release()
+        finally:
+            over.set()
+        assert runs.result(20) > 0
+
+
+def test_a_capture_within_another_call_would_wait_for_itself() -> None:
+    gate = Gate()
+    with gate, gate, pytest.raises(RuntimeError, match="amid another call"):  # noqa: SIM117
+        with gate.alone():
+            pass
+    with gate.alone(), gate:
+        pass
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    folder = tmp_path_factory.mktemp("repository")
+    config = Config(model_repository=folder, max_sessions=SLOTS, max_resident=2)
+    served = ServedModel(double_engine(bundle, 2), config, Metrics())
+    served.start()
+    yield served
+    served.unload()
+
+
+@settings(max_examples=30, deadline=None)
+@given(operations=OPERATIONS, seed=st.integers(0, 2**32 - 1))
+def test_sessions_walk_on_cuda_as_on_the_cpu(
+    model: ServedModel, operations: list[tuple[str, str, str, int]], seed: int
+) -> None:
+    """Opened, stepped, forked, moved, spilled and forecast at random, every run in one thread."""
+    model.end_all()
+    walk = Walk(model, np.random.default_rng(seed))
+    for name in "ab":  # so that most operations find a session
+        walk.go("open", name, name, 1)
+    for operation in operations:
+        walk.go(*operation)
+    for name, seen in walk.live.items():
+        assert_state(model.operations.export(name).result(WAIT), seen)
+
+
+def test_a_model_whose_graphs_cannot_be_captured_does_not_start(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(self: CudaEngine) -> None:
+        raise BadModel("small/1: single steps cannot be captured: no")
+
+    monkeypatch.setattr(CudaEngine, "begin", begin)
+    served = ServedModel(double_engine(bundle, 2), Config(model_repository=tmp_path), Metrics())
+    with pytest.raises(BadModel, match="cannot be captured"):
+        served.start()
+    served.discard()

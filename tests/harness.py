@@ -88,7 +88,7 @@ def await_ready(process: subprocess.Popen[bytes], log: Path, seconds: float = 30
 
 
 @contextmanager
-def running_server(repository: Path, code: str = "", **flags: object) -> Iterator[RunningServer]:
+def running_server(repository: Path, code: str = "", /, **flags: object) -> Iterator[RunningServer]:
     """A server over `repository`; flags by name, e.g. `session_ttl=0.5`; `code` as in `start`."""
     words = [w for k, v in flags.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     process, log = start(repository, *words, code=code)

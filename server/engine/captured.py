@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from server.engine.buckets import Bucket
 from server.engine.gate import gate
-from server.engine.gpu import EAGER, GpuSession, Tensor, marked, run_options
+from server.engine.gpu import EAGER, GpuSession, Tensor, run_options
 from server.engine.graph import GraphError
 
 Floats = NDArray[np.float32]
@@ -28,8 +28,7 @@ ALIKE = 1e-3  # a replay beside an eager run of the same kernels: what is wrong 
 
 
 class CapturedRows:
-    """The graph of single steps in buckets of all sizes, 1, 2, 4 ... rows; runs are eager before
-    `begin`, with the same padding.
+    """The graph of single steps in buckets of all sizes, 1, 2, 4 ... rows.
 
     Args:
         states: where the arenas are, by the names of the graph's inputs.
@@ -52,16 +51,9 @@ class CapturedRows:
             )
             for bucket in buckets
         ]
-        self._eager, self._begun = run_options(EAGER), False
-
-    @property
-    def options(self) -> onnxruntime.RunOptions | None:
-        """What may stop an eager run."""
-        return self._eager
-
-    @options.setter
-    def options(self, given: onnxruntime.RunOptions | None) -> None:
-        self._eager = run_options(EAGER) if given is None else marked(given, EAGER)
+        self._eager = run_options(EAGER)
+        self.options: onnxruntime.RunOptions | None = None
+        """Of no account: nothing stops a replay."""
 
     def begin(self) -> None:
         """Capture every bucket, in the thread that runs them from now on; the largest first, so
@@ -74,12 +66,10 @@ class CapturedRows:
         for at in reversed(range(len(self._buckets))):
             self._capture(at)
             self._compare(at)
-        self._begun = True
 
     def run(self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]) -> Floats:
         """One step of each session: slots [B], fresh [B], rows [B, I]; their outputs [B, O]."""
-        at = (len(slots) - 1).bit_length()
-        return self._run(at, self._begun, slots, fresh, rows)
+        return self._run((len(slots) - 1).bit_length(), True, slots, fresh, rows)
 
     def _run(
         self,

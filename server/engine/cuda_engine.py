@@ -30,12 +30,11 @@ from server.engine.engine import (
     EngineRows,
     Floats,
     Graph,
-    SingleSteps,
     check_types,
 )
 from server.engine.gate import gate
 from server.engine.gpu import Gpu, GpuSession, Stream, Tensor
-from server.engine.graph import GraphError, first_line
+from server.engine.graph import GraphError
 from server.engine.transfers import EagerGraph
 from server.errors import BadModel
 
@@ -92,8 +91,8 @@ class CudaEngine(Engine):
         threads: int = 1,
         gpu: Gpu | None = None,
     ) -> None:
-        self._captured: CapturedRows | None = None
         self._thread = 0
+        self._uncaptured: list[tuple[str, bytes]] = []  # what `begin` is to capture
         with gate:
             try:
                 self._gpu = gpu or Gpu(device)
@@ -114,12 +113,10 @@ class CudaEngine(Engine):
         if self._thread:
             return
         self._gpu.stream.use()
-        try:
-            if self._captured is not None:
-                self._captured.begin()
-        except (GraphError, RuntimeError) as error:
-            why = first_line(error)
-            raise BadModel(f"{self._where}: single steps cannot be captured: {why}") from error
+        for name, graph in self._uncaptured:
+            with self._told(name):
+                self._capture(name, graph)
+        self._uncaptured = []
         self._thread = threading.get_ident()
 
     def run(self, rows: EngineRows) -> Floats:
@@ -147,7 +144,6 @@ class CudaEngine(Engine):
     def release(self) -> None:
         """As `Engine.release`; any thread may."""
         with gate:
-            self._captured = None
             super().release()
             self._gpu.stream.close()
 
@@ -180,24 +176,29 @@ class CudaEngine(Engine):
         return DeviceArena(state, rows, self._gpu.stream)
 
     def _step_alone(self, bundle: Bundle) -> Graph | None:
-        """CUDA's own graph of single steps, or the CPU's in a bundle that has no other; to be
-        captured, unless onnxruntime would run a part of it on the CPU."""
+        """CUDA's own graph of single steps, or the CPU's in a bundle that has no other; eager
+        before `begin`."""
         name = next((each for each in SINGLES if each in bundle.graphs), None)
         if name is None:
             return None
-        with self._told(name):
-            try:
-                session = self._open(bundle.graphs[name], captured=True)
-            except GraphError as error:
-                if REFUSED not in str(error):
-                    raise
-                log.info("%s/%s runs eagerly on CUDA: it %s", self._where, name, error)
-                return self._graph(bundle.graphs[name], ("output",), True)
-            self._captured = CapturedRows(session, self._buckets(), *self._places())
-            return EagerGraph(session, *self._places(), ("output",))
+        self._uncaptured = [(name, bundle.graphs[name])]
+        return self._bind(bundle, name)
 
-    def _rows_bound(self) -> SingleSteps | None:
-        return self._captured
+    def _capture(self, name: str, graph: bytes) -> None:
+        """In a session of its own, since what onnxruntime has for a thread it keeps where graphs
+        are captured. Where it would run a part of the graph on the CPU, steps stay eager."""
+        try:
+            with gate:
+                session = self._open(graph, captured=True)
+                rows = CapturedRows(session, self._buckets(), *self._places())
+        except GraphError as error:
+            if REFUSED not in str(error):
+                raise
+            log.info("%s/%s runs eagerly on CUDA: it %s", self._where, name, error)
+            return
+        rows.begin()
+        with gate:
+            self._single, self._bound = EagerGraph(session, *self._places(), ("output",)), rows
 
     def _buckets(self) -> list[Bucket]:
         """Of all sizes that a run may have; no two rows of one are of the same slot."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.engine.device import Device
+from server.engine.gate import gate
 
 try:
     import resource
@@ -26,7 +27,10 @@ _limiting = threading.Lock()
 
 def free_on(device: Device) -> int | None:
     """Bytes free where a device's states lie; None where nobody can tell."""
-    return free_on_host() if device.kind == "cpu" else _free_on_gpu(device.index)
+    if device.kind == "cpu":
+        return free_on_host()
+    with gate:
+        return _free_on_gpu(device.index)
 
 
 def free_on_host(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:

@@ -45,7 +45,7 @@ def test_a_step_moves_its_own_rows_alone_and_where_they_lie(bundle: Bundle) -> N
     rng = np.random.default_rng(0)
     every = np.arange(51, dtype=np.int64)
     engine.write(every, [rng.normal(size=a.shape).astype("f4") for a in engine.read(every)])
-    before, places = engine.read(every), [arena.value.data_ptr() for arena in engine.arenas]
+    before, places = engine.read(every), [arena.address for arena in engine.arenas]
     for width in (1, 4):
         engine.run(rows([7, 30], rng.normal(size=(2, width, 5)).astype(np.float32), False))
     after = engine.read(every)
@@ -53,7 +53,7 @@ def test_a_step_moves_its_own_rows_alone_and_where_they_lie(bundle: Bundle) -> N
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(new[others], old[others])
         assert (new[[7, 30]] != old[[7, 30]]).any(axis=1).all()
-    assert [arena.value.data_ptr() for arena in engine.arenas] == places
+    assert [arena.address for arena in engine.arenas] == places
 
 
 def test_a_fresh_row_ignores_what_the_slot_held(bundle: Bundle) -> None:

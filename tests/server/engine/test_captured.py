@@ -134,10 +134,7 @@ def one_id_for_all() -> Iterator[None]:
 
 @contextmanager
 def captured_as_it_is_first_used() -> Iterator[None]:
-    def begin(self: CapturedRows) -> None:
-        self._begun = True
-
-    with mock.patch.object(CapturedRows, "begin", begin):
+    with mock.patch.object(CapturedRows, "begin", lambda self: None):
         yield
 
 

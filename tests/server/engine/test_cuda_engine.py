@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -19,16 +18,22 @@ from hypothesis import strategies as st
 from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.bundle.repository import Bundle
 from server.config import Config
+from server.engine.buckets import Bucket
+from server.engine.captured import CapturedRows
 from server.engine.cuda_engine import CudaEngine, WrongThread
+from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from server.engine.gate import Gate
+from server.engine.graph import GraphError
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
+from server.serving.loader import Loader
 from server.serving.model import ServedModel
+from server.serving.registry import Registry
 from tests.server.core.parts import CPU, WEIGHTS, make_bundle
 from tests.server.core.test_walks import OPERATIONS, SLOTS, WAIT, Walk, assert_state
-from tests.server.engine.double import DoubleStream, double_engine
+from tests.server.engine.double import CUDA, DoubleStream, double_engine
 from training.graphs.whole import Form, graphs
 
 SLOT = np.array([1])
@@ -104,10 +109,10 @@ def test_what_cannot_be_captured_runs_eagerly(
 ) -> None:
     """A graph with operators that onnxruntime leaves to the CPU."""
     by_operator = graphs(WEIGHTS, Form(cuda="operator", single="operator"))
+    engine = double_engine(replace(bundle, graphs=by_operator), 4)
     with caplog.at_level("INFO"):
-        engine = double_engine(replace(bundle, graphs=by_operator), 4)
+        engine.begin()
     assert "small/1/single.cuda.onnx runs eagerly on CUDA" in caplog.text
-    engine.begin()
     alike(engine, bundle)
 
 
@@ -129,23 +134,21 @@ def test_memory_is_added_up_before_any_is_taken(bundle: Bundle) -> None:
 
 
 def test_a_replay_that_answers_something_else_is_refused(bundle: Bundle) -> None:
-    engine = double_engine(bundle, 4)
-    captured = engine._captured
-    assert captured is not None
-    session, (bucket, _, options) = captured._session, captured._buckets[1]
-    run = session.run
+    fetch = Bucket.fetch
 
-    def forgetful(binding: Any, given: Any) -> None:
-        """Its replays of two rows give what was last sent, and not outputs."""
-        run(binding, given)
-        if given is options:
+    def forgetful(bucket: Bucket, count: int) -> None:
+        """Every second time, what was sent comes back in place of outputs."""
+        turns.append(bucket.size)
+        if len(turns) % 2:
             bucket._stream.copy_in(bucket._out, bucket._sent, bucket._row_out)
+        fetch(bucket, count)
 
+    turns = list[int]()
     with (
-        mock.patch.object(session, "run", forgetful),
-        pytest.raises(BadModel, match="a captured run of 2 rows answers other than an eager one"),
+        mock.patch.object(Bucket, "fetch", forgetful),
+        pytest.raises(BadModel, match="a captured run of 4 rows answers other than an eager one"),
     ):
-        engine.begin()
+        double_engine(bundle, 4).begin()
 
 
 def test_a_capture_waits_for_runs_of_others_and_they_for_it(bundle: Bundle) -> None:
@@ -208,14 +211,28 @@ def test_sessions_walk_on_cuda_as_on_the_cpu(
         assert_state(model.operations.export(name).result(WAIT), seen)
 
 
-def test_a_model_whose_graphs_cannot_be_captured_does_not_start(
+def test_a_model_that_cannot_be_captured_is_not_served_and_gives_all_back(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begin(self: CudaEngine) -> None:
-        raise BadModel("small/1: single steps cannot be captured: no")
+    made, metrics = list[CudaEngine](), Metrics()
 
-    monkeypatch.setattr(CudaEngine, "begin", begin)
-    served = ServedModel(double_engine(bundle, 2), Config(model_repository=tmp_path), Metrics())
-    with pytest.raises(BadModel, match="cannot be captured"):
-        served.start()
-    served.discard()
+    def begin(self: CapturedRows) -> None:
+        raise GraphError("cudaErrorStreamCaptureUnsupported")
+
+    def opened(bundle: Bundle, _: Device, capacity: int, __: int) -> CudaEngine:
+        made.append(double_engine(bundle, capacity))
+        return made[-1]
+
+    monkeypatch.setattr(CapturedRows, "begin", begin)
+    monkeypatch.setattr("server.serving.loader.open_engine", opened)
+    make_bundle(tmp_path)
+    config = Config(model_repository=tmp_path, max_sessions=10, store="none")
+    registry, threads = Registry(metrics), threading.active_count()
+    loader = Loader(config, CUDA, metrics, registry, lambda: None)
+    loader.load()
+    why = "small/1/single.cuda.onnx cannot be used: cudaErrorStreamCaptureUnsupported"
+    assert [*registry.broken()] == [("small", 1, why)]
+    streams = [each._gpu.stream for each in made]
+    assert len(streams) == 2
+    assert not any(stream.held for stream in streams if isinstance(stream, DoubleStream))
+    assert threading.active_count() == threads

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from server.engine.engine import Engine, EngineRows
+from server.errors import BadModel
 from server.metrics import Metrics
 from server.serving.model import ServedModel
 from server.serving.shadow import Shadow
@@ -144,6 +145,23 @@ class Pair:
     def stop(self) -> None:
         self.shadow.stop()
         self.model.stop()
+
+
+def test_a_shadow_whose_device_does_not_get_ready_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> None:
+        raise BadModel("small/1 cannot be captured")
+
+    bundle, metrics, released = make_bundle(tmp_path), Metrics(), list[bool]()
+    model = make_model(bundle, tmp_path, max_sessions=16)
+    told = ShadowMetrics(ShadowFamilies(metrics.registry), "small", 1, 2)
+    engine = Engine(bundle, CPU, 16)
+    monkeypatch.setattr(engine, "begin", begin)
+    monkeypatch.setattr(engine, "release", lambda: released.append(True))
+    with pytest.raises(BadModel, match="cannot be captured"):
+        Shadow(model, engine, told).start()
+    assert released == [True] and model.shadow is None
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The ways to write a network's graphs beside each other: what an export chooses among.
 
+On CUDA single steps are captured, and the ways are those of `single.cuda.onnx`.
+
 `python -m benchmarks.forms`; medians of interleaved runs, so that noise hits all alike. Where there
 is a GPU it measures that, unless told `--device cpu`.
 """
@@ -22,6 +24,7 @@ FORMS = (
     *(Form(opset=opset) for opset in OPSETS[1:]),
     *(Form(SCAN, GEMM, precision=precision) for precision in PRECISIONS[1:]),
 )
+FOR_CUDA = (Form(cuda=GEMM), Form(OPERATOR, OPERATOR, cuda=OPERATOR))
 SHAPES = (H64, Shape("2x256", 2, 256, 32))
 
 
@@ -41,14 +44,17 @@ def _table(shape: Shape, device: Device) -> None:
     chunks = [f"chunks of {CHUNK}, {batch}" for batch in BATCHES]
     print(f"| form | {' | '.join(single + chunks)} |")
     print("|---|" + "--:|" * len(single + chunks))
-    for form, times in measure(shape.weights(), FORMS, device).items():
+    on_cuda = device.kind == "cuda"
+    forms = (*FORMS, *FOR_CUDA) if on_cuda else FORMS
+    for form, times in measure(shape.weights(), forms, device).items():
         cells = [times.get((batch, t)) for t in (1, CHUNK) for batch in BATCHES]
         told = " | ".join("-" if each is None else f"{each * 1e6:,.0f}" for each in cells)
-        print(f"| {_name(form)} | {told} |")
+        name = _name(form, form.cuda if on_cuda else form.single)
+        print(f"| {name} | {told} |")
 
 
-def _name(form: Form) -> str:
-    return f"{form.single} / {form.step}, opset {form.opset}, {form.precision}"
+def _name(form: Form, single: str) -> str:
+    return f"{single} / {form.step}, opset {form.opset}, {form.precision}"
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A network as the bundle's four ONNX graphs, with the gather and scatter of states inside."""
+"""A network as the bundle's ONNX graphs, with the gather and scatter of states inside."""

@@ -25,13 +25,7 @@ from server.engine.buckets import Bucket
 from server.engine.captured import CapturedRows
 from server.engine.cuda import CudaError
 from server.engine.device import Device
-from server.engine.engine import (
-    Engine,
-    EngineRows,
-    Floats,
-    Graph,
-    check_types,
-)
+from server.engine.engine import Engine, EngineRows, Floats, Graph, check_types
 from server.engine.gate import gate
 from server.engine.gpu import Gpu, GpuSession, Stream, Tensor
 from server.engine.graph import GraphError
@@ -47,8 +41,6 @@ INTEGER = {
 """Products for which onnxruntime has no CUDA kernel, or none for these types: each would go to the
 CPU and back."""
 REFUSED = "graph capture feature"  # of what onnxruntime says of a graph with nodes for the CPU
-
-
 SINGLES = (files.SINGLE_CUDA, files.SINGLE)
 
 

@@ -52,7 +52,7 @@ class App:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._host = host(config)
-        self._device = choose(config.device)
+        self._device = choose(config.device, config.cuda_graphs)
         self._metrics = Metrics()
         self._registry = Registry(self._metrics)
         self._loop = asyncio.get_running_loop()

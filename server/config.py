@@ -105,6 +105,11 @@ class Config(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA when there is one"
     )
+    cuda_graphs: CliImplicitFlag[bool] = Field(
+        True,
+        description="on CUDA, capture single steps as a model is loaded and replay them; without, "
+        "each kernel is launched by itself",
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="onnxruntime's threads within a run"
     )

@@ -28,7 +28,7 @@ from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows, Floats, Graph, check_types
 from server.engine.gate import gate
 from server.engine.gpu import Gpu, GpuSession, Stream, Tensor
-from server.engine.graph import GraphError
+from server.engine.graph import GraphError, first_line
 from server.engine.transfers import EagerGraph
 from server.errors import BadModel
 
@@ -105,9 +105,12 @@ class CudaEngine(Engine):
         if self._thread:
             return
         self._gpu.stream.use()
-        for name, graph in self._uncaptured:
-            with self._told(name):
+        for name, graph in self._uncaptured if self.device.captures else ():
+            try:
                 self._capture(name, graph)
+            except (GraphError, RuntimeError) as error:
+                why = f"cannot be captured: {first_line(error)}; it may be without (cuda_graphs)"
+                raise BadModel(f"{self._where}/{name} {why}") from error
         self._uncaptured = []
         self._thread = threading.get_ident()
 

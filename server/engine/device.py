@@ -27,10 +27,12 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Device:
-    """An onnxruntime device: `kind` is "cpu" or "cuda"."""
+    """An onnxruntime device: `kind` is "cpu" or "cuda"; `captures` whether single steps are
+    captured as CUDA graphs."""
 
     kind: str
     index: int = 0
+    captures: bool = True
 
     @property
     def name(self) -> str:
@@ -52,8 +54,8 @@ class Device:
         return [(CUDA_PROVIDER, options), "CPUExecutionProvider"]
 
 
-def choose(requested: str) -> Device:
-    """The device for "auto", "cpu" or "cuda".
+def choose(requested: str, captures: bool = True) -> Device:
+    """The device for "auto", "cpu" or "cuda", and whether it is to capture single steps.
 
     Raises:
         DeviceError: "cuda" was asked for and cannot be used.
@@ -62,7 +64,7 @@ def choose(requested: str) -> Device:
         return Device("cpu")
     problem = _cuda_problem()
     if problem is None:
-        return Device("cuda")
+        return Device("cuda", captures=captures)
     if requested == "cuda":
         raise DeviceError(f"device cuda cannot be used: {problem}")
     log.info("running on the CPU: %s", problem)

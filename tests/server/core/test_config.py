@@ -21,6 +21,7 @@ GOOD: dict[str, str] = {
     "metrics_port": "off",
     "metrics_host": "::1",
     "device": "cpu",
+    "cuda_graphs": "False",
     "threads": "2",
     "max_sessions": "5",
     "max_resident": "3",
@@ -77,6 +78,7 @@ BAD: dict[str, str] = {
     "metrics_port": "-1",
     "metrics_host": "no host",
     "device": "gpu",
+    "cuda_graphs": "perhaps",
     "threads": "0",
     "max_sessions": "0",
     "max_resident": "-1",
@@ -139,7 +141,7 @@ TOGETHER = {"tls_cert", "tls_key", "tls_client_ca", "insecure"}
 """They make sense with others alone; see `test_tls`."""
 
 
-SWITCHES = {"insecure", "audit", "reflection"}
+SWITCHES = {"insecure", "audit", "cuda_graphs", "reflection"}
 VALUED = [name for name in BAD if name not in SWITCHES]
 """Fields whose flags have a value."""
 

@@ -163,14 +163,16 @@ class DoubleGpu(Gpu):
 
     session = DoubleSession
 
-    def __init__(self, memory: int = 1 << 30) -> None:
-        self.device = CUDA
+    def __init__(self, memory: int = 1 << 30, device: Device = CUDA) -> None:
+        self.device = device
         self.stream: DoubleStream = DoubleStream(memory)
 
 
-def double_engine(bundle: Bundle, capacity: int, memory: int = 1 << 30) -> CudaEngine:
+def double_engine(
+    bundle: Bundle, capacity: int, memory: int = 1 << 30, device: Device = CUDA
+) -> CudaEngine:
     """A CUDA engine on a double of its own."""
-    return CudaEngine(bundle, CUDA, capacity, gpu=DoubleGpu(memory))
+    return CudaEngine(bundle, device, capacity, gpu=DoubleGpu(memory, device))
 
 
 def serve() -> None:
@@ -183,5 +185,5 @@ def serve() -> None:
 
 
 def _opened(bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> Engine:
-    assert device == CUDA
-    return CudaEngine(bundle, device, capacity, threads, DoubleGpu())
+    assert device.kind == "cuda"
+    return CudaEngine(bundle, device, capacity, threads, DoubleGpu(device=device))

@@ -116,6 +116,13 @@ def test_what_cannot_be_captured_runs_eagerly(
     alike(engine, bundle)
 
 
+def test_captures_may_be_left_out(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(CapturedRows, "begin")
+    engine = double_engine(bundle, 4, device=Device("cuda", captures=False))
+    engine.begin()
+    alike(engine, bundle)
+
+
 def test_int8_is_for_the_cpu_alone(bundle: Bundle) -> None:
     coarse = replace(bundle, graphs=graphs(WEIGHTS, Form("scan", precision="int8")))
     assert SINGLE_CUDA not in coarse.graphs
@@ -230,8 +237,8 @@ def test_a_model_that_cannot_be_captured_is_not_served_and_gives_all_back(
     registry, threads = Registry(metrics), threading.active_count()
     loader = Loader(config, CUDA, metrics, registry, lambda: None)
     loader.load()
-    why = "small/1/single.cuda.onnx cannot be used: cudaErrorStreamCaptureUnsupported"
-    assert [*registry.broken()] == [("small", 1, why)]
+    says = "small/1/single.cuda.onnx cannot be captured: cudaErrorStreamCaptureUnsupported; it may "
+    assert [*registry.broken()] == [("small", 1, says + "be without (cuda_graphs)")]
     streams = [each._gpu.stream for each in made]
     assert len(streams) == 2
     assert not any(stream.held for stream in streams if isinstance(stream, DoubleStream))

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from math import prod
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ class CudaEngine(Engine):
             try:
                 self._capture(name, graph)
             except (GraphError, RuntimeError) as error:
+                clear_frames(error.__traceback__)  # or it would keep a session beyond its stream
                 why = f"cannot be captured: {first_line(error)}; it may be without (cuda_graphs)"
                 raise BadModel(f"{self._where}/{name} {why}") from error
         self._uncaptured = []

@@ -72,17 +72,17 @@ class GpuSession:
     def __init__(
         self, graph: bytes, device: Device, threads: int, stream: Stream, captured: bool, most: int
     ) -> None:
-        self.stream, self._index = stream, device.index
-        self.session = self._open(graph, device, threads, captured, most)
+        self.session = self._open(graph, device, threads, stream, captured, most)
         self.on_host = self._on_host()
         """Inputs that the graph wants in the host's memory, as an LSTM does its lengths. They must
         be bound there: what is bound on the device is copied as it is bound, before it has come."""
+        self.stream, self._index = stream, device.index  # let go of last: the session runs on it
 
     def _open(
-        self, graph: bytes, device: Device, threads: int, captured: bool, most: int
+        self, graph: bytes, device: Device, threads: int, stream: Stream, captured: bool, most: int
     ) -> onnxruntime.InferenceSession:
         options = {
-            "user_compute_stream": str(self.stream.handle),
+            "user_compute_stream": str(stream.handle),
             "gpu_mem_limit": str(most),
             # Buckets are captured from the largest to the smallest, so that what was taken will do.
             # Of sizes that vary, each larger one would take memory of its own for good, and so

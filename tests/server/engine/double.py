@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
+from weakref import WeakSet
 
 import numpy as np
 import onnxruntime
@@ -70,6 +71,7 @@ class DoubleStream:
     def __init__(self, memory: int = 1 << 30) -> None:
         self.memory, self.held = memory, dict[int, Bytes]()
         self._todo: list[Callable[[], object]] = []
+        self.sessions: WeakSet[onnxruntime.InferenceSession] = WeakSet()
 
     def use(self) -> None:
         CAPTURE.called()
@@ -109,6 +111,7 @@ class DoubleStream:
 
     def close(self) -> None:
         self.wait()
+        assert not self.sessions, "a session outlives the stream that it runs on"
         self.held.clear()
 
     def _take(self, nbytes: int) -> Bytes:
@@ -125,14 +128,16 @@ class DoubleSession(GpuSession):
     stream: DoubleStream
 
     def _open(
-        self, graph: bytes, device: Device, threads: int, captured: bool, most: int
+        self, graph: bytes, device: Device, threads: int, stream: Any, captured: bool, most: int
     ) -> onnxruntime.InferenceSession:
         CAPTURE.called()
         if captured and ON_CPU & set(operators_of(graph)):
             raise GraphError("cannot use the graph capture feature as requested by the user")
         self._captured = captured
         self._graphs: dict[tuple[int, int], Any] = {}
-        return open_session(graph, Device("cpu"), threads)
+        session = open_session(graph, Device("cpu"), threads)
+        stream.sessions.add(session)
+        return session
 
     def _on_host(self) -> set[str]:
         return {"lengths"} & {each.name for each in self.session.get_inputs()}

@@ -214,12 +214,12 @@ class Calls:
 
     @property
     def _rpc(self) -> pb_grpc.TidegateAsyncStub:
-        if self._closed:
-            raise errors.Cancelled("the client was closed")
         return self._way.stub
 
     @property
     def _way(self) -> Channels:
+        if self._closed:
+            raise errors.Cancelled("the client was closed")
         if self._channels is None:
             raise RuntimeError("the client is not connected: use `async with Client(...)`")
         return self._channels

@@ -32,13 +32,15 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && find /venv -name 'libonnxruntime_providers_cuda.so' -delete \
     && find /venv -name 'libonnxruntime_providers_tensorrt.so' -delete
 
-# The GPU's packages: CUDA and cuDNN from pip, which the server preloads; the host has the driver.
+# The GPU's packages: CUDA and cuDNN from pip, which the server preloads; the host has the driver. Without
+# onnxruntime-gpu's TensorRT part, whose own libraries are not here.
 FROM base AS packages-gpu
 COPY requirements/gpu.lock /requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /venv \
-    && python3 -m pip --python /venv/bin/python install --require-hashes -r /requirements/gpu.lock
+    && python3 -m pip --python /venv/bin/python install --require-hashes -r /requirements/gpu.lock \
+    && find /venv -name 'libonnxruntime_providers_tensorrt.so' -delete
 
 # A stage of this file, which needs no tag.
 # hadolint ignore=DL3006
@@ -64,8 +66,12 @@ RUN /sbom/bin/cyclonedx-py environment --output-reproducible --output-file /sbom
 FROM base AS settings-cpu
 ENV TIDEGATE_DEVICE=cpu
 
+# On a GPU newer than its libraries CUDA compiles kernels and keeps them, by default in a home that user 10001 has
+# not, and up to 1 GiB: here in /tmp, within the 64 MiB that a pod of deploy/kubernetes has there.
 FROM base AS settings-gpu
 ENV TIDEGATE_DEVICE=auto \
+    CUDA_CACHE_PATH=/tmp/cuda-cache \
+    CUDA_CACHE_MAXSIZE=33554432 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -33,11 +33,11 @@ $(VENV)/.installed: pyproject.toml requirements/dev.lock requirements/data.txt
 	$(BIN)/python $(PIP) --no-deps --editable .
 	touch $@
 
-tools:  ## promtool, redis and recorded speech, from the system's packages where they are missing
-	@test -x "$$(command -v promtool)" -a -x "$$(command -v redis-server)" -a \
-	  -d /usr/share/pocketsphinx/test/data || { apt-get update -qq && \
+tools:  ## promtool, redis, recorded speech and gcc, from the system's packages where they are missing
+	@test -x "$$(command -v promtool)" -a -x "$$(command -v redis-server)" -a -x "$$(command -v gcc)" -a \
+	  -f /usr/include/stdlib.h -a -d /usr/share/pocketsphinx/test/data || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends prometheus \
-	  redis-server pocketsphinx-testdata; }
+	  redis-server pocketsphinx-testdata gcc libc6-dev; }
 
 check: lint types protos-check stubs-check lock-check  ## what CI checks besides the tests
 

@@ -105,6 +105,17 @@ check_image() {
         /usr/share/tidegate/sbom.json | wc -c) bytes of SBOM name every package; no pip, no setuid file"
 }
 
+on_gpu() { [ "$variant" = gpu ] && nvidia-smi > /dev/null 2>&1; }
+
+# Whatever of CUDA's does not load onnxruntime prints; the driver alone is the host's.
+check_cuda() {
+    local said
+    said=$("$DOCKER" run --rm --network none --read-only --cap-drop ALL --entrypoint /venv/bin/python \
+        "$image" -c 'import onnxruntime; onnxruntime.preload_dlls()') || fail "onnxruntime does not load"
+    [ -z "$said" ] || fail "$said"
+    say "CUDA's libraries load"
+}
+
 healthy() { [ "$("$DOCKER" inspect --format '{{.State.Health.Status}}' "$name")" = healthy ]; }
 
 run_image() {
@@ -117,13 +128,19 @@ run_image() {
             --env "TIDEGATE_METRICS_PORT=$metrics_port" --env "TIDEGATE_HEALTH_PORT=$(free_port)")
     fi
     local memory=512m
-    [ "$variant" = cpu ] || { ports+=(--gpus all); memory=4g; }
+    [ "$variant" = cpu ] || memory=4g # CUDA's libraries live in the host's memory too
+    ! on_gpu || ports+=(--gpus all)
     container=$("$DOCKER" run --detach --name "$name" --read-only --cap-drop ALL \
         --security-opt no-new-privileges --tmpfs /tmp --memory "$memory" --pids-limit 256 \
         --health-interval 1s --env TIDEGATE_DRAIN_SECONDS=$drain "${ports[@]}" "$image")
     local start=$SECONDS
     until_true 60 healthy || fail "the container does not become healthy"
     say "healthy after $((SECONDS - start)) s: read-only root, no capabilities, user 10001"
+    if [ "$variant" = gpu ] && ! on_gpu; then
+        "$DOCKER" logs "$name" > "$scratch/server.log" 2>&1
+        grep -o 'running on the CPU: .*' "$scratch/server.log" ||
+            fail "without a GPU the server does not say that it runs on the CPU"
+    fi
 }
 
 prometheus_value() {  # the sum that an expression has, or nothing
@@ -172,6 +189,7 @@ find_engine
 find_prometheus
 build_image
 check_image
+[ "$variant" = cpu ] || check_cuda
 run_image
 start_prometheus
 stream_session

@@ -114,6 +114,14 @@ class CudaStream:
         """Until all that was asked for is done."""
         self._call("cudaStreamSynchronize", self.handle)
 
+    def is_lost(self) -> bool:
+        """Whether the device has failed in such a way that it answers this process no more."""
+        try:
+            self.wait()
+        except CudaError:
+            return True
+        return False
+
     def free_bytes(self) -> int:
         """What is free on the device now, whoever has the rest."""
         free, total = c_size_t(), c_size_t()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from traceback import clear_frames
 from typing import Any
@@ -122,20 +123,17 @@ class CudaEngine(Engine):
         Raises:
             WrongThread: another thread has begun; `read` and `write` raise it likewise.
         """
-        self._check_thread()
-        with gate:
+        with self._calls():
             return super().run(rows)
 
     def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """As `Engine.read`."""
-        self._check_thread()
-        with gate:
+        with self._calls():
             return super().read(slots)
 
     def write(self, slots: NDArray[np.int64], rows: list[NDArray[Any]]) -> None:
         """As `Engine.write`."""
-        self._check_thread()
-        with gate:
+        with self._calls():
             super().write(slots, rows)
 
     def release(self) -> None:
@@ -143,6 +141,17 @@ class CudaEngine(Engine):
         with gate:
             super().release()
             self._gpu.stream.close()
+
+    @contextmanager
+    def _calls(self) -> Iterator[None]:
+        """Call the device; where that fails, see whether it ever could again."""
+        self._check_thread()
+        with gate:
+            try:
+                yield
+            except Exception:
+                self.lost = self._gpu.stream.is_lost()
+                raise
 
     def _check_thread(self) -> None:
         if self._thread not in (0, threading.get_ident()):

@@ -86,6 +86,8 @@ class Engine:
 
     any_thread = True
     """Whether any thread may run it, one at a time, after `begin` as before."""
+    lost = False
+    """Whether what it runs on has failed for good."""
 
     def __init__(self, bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> None:
         self.manifest = bundle.manifest

@@ -199,6 +199,8 @@ class Scheduler:
                 elif self._steps.awaited:
                     self._steps.release()  # nothing is ready, so nothing waits for its run
                 self._between_runs()
+            if self._engine.lost:
+                raise RuntimeError(f"{self._engine.device.name} has failed for good")
             if not self._ran or self._wanted:  # a lock may go to whoever has just let go of it
                 time.sleep(BREATH)
 

@@ -198,8 +198,8 @@ def test_sessions_outlive_a_gpu_that_fails(serve: Serve, tmp_path: Path) -> None
         (tmp_path / "failed").touch()
         with pytest.raises(TidegateError):
             session.step(X[3])
-    server.process.kill()
-    server.process.wait()
+    assert server.process.wait(60) == 1  # to be started again, by whoever watches over it
+    assert "cuda:0 has failed for good" in server.log()
     server = serve(NO_PROBE, more=kept)
     with SyncClient(server.address) as client, client.session("small", "a") as session:
         assert session.steps == 3

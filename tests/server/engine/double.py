@@ -106,6 +106,9 @@ class DoubleStream:
         for work in todo:
             work()
 
+    def is_lost(self) -> bool:
+        return False
+
     def free_bytes(self) -> int:
         return self.memory - sum(map(len, self.held.values()))
 

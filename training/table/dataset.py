@@ -5,6 +5,7 @@ Features and targets of the ordered rows become arrays, and categories indices o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ def load(recipe: Recipe) -> Dataset:
         TrainingError: something about the table or its columns; it names the row, if there is one.
     """
     rows = read_rows(recipe.source, recipe.table)
-    segments = cut(rows, recipe.table, recipe.split)
+    segments = cut(rows, recipe.table, recipe.split, _number_columns(recipe))
     encoded = encode(segments.rows, segments.parts, recipe)
     train, validation, test = (
         tuple(_session(segments, encoded, each) for each in segments.all if each.part == part)
@@ -36,6 +37,12 @@ def load(recipe: Recipe) -> Dataset:
     for part, sessions in ((TRAIN, train), (VALIDATION, validation), (TEST, test)):
         _check_targets(PARTS[part], sessions, encoded.target.horizon)
     return Dataset(encoded.features, encoded.target, train, validation, test, rows.source)
+
+
+def _number_columns(recipe: Recipe) -> set[str]:
+    target = recipe.target
+    values = () if target.kind == "class" else target.columns
+    return {*values, *(name for name, each in recipe.features.items() if not each.embedding)}
 
 
 def _session(segments: Segments, encoded: Encoded, segment: Segment) -> Session:
@@ -79,7 +86,7 @@ def encode(rows: Rows, parts: Parts, recipe: Recipe) -> Encoded:
 
     Raises:
         TrainingError: a column is missing or has a bad value, a feature is constant in the training
-            part, or a class is seen in another part alone.
+            part, a value to predict is, or a class is seen in another part alone.
     """
     columns = [_feature(rows, parts, *item) for item in recipe.features.items()]
     features = tuple(feature for feature, _ in columns)
@@ -112,12 +119,22 @@ def _target(
             if name not in plain:
                 raise TrainingError(f"target.columns: {name!r} is no feature that is a number")
     y = np.stack([_values(rows, name, recipe) for name in names], axis=1)
+    _check_varied(rows, parts, names, y)
     units = tuple(
         recipe.target.units.get(name, features[plain[name]].unit if name in plain else "")
         for name in names
     )
     add = tuple(plain[name] for name in names) if recipe.target.difference else None
     return Target(names, units, (), recipe.target.ahead, add), y
+
+
+def _check_varied(rows: Rows, parts: Parts, names: Sequence[str], y: Doubles) -> None:
+    for k, name in enumerate(names):
+        known = y[parts == TRAIN, k]
+        known = known[~np.isnan(known)]
+        if len(known) and known.min() == known.max():
+            raise TrainingError(f"{rows.name}, column {name!r}: the target is {known[0]:g} in all "
+                                "of the training part, so there is nothing to learn")  # fmt: skip
 
 
 def _values(rows: Rows, name: str, recipe: Recipe) -> Doubles:

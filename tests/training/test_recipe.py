@@ -27,6 +27,7 @@ from training.recipes import find_recipe
         ("target.columns=[]", "target.columns must name one column of classes"),
         ("target={kind='next', horizon=0}", "target.horizon must be at least 1"),
         ("target.weights=3", "target.weights must be a table or text, not 3"),
+        ("split.by='group'", "split.group must name the column of the groups, where split.by is"),
         ("split.test=1.2", "split.test must be from 0 to below 1, not 1.2"),
         ("features={}", "features must name at least one, not {}"),
         ("features.load=3", "features.load must be a table, not 3"),

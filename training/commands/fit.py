@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from training.commands.options import add_recipe, bundle_folder, recipe_of
-from training.errors import TrainingError
 from training.export import export
 from training.figures import compare, figures_on, predict
-from training.loop.fit import Fitted, class_weights, fit
+from training.loop.fit import Fitted, fit
+from training.loop.learned import check_learned
 from training.loop.windows import lanes_of, updates_of
 from training.provenance import feature_entries, output_entries, provenance
 from training.recipe.recipe import Recipe
@@ -23,7 +20,6 @@ from training.table.dataset import load
 from training.table.session import Dataset
 
 log = logging.getLogger(__name__)
-WORSE = 1.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     folder = arguments.runs / recipe.name
     fitted = fit(dataset, recipe, folder, resume=arguments.resume, quiet=arguments.quiet)
-    _check_learned(dataset, recipe, fitted)
+    check_learned(dataset, recipe, fitted)
     if fitted.first:  # of several processes one writes
         _write(out, dataset, recipe, fitted, time.monotonic() - started)
 
@@ -64,29 +60,6 @@ def _tell(dataset: Dataset, recipe: Recipe) -> None:
     lanes = lanes_of(loop.batch, dataset.train, loop.window)
     log.info("loop.batch = %s: %d sessions side by side, about %d updates an epoch",
              loop.batch, lanes, updates_of(dataset.train, lanes, loop.window))  # fmt: skip
-
-
-def _check_learned(dataset: Dataset, recipe: Recipe, fitted: Fitted) -> None:
-    """A network far worse than a guess, or one that says the same whatever it sees, is no model."""
-    kept = min(fitted.curve, key=lambda line: line.get("validation_loss", -line["epoch"]))
-    loss, guessing = kept["train_loss"], _guessing(dataset, recipe)
-    if loss > WORSE * guessing:
-        raise TrainingError(f"loop.rate: the training loss is {loss:.4g}, where guessing has "
-                            f"{guessing:.4g}; try a rate below {recipe.loop.rate:g}")  # fmt: skip
-    x = dataset.train[0].x
-    if len(x) > 1 and np.ptp(predict(fitted.network, x), axis=0).max() == 0:
-        raise TrainingError("loop.rate: the network puts out the same at every step, whatever it "
-                            f"sees; try a rate below {recipe.loop.rate:g}")  # fmt: skip
-
-
-def _guessing(dataset: Dataset, recipe: Recipe) -> float:
-    """The loss of who says the mean (values are standardised), or all classes to be as likely."""
-    if not dataset.target.classes:
-        return 1.0
-    weights = class_weights(dataset, recipe)
-    y = np.concatenate([session.y[:, 0] for session in dataset.train])
-    share = 1.0 if weights is None else float(weights.numpy()[y[~np.isnan(y)].astype(int)].mean())
-    return math.log(dataset.target.outputs) * share
 
 
 def _write(out: Path, dataset: Dataset, recipe: Recipe, fitted: Fitted, seconds: float) -> None:

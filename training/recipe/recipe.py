@@ -124,6 +124,12 @@ class Split(Settings):
     validation: Share | tuple[str | int, ...] = 0.1
     seed: int = 1
 
+    @model_validator(mode="after")
+    def _has_group(self) -> Self:
+        if self.by == "group" and not self.group:
+            raise ValueError('group must name the column of the groups, where split.by is "group"')
+        return self
+
 
 class Mirror(Settings):
     """Features that change sign where feature `by` is 1."""

@@ -8,7 +8,7 @@ after anything of the other parts when split by time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,9 +23,11 @@ from training.table.reading import ROW, Rows
 
 log = logging.getLogger(__name__)
 RUN = "__run__"
-PARTS = ("training", "validation", "test")
-TRAIN, VALIDATION, TEST = range(3)
+PARTS = ("training", "validation", "test", "new")
+TRAIN, VALIDATION, TEST, NEW = range(4)
 Parts = NDArray[np.int8]
+PartsOf = Callable[[NDArray[np.str_], Doubles], Parts]
+"""The part of each row, by its group (or session) and its place in the order."""
 Held = float | tuple[str | int, ...]
 
 
@@ -50,11 +52,18 @@ class Segments:
     all: tuple[Segment, ...]
 
 
-def cut(rows: Rows, table: Table, split: Split, averaged: Collection[str] = ()) -> Segments:
+def cut(
+    rows: Rows,
+    table: Table,
+    split: Split,
+    averaged: Collection[str] = (),
+    parts_of: PartsOf | None = None,
+) -> Segments:
     """Order the rows, assign them to parts, and find the sessions.
 
     Args:
         averaged: columns of numbers, for duplicates of which the mean is wanted.
+        parts_of: in place of the split, where another table was split before.
 
     Raises:
         TrainingError: a name or time is missing, two rows of a session have the same time (and
@@ -66,8 +75,10 @@ def cut(rows: Rows, table: Table, split: Split, averaged: Collection[str] = ()) 
     if split.by == "group":
         groups = texts(rows, split.group, "split.group", missing=False).to_numpy().astype(str)
         _check_groups(rows, sessions, groups)
-    time = split.by == "time"
-    parts = by_time(order, split) if time else by_unit(groups, split)
+    if parts_of is not None:
+        parts = parts_of(groups, order)
+    else:
+        parts = by_time(order, split) if split.by == "time" else by_unit(groups, split)
     starts = _starts(sessions, order, parts, table)
     stops = np.append(starts[1:], len(order))
     kept = _long_enough(rows, sessions, starts, stops, table)
@@ -77,7 +88,8 @@ def cut(rows: Rows, table: Table, split: Split, averaged: Collection[str] = ()) 
                 int(starts[k]), int(stops[k]))
         for k in kept
     ]  # fmt: skip
-    _check_parts(found, split)
+    if parts_of is None:
+        _check_parts(found, split)
     return Segments(rows, order, parts, tuple(found))
 
 
@@ -211,15 +223,18 @@ def by_time(order: Doubles, split: Split) -> Parts:
     return np.searchsorted(cuts, order, side="left").astype(np.int8)
 
 
-def folds(names: list[str], count: int) -> list[tuple[str, ...]]:
-    """Groups in `count` parts of neighbours, each to be held out once.
+def folds(names: list[str], count: int, seed: int | None) -> list[tuple[str, ...]]:
+    """Groups in `count` parts, each to be held out once: drawn, or without a seed neighbours.
 
     Raises:
         TrainingError: there are fewer groups than folds.
     """
     if count > len(names):
         raise TrainingError(f"{len(names)} groups cannot make {count} folds")
-    return [tuple(map(str, part)) for part in np.array_split(np.array(names), count)]
+    order = np.array(names)
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    return [tuple(map(str, part)) for part in np.array_split(order, count)]
 
 
 def _chosen(held: Held, names: NDArray[np.str_], order: NDArray[np.str_], part: str) -> list[str]:

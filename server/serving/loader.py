@@ -122,6 +122,7 @@ class Loader:
             engine = Engine(bundle, self._device, config.slots, config.threads)
             probe(engine, Engine(bundle, self._device, PROBED_AGAINST, config.threads))
         self._memory.promise(engine)
+        log.info("%s/%s: %s", entry.name, entry.version, self._memory.told(bundle.manifest))
         return engine
 
 

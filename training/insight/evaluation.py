@@ -90,6 +90,9 @@ def read_bundle(folder: Path) -> tuple[Mapping[str, Any], Network, Recipe]:
     """
     try:
         manifest = json.loads((folder / "model.json").read_bytes())
+        if "import" in manifest:
+            raise TrainingError(f"{folder} was imported: there is no recipe, data or network to "
+                                "look at; verify works on it")  # fmt: skip
         network = network_from_bytes((folder / FILE).read_bytes())
         recipe = from_mapping(manifest["training"]["recipe"])
         _ = manifest["training"]["data"]

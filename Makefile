@@ -84,7 +84,7 @@ train: $(VENV)/.installed  ## train the shipped bundle from scratch
 	$(BIN)/python -m training fit exercise --out models/exercise/1
 
 crossval: $(VENV)/.installed  ## accuracy on unseen people, 5 folds of 2
-	$(BIN)/python -m training crossval exercise --folds 5 --out models/exercise/crossval.json
+	$(BIN)/python -m training crossval exercise --folds 5 --in-order --out models/exercise/crossval.json
 
 forecasts: $(VENV)/.installed  ## train the two forecasters and compare them with baselines
 	$(BIN)/python -m training fit weather --out runs/models/weather/1

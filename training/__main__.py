@@ -20,6 +20,7 @@ COMMANDS = {
     "diagnose": ("training.commands.diagnose", "draw what a network learned and remembers"),
     "report": ("training.commands.report", "write one HTML page on a bundle"),
     "verify": ("training.commands.verify", "check that a bundle keeps its promises"),
+    "predict": ("training.commands.predict", "write a bundle's predictions of held-out sessions"),
     "sign": ("training.commands.sign", "vouch for a bundle with a key"),
     "examples": ("training.commands.examples", "write held-out sessions as CSV"),
     "import": ("training.commands.importer", "serve any recurrent single-step ONNX graph"),

@@ -14,6 +14,8 @@ from training.graphs.whole import Form, graphs, usual_form
 from training.network import FILE, Network, network_to_bytes
 
 FORMAT = 1
+SPLIT, MANY = "split.json", 100
+PARTS = ("training", "validation", "test")
 
 
 def write_bundle(
@@ -43,6 +45,7 @@ def write_bundle(
     """
     _check_widths(weights, features, outputs)
     form = form or usual_form(weights)
+    told, files = _apart(training or {})
     manifest = {
         "format": FORMAT,
         "name": folder.parent.name,
@@ -57,11 +60,44 @@ def write_bundle(
         "max_chunk": max_chunk,
         "max_batch": max_batch,
         "opset": form.opset,
-        "training": dict(training or {}),
+        "training": told,
         "parity": dict(parity or {}),
         **(more or {}),
     }
-    write_files(folder, manifest, {**graphs(weights, form), FILE: network_to_bytes(weights)})
+    files |= graphs(weights, form) | {FILE: network_to_bytes(weights)}
+    write_files(folder, manifest, files)
+
+
+def _apart(training: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Names of over 100 groups go into a file of their own: servers read the manifest whole."""
+    split = dict(training.get("split", {}))
+    names = {}
+    for part in PARTS:
+        groups = split.get(part, {}).get("groups", ())
+        if len(groups) > MANY:
+            names[part] = list(groups)
+            rest = {key: value for key, value in split[part].items() if key != "groups"}
+            split[part] = rest | {"group_count": len(groups)}
+    if not names:
+        return dict(training), {}
+    return {**training, "split": split}, {SPLIT: json.dumps(names, indent=0).encode()}
+
+
+def split_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's `training.split` with the groups (or sessions) of each part, however many.
+
+    Raises:
+        OSError, ValueError: the file of names cannot be read.
+    """
+    split: dict[str, Any] = dict(manifest["training"]["split"])
+    if SPLIT not in manifest["files"]:
+        return split
+    content = (folder / SPLIT).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest["files"][SPLIT]:
+        raise ValueError(f"{SPLIT} is not the file that model.json lists")
+    for part, groups in json.loads(content).items():
+        split[part] = split[part] | {"groups": groups}
+    return split
 
 
 def _check_widths(

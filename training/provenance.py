@@ -13,7 +13,6 @@ from training.distribution import distribution
 from training.recipe.recipe import Recipe, to_mapping
 from training.table.session import Dataset, Feature, Session, Target
 
-MANY = 100
 PACKAGES = ("lightning", "numpy", "onnx", "onnxruntime-gpu", "polars", "torch")
 
 
@@ -68,7 +67,14 @@ def _feature(feature: Feature, values: np.ndarray) -> dict[str, Any]:
 
 def _split(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {"by": recipe.split.by} | {name: _part(part) for name, part in parts.items()}
+    told: dict[str, Any] = {"by": recipe.split.by} | {
+        name: _part(part) for name, part in parts.items()
+    }
+    if recipe.split.by == "time":
+        ends = {name: max(each.order[-1] for each in part) for name, part in parts.items() if part}
+        told |= {"training_until": float(ends["training"])}
+        told |= {"validation_until": float(ends.get("validation", ends["training"]))}
+    return told
 
 
 def _part(sessions: Sequence[Session]) -> dict[str, Any]:
@@ -77,4 +83,4 @@ def _part(sessions: Sequence[Session]) -> dict[str, Any]:
     told = {"sessions": len(sessions), "steps": sum(lengths)}
     if lengths:
         told |= {"shortest": min(lengths), "longest": max(lengths)}
-    return told | ({"groups": groups} if len(groups) <= MANY else {"group_count": len(groups)})
+    return told | {"groups": groups}

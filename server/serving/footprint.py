@@ -60,6 +60,15 @@ class Memory:
         states = sum(self._states(engine.manifest).values()) if self._device.kind == "cpu" else 0
         self._promised[engine] = states + sum(self._host(engine.manifest, 0).values())
 
+    def told(self, manifest: Manifest) -> str:
+        """What the sessions of a version may take, for whoever wonders at the server's memory."""
+        parts = self._states(manifest) | self._host(manifest, 0)
+        most = max(parts, key=lambda name: parts[name])
+        return (
+            f"{self._config.max_sessions:,} sessions may take {sum(parts.values()):,} bytes, "
+            f"{parts[most]:,} of them for {most} (max_sessions, max_resident)"
+        )
+
     def _compare(
         self, manifest: Manifest, parts: Mapping[str, int], limit: int | None, how: str
     ) -> None:

@@ -130,6 +130,7 @@ class Loader:
         with at_most(free_on_host() if self._device.kind == "cpu" else None):
             engine = self._probed(bundle)
         self._memory.promise(engine)
+        log.info("%s/%s: %s", entry.name, entry.version, self._memory.told(bundle.manifest))
         return engine
 
     def _probed(self, bundle: Bundle) -> Engine:

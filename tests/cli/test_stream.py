@@ -124,6 +124,25 @@ def test_a_model_of_plain_values_streams_without_accuracy(
     assert "accuracy" not in done.stdout
 
 
+def test_values_are_measured_by_a_column_each_and_by_no_more(
+    server: RunningServer, small: SmallModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "values.csv"
+    file.write_text("id,x0,x1,x2,x3,x4,y\na,1,2,3,4,true,0.5\na,1,2,3,4,0,\n")
+    given = ["stream", file, "--session-column", "id", "--model", "small"]
+    given += ["--address", server.address, "--label-column", "y"]
+    done = tidegate(*given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^RMSE       y\[0\] [\d.]+$", done.stdout, re.MULTILINE)
+    done = tidegate(*given, *["--label-column", "x0"] * 3)
+    assert done.returncode == 2
+    assert "--label-column is given 4 times, and small puts out 3 value(s)" in done.stderr
+    file.write_text(file.read_text().replace("0.5", "much"))
+    done = tidegate(*given)
+    assert done.returncode == 2
+    assert "row 2, column 'y': 'much' is not a number" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

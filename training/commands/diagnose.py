@@ -16,15 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print what was found, and write the pictures.
+    """Print what was found, write the pictures, and end with what to try next.
 
     Raises:
         TrainingError: it is no bundle that `fit` wrote, or its data cannot be read.
     """
     subject = open_subject(arguments.bundle)
     folder = arguments.out or Path("runs", subject.recipe.name, "diagnosis")
-    pictures = diagnose(subject, evaluate(subject))
+    found = diagnose(subject, evaluate(subject))
     folder.mkdir(parents=True, exist_ok=True)
-    for each in pictures:
+    for each in found.pictures:
         (folder / f"{each.name}.svg").write_text(each.svg)
         print(f"{each.title}: {each.caption}\n  {folder / each.name}.svg")
+    print("What to try:")
+    for line in found.advice:
+        print(f"- {line}")

@@ -1,17 +1,22 @@
-"""Write held-out sessions as CSV, as a caller's own data might look."""
+"""Write held-out sessions as CSV, as a caller's own data might look, and as `tidegate stream` plays
+them: categories by their labels, what is to be predicted beside each row.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import logging
+import shlex
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from training.commands.options import add_recipe, recipe_of
+from training.errors import TrainingError
 from training.table.dataset import load
-from training.table.session import Dataset, Session
+from training.table.session import Dataset, Feature, Session
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +29,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write them."""
+    """Write them.
+
+    Raises:
+        TrainingError: the recipe or the table, or the file cannot be written.
+    """
     dataset = load(recipe_of(arguments))
-    names = [feature.name for feature in dataset.features]
-    classes = dataset.target.classes
-    with arguments.out.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["session", *(["label"] if classes else []), *names])
-        for session in choose(dataset, arguments.sessions):
-            for row, y in zip(session.x, session.y, strict=True):
-                label = [_label(dataset, y[0])] if classes else []
-                writer.writerow([session.name, *label, *(_text(value) for value in row)])
-    log.info("wrote %s", arguments.out)
+    chosen = choose(dataset, arguments.sessions)
+    first, *truths = _first_columns(dataset)
+    try:
+        with arguments.out.open("w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow([first, *truths, *(feature.name for feature in dataset.features)])
+            for session in chosen:
+                writer.writerows(_lines(session, dataset))
+    except OSError as error:
+        raise TrainingError(f"{arguments.out} cannot be written: {error.strerror}") from None
+    columns = " ".join(f"--label-column {shlex.quote(name)}" for name in truths)
+    log.info("wrote %s: %d sessions; tidegate stream %s --session-column %s %s --model NAME",
+             arguments.out, len(chosen), arguments.out, first, columns)  # fmt: skip
+
+
+def _first_columns(dataset: Dataset) -> list[str]:
+    """What stands before the features: the session, and the label or each value to predict."""
+    target = dataset.target
+    wanted = ["label"] if target.classes else [f"true_{name}" for name in target.names]
+    taken = {feature.name for feature in dataset.features}
+    return [_free(name, taken) for name in ("session", *wanted)]
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _lines(session: Session, dataset: Dataset) -> Iterator[list[str]]:
+    target = dataset.target
+    for row, y in zip(session.x, session.y, strict=True):
+        values = y[:1] if target.classes else y
+        truths = [_cell(value, target.labels) for value in values]
+        cells = [_feature(value, each) for value, each in zip(row, dataset.features, strict=True)]
+        yield [session.name, *truths, *cells]
 
 
 def choose(dataset: Dataset, count: int) -> list[Session]:
@@ -54,9 +89,15 @@ def choose(dataset: Dataset, count: int) -> list[Session]:
     return chosen
 
 
-def _label(dataset: Dataset, index: float) -> str:
-    return "" if np.isnan(index) else dataset.target.labels[int(index)]
+def _feature(value: np.float32, feature: Feature) -> str:
+    """A category that training never saw has a text that is no label either."""
+    if np.isnan(value) and feature.labels and not feature.missing:
+        return _free("unknown", feature.labels)
+    return _cell(value, feature.labels)
 
 
-def _text(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6g}"
+def _cell(value: np.float32, labels: Sequence[str]) -> str:
+    """The label, or the shortest text of the same float32; nothing where it is missing."""
+    if np.isnan(value):
+        return ""
+    return labels[int(value)] if labels else str(value)

@@ -12,6 +12,8 @@ from training.commands.options import add_recipe, bundle_folder, recipe_of
 from training.export import export
 from training.figures import compare, figures_on, predict
 from training.loop.fit import Fitted, fit
+from training.loop.learned import check_learned
+from training.loop.windows import lanes_of, updates_of
 from training.provenance import feature_entries, output_entries, provenance
 from training.recipe.recipe import Recipe
 from training.table.dataset import load
@@ -35,23 +37,29 @@ def run(arguments: argparse.Namespace) -> None:
     """The whole way from table to bundle.
 
     Raises:
-        TrainingError: the recipe, the table or the export; no bundle is written then.
+        TrainingError: the recipe, the table, a network that learned nothing, or the export; no
+            bundle is written then.
     """
     recipe = recipe_of(arguments)
     out = bundle_folder(arguments.out, recipe.name)
     dataset = load(recipe)
-    _tell(dataset)
+    _tell(dataset, recipe)
     started = time.monotonic()
     folder = arguments.runs / recipe.name
     fitted = fit(dataset, recipe, folder, resume=arguments.resume, quiet=arguments.quiet)
+    check_learned(dataset, recipe, fitted)
     if fitted.first:  # of several processes one writes
         _write(out, dataset, recipe, fitted, time.monotonic() - started)
 
 
-def _tell(dataset: Dataset) -> None:
+def _tell(dataset: Dataset, recipe: Recipe) -> None:
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for name, part in parts.items():
         log.info("%s: %d sessions, %d steps", name, len(part), sum(map(len, part)))
+    loop = recipe.loop
+    lanes = lanes_of(loop.batch, dataset.train, loop.window)
+    log.info("loop.batch = %s: %d sessions side by side, about %d updates an epoch",
+             loop.batch, lanes, updates_of(dataset.train, lanes, loop.window))  # fmt: skip
 
 
 def _write(out: Path, dataset: Dataset, recipe: Recipe, fitted: Fitted, seconds: float) -> None:

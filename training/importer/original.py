@@ -6,7 +6,8 @@ It is read whole and its edges are listed; then it is stepped a session at a tim
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
-from onnx import ModelProto, TypeProto, checker, helper
+from onnx import ModelProto, TypeProto, ValueInfoProto, checker, helper
 
 from server.engine.device import Device
 from server.engine.graph import GraphError, open_session
@@ -31,6 +32,7 @@ KINDS = {
     **{each: each for each in ("float16", "bool", "int8", "int16", "int32", "int64")},
     **{each: each for each in ("uint8", "uint16", "uint32", "uint64")},
 }
+RAW = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<= )/\S+:\d+ \S+ [\w:]+\([^)]*\) ")
 OLDEST_OPSET = 11  # the first with ScatterND, which updates the arenas
 
 Values = dict[str, NDArray[Any]]
@@ -39,23 +41,40 @@ Values = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Edge:
-    """An input as the graph declares it; None where it leaves a size, or all of them, open."""
+    """An input or output as the graph declares it; None where it leaves a size, or all of them,
+    open. `axes` are the names of sizes left open, '' for others."""
 
     name: str
     dtype: str
     sizes: tuple[int | None, ...] | None
+    axes: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """The axis that the graph names as the batch's, if it is one alone; else the first."""
+        named = [k for k, name in enumerate(self.axes) if "batch" in name.lower()]
+        return named[0] if len(named) == 1 else 0
+
+    def told(self) -> str:
+        """Its shape, in words."""
+        if self.sizes is None:
+            return "no shape declared"
+        names = self.axes or ("",) * len(self.sizes)
+        shown = (name or "?" if size is None else str(size)
+                 for size, name in zip(self.sizes, names, strict=True))  # fmt: skip
+        return f"[{', '.join(shown)}]"
 
 
 @dataclass(frozen=True)
 class Original:
-    """A readable model. `inputs` are those that a caller must give; `outputs` tell their types,
-    whose shapes a graph need not declare."""
+    """A readable model. `inputs` are those that a caller must give; of `outputs` a graph need not
+    declare the shapes."""
 
     name: str
     sha256: str
     model: ModelProto
     inputs: Mapping[str, Edge]
-    outputs: Mapping[str, str]
+    outputs: Mapping[str, Edge]
     session: onnxruntime.InferenceSession
 
     def run(self, feeds: Mapping[str, NDArray[Any]], wanted: list[str]) -> list[NDArray[Any]]:
@@ -92,8 +111,9 @@ def read_original(path: Path) -> Original:
     except GraphError as error:
         raise TrainingError(f"{path.name} {first_line(error)}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    outputs = {each.name: _dtype(each.type) for each in session.get_outputs()}
-    return Original(path.name, digest, model, _inputs(model, session), outputs, session)
+    inputs = _edges(model.graph.input, session.get_inputs())
+    outputs = _edges(model.graph.output, session.get_outputs())
+    return Original(path.name, digest, model, inputs, outputs, session)
 
 
 def main_opset(model: ModelProto) -> int | None:
@@ -102,8 +122,9 @@ def main_opset(model: ModelProto) -> int | None:
 
 
 def first_line(error: Exception) -> str:
-    """What onnxruntime says, without the lines on where in its code."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What onnxruntime says, without where in its code it says so."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return RAW.sub("", first)
 
 
 def _parse(path: Path) -> ModelProto:
@@ -127,14 +148,15 @@ def _whole(path: Path, model: ModelProto) -> bytes:
     return content
 
 
-def _inputs(model: ModelProto, session: onnxruntime.InferenceSession) -> dict[str, Edge]:
-    """Those without a value of their own. Shapes are the model's: onnxruntime tells a scalar and an
-    open shape alike."""
-    declared = {each.name: each.type.tensor_type for each in model.graph.input}
+def _edges(declared: Iterable[ValueInfoProto], there: Iterable[Any]) -> dict[str, Edge]:
+    """Those that onnxruntime lists: inputs without a value of their own. Shapes are the model's:
+    onnxruntime tells a scalar and an open shape alike."""
+    tensors = {each.name: each.type.tensor_type for each in declared}
     return {
-        each.name: Edge(each.name, _dtype(each.type), _sizes(declared[each.name]))
-        for each in session.get_inputs()
-    }
+        each.name: Edge(each.name, _dtype(each.type), _sizes(tensors[each.name]),
+                        tuple(size.dim_param for size in tensors[each.name].shape.dim))
+        for each in there
+    }  # fmt: skip
 
 
 def _dtype(text: str) -> str:

@@ -118,7 +118,7 @@ def _state(
     initial: str | None,
     shape: str | None,
 ) -> State:
-    edge, dtype = original.inputs[enters], original.outputs[leaves]
+    edge, dtype = original.inputs[enters], original.outputs[leaves].dtype
     if edge.dtype not in DTYPES:
         raise TrainingError(f"state {enters!r} is {edge.dtype}; a state is one of {list(DTYPES)}")
     if dtype != edge.dtype:

@@ -5,7 +5,7 @@ against what the graph declares.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,29 @@ WORDS = {"true": "1", "false": "0"}
 _AXIS = re.compile(r"(.*):(\d+)", re.DOTALL)
 
 
-def _axis_readings(text: str) -> list[tuple[str, int]]:
+def _axis_readings(text: str) -> list[tuple[str, int | None]]:
     """The ways to read NAME[:AXIS], the last ':' before digits as an axis first."""
     found = _AXIS.fullmatch(text)
-    whole = [(text, 0)]
+    whole = list[tuple[str, int | None]]([(text, None)])
     return [(found[1], int(found[2])), *whole] if found else whole
 
 
-def tensor_of(text: str, option: str, known: Collection[str]) -> tuple[str, int]:
-    """The tensor and the batch axis that NAME[:AXIS] means.
+def tensor_of(text: str, option: str, known: Mapping[str, Edge]) -> tuple[str, int]:
+    """The tensor and the batch axis that NAME[:AXIS] means: without a number, what the graph names
+    so, or the first.
 
     Raises:
         TrainingError: there is no such tensor; it lists those that there are.
     """
     for name, axis in _axis_readings(text):
         if name in known:
-            return name, axis
+            return name, known[name].batch if axis is None else axis
     raise TrainingError(f"{option} {text!r} names none of the graph's: {_listed(known)}")
 
 
-def pair_of(text: str, inputs: Collection[str], outputs: Collection[str]) -> tuple[str, str, int]:
+def pair_of(
+    text: str, inputs: Mapping[str, Edge], outputs: Collection[str]
+) -> tuple[str, str, int]:
     """The input, the output and the batch axis that IN=OUT[:AXIS] means.
 
     Raises:
@@ -48,7 +51,7 @@ def pair_of(text: str, inputs: Collection[str], outputs: Collection[str]) -> tup
         if len(found) > 1:
             raise TrainingError(f"--state {text!r} can be read as {found[0]} and as {found[1]}")
         if found:
-            return *found[0], axis
+            return *found[0], inputs[found[0][0]].batch if axis is None else axis
     raise TrainingError(
         f"--state {text!r} is not IN=OUT[:AXIS] with an input and an output of the graph: "
         f"its inputs are {_listed(inputs)}; its outputs are {_listed(outputs)}"
@@ -93,6 +96,9 @@ def row_of(edge: Edge, axis: int, text: str | None, what: str, option: str) -> t
         raise TrainingError(f"{what} is {list(edge.sizes)}: a session would hold no value")
     if axis >= len(edge.sizes):
         raise TrainingError(f"{what} has {len(edge.sizes)} axes, and no batch axis {axis}")
+    if len(edge.sizes) == 1 and edge.sizes[0] not in (None, 1) and what.startswith("state"):
+        raise TrainingError(f"{what} is {edge.told()}: states of one axis are unsupported, but for "
+                            f"[batch]; export it as [batch, {edge.sizes[0]}]")  # fmt: skip
     if edge.sizes[axis] not in (None, 1):
         raise TrainingError(
             f"{what} has {edge.sizes[axis]} on its batch axis {axis}: name another axis, "

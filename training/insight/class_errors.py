@@ -131,7 +131,7 @@ def draw_reliability(found: Reliability) -> Picture:
     upper.plot([0, 1], [0, 1], "--", color="#1a202c", lw=1, zorder=3, label="as sure as right")
     mean = found.confidence[filled]
     upper.plot(mean, found.right[filled], "o", ms=4, color=ORANGE, label="at the mean confidence")
-    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.set(xlim=(0, 1.02), ylim=(0, 1.05))  # the highest points whole
     upper.legend(fontsize=8, frameon=False, loc="upper left")
     name(upper, "", "share of steps right")
     lower.bar(centres, found.counts, 0.92 / BINS, color=GREY)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from server.engine.device import choose
 from server.engine.engine import Engine
 from server.errors import BadModel
+from training.bundle import split_of
 from training.errors import TrainingError
 from training.figures import rmse
 from training.graphs.stepping import by_chunks, serve
@@ -71,18 +72,34 @@ def open_subject(folder: Path) -> Subject:
     Raises:
         TrainingError: it is no such bundle, or its data cannot be read or is another by now.
     """
-    try:
-        manifest = json.loads((folder / "model.json").read_bytes())
-        network = network_from_bytes((folder / FILE).read_bytes())
-        recipe = from_mapping(manifest["training"]["recipe"])
-        trained_on = manifest["training"]["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder} is no bundle that fit wrote: {error!r}") from error
+    manifest, network, recipe = read_bundle(folder)
+    trained_on = manifest["training"]["data"]
     dataset = load(recipe)
     if dataset.source != trained_on:
         raise TrainingError(f"{folder} was trained on {trained_on}; what is read now is "
                             f"{dataset.source}")  # fmt: skip
     return Subject(f"{manifest['name']}/{manifest['version']}", manifest, network, recipe, dataset)
+
+
+def read_bundle(folder: Path) -> tuple[Mapping[str, Any], Network, Recipe]:
+    """The manifest (with all names of its split), the weights and the recipe of a bundle that `fit`
+    wrote.
+
+    Raises:
+        TrainingError: it is no such bundle.
+    """
+    try:
+        manifest = json.loads((folder / "model.json").read_bytes())
+        if "import" in manifest:
+            raise TrainingError(f"{folder} was imported: there is no recipe, data or network to "
+                                "look at; verify works on it")  # fmt: skip
+        network = network_from_bytes((folder / FILE).read_bytes())
+        recipe = from_mapping(manifest["training"]["recipe"])
+        _ = manifest["training"]["data"]
+        manifest["training"]["split"] = split_of(folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder} is no bundle that fit wrote: {error!r}") from error
+    return manifest, network, recipe
 
 
 @dataclass(frozen=True)
@@ -166,10 +183,15 @@ def evaluate(subject: Subject) -> Evaluation:
     sessions = tuple(session for session in every if not np.isnan(session.y).all())
     if not sessions:
         raise TrainingError(f"{subject.name}: no session of the {part} part has a known target")
-    return Evaluation(part, subject.dataset.target, sessions, tuple(_outputs(subject, sessions)))
+    return Evaluation(part, subject.dataset.target, sessions, tuple(outputs_of(subject, sessions)))
 
 
-def _outputs(subject: Subject, sessions: Sequence[Session]) -> list[Floats]:
+def outputs_of(subject: Subject, sessions: Sequence[Session]) -> list[Floats]:
+    """The outputs [T, O] of the bundle's graphs on each session.
+
+    Raises:
+        TrainingError: they do not run here.
+    """
     rng, found = np.random.default_rng(0), list[Floats]()
     engine = subject.engine(min(len(sessions), TOGETHER))
     for start in range(0, len(sessions), TOGETHER):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.insight.evaluation import Subject
-from training.insight.picture import BLUE, ORANGE, WIDTH, Picture, axes, name, picture, plain
+from training.insight.picture import BLUE, ORANGE, WIDTH, Picture, axes, name, picture, short
 from training.insight.trace import ALL_GATES, KEEPS, Trace, trace
 from training.network import Network
 from training.table.session import Session
 
 STATE = {"lstm": "cell state c", "gru": "state h", "rnn": "state h"}
 SESSIONS, LONGEST = 8, 500
+LINE = 0.17
+"""Inches of a class's line."""
 Doubles = NDArray[np.float64]
 
 
@@ -29,8 +32,9 @@ def draw_gates(subject: Subject, session: Session, traced: Trace) -> Picture:
     session = session.part(0, len(traced.scores))
     order = _order(subject, traced)
     names = [*ALL_GATES[cell], "state"]
-    figure = Figure(figsize=(WIDTH, 1.5 * len(names) + 1.3), layout="constrained")
-    heights = [3] * len(names) + [2]
+    lines = max(1.0, LINE * len(_seen(subject, session, traced)))
+    figure = Figure(figsize=(WIDTH, 1.5 * len(names) + lines + 0.3), layout="constrained")
+    heights = [1.5] * len(names) + [lines]
     panels: Sequence[Axes] = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for panel, gate in zip(panels, names, strict=False):
         _map(panel, _stacked(traced, gate, order), gate, STATE[cell])
@@ -75,17 +79,35 @@ def _map(panel: Axes, values: NDArray[np.float32], gate: str, state: str) -> Non
 def _lines(panel: Axes, subject: Subject, session: Session, traced: Trace) -> None:
     target = subject.dataset.target
     scores = traced.scores.numpy()
-    guess = scores.argmax(axis=1) if target.classes else scores[:, 0]
+    guess, true = np.asarray(scores[:, 0], np.float64), session.y[:, 0].astype(np.float64)
+    if seen := _seen(subject, session, traced):
+        guess, true = (_places(seen, values) for values in (scores.argmax(axis=1), true))
     panel.step(range(len(session)), guess, color=ORANGE, lw=1, where="post", label="predicted")
-    panel.plot(session.y[:, 0], color=BLUE, lw=1.6, label="true")
+    panel.plot(true, color=BLUE, lw=1.6, label="true")
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(labelsize=8)
-    if target.classes:
-        panel.set_yticks(range(len(target.labels)), [plain(label) for label in target.labels])
-        panel.set_ylim(-0.5, len(target.labels) - 0.5)
+    if seen:
+        panel.set_yticks(range(len(seen)), [short(target.labels[k]) for k in seen])
+        panel.set_ylim(-0.5, len(seen) - 0.5)
     panel.legend(fontsize=8, frameon=False, loc="lower right", ncols=2,
                  bbox_to_anchor=(1.0, 1.0))  # fmt: skip
     name(panel, "step", "")
+
+
+def _seen(subject: Subject, session: Session, traced: Trace) -> list[int]:
+    """The classes that occur, as true or as predicted: others would only take room."""
+    if not subject.dataset.target.classes:
+        return []
+    true = session.y[:, 0]
+    guess = traced.scores.numpy().argmax(axis=1)
+    return sorted({*true[~np.isnan(true)].astype(int).tolist(), *guess.tolist()})
+
+
+def _places(seen: Sequence[int], classes: NDArray[Any]) -> Doubles:
+    """Each class's line, NaN where none is known."""
+    known = np.nan_to_num(classes, nan=seen[0]).astype(int)
+    lines = np.searchsorted(seen, known).astype(np.float64)
+    return np.where(np.isnan(classes.astype(np.float64)), np.nan, lines)
 
 
 def look(network: Network, sessions: Sequence[Session]) -> list[Trace]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from server.bundle.feature import read
 from server.serving.drift import stability_index
 from training.errors import TrainingError
+from training.insight.advice import Curve, kept
 from training.insight.class_errors import (
     by_class,
     confusion,
@@ -30,18 +31,28 @@ from training.insight.class_errors import (
     draw_reliability,
     reliability,
 )
-from training.insight.diagnose import diagnose
+from training.insight.diagnose import Diagnosis, diagnose
 from training.insight.evaluation import Evaluation, Subject, evaluate
-from training.insight.picture import BLUE, GREY, ORANGE, Picture, axes, name, picture
+from training.insight.picture import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Picture,
+    axes,
+    counted,
+    name,
+    picture,
+    with_unit,
+)
 from training.insight.value_errors import draw_errors
 from training.network import Network
+from training.table.session import Target
 
 TEMPLATE = "report.html.j2"
 NEEDED = ("parity", "export", "precisions")
 CELLS = 24
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
-Curve = Sequence[Mapping[str, float]]
 LOSSES = {"train_loss": ("training", BLUE), "validation_loss": ("validation", ORANGE)}
 FIGURES = {
     "validation_accuracy": "accuracy per step",
@@ -60,6 +71,7 @@ def page(subject: Subject) -> str:
         if key not in subject.manifest:
             raise TrainingError(f"{subject.name}: model.json has no {key!r}; fit it anew")
     evaluation = evaluate(subject)
+    found = diagnose(subject, evaluation)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("training.insight", "."),
         autoescape=True,
@@ -74,7 +86,9 @@ def page(subject: Subject) -> str:
         provenance=subject.provenance,
         part=evaluation.part,
         network=network_words(subject.network),
-        pictures=_pictures(subject, evaluation),
+        pictures=_pictures(subject, evaluation, found),
+        advice=found.advice,
+        aim=aim_words(evaluation.target),
         classes=_classes(evaluation),
         features=feature_lines(subject, evaluation),
         split=split_words(subject.provenance),
@@ -91,16 +105,24 @@ def number(value: float | str) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def aim_words(target: Target) -> str:
+    """What is predicted, and when it is to be."""
+    names = [with_unit(name, unit) for name, unit in zip(target.names, target.units, strict=True)]
+    when = f"{counted(target.horizon, 'step')} ahead" if target.horizon else "of the present step"
+    return f"Predicts {', '.join(names)} {when}, after every step."
+
+
 def network_words(network: Network) -> str:
     """What it is made of, in a sentence."""
     first = network.layers[0]
-    words = f"{len(network.layers)} {first.cell} layer(s) of {first.hidden} units"
+    layers = counted(len(network.layers), f"{first.cell.upper()} layer")
+    words = f"{layers} of {counted(first.hidden, 'unit')}"
     if first.project is not None:
         words += f", projected to {first.width}"
     if any(layer.residual for layer in network.layers):
         words += ", each from the second on adding its input"
     if network.embeddings:
-        words += f"; {len(network.embeddings)} embedded categories"
+        words += f"; categories embedded: {len(network.embeddings)}"
     return f"{words}; {_parameters(network):,} parameters"
 
 
@@ -119,11 +141,13 @@ def _svg(picture: Picture) -> Markup:
     return Markup(inner.replace("url(#", f"url(#{picture.name}-"))
 
 
-def _pictures(subject: Subject, evaluation: Evaluation) -> Mapping[str, list[Picture]]:
+def _pictures(
+    subject: Subject, evaluation: Evaluation, found: Diagnosis
+) -> Mapping[str, list[Picture]]:
     return {
         "curves": [draw_curves(subject.provenance["curve"])],
         "errors": _confusions(evaluation) if evaluation.target.classes else draw_errors(evaluation),
-        "diagnosis": diagnose(subject, evaluation),
+        "diagnosis": found.pictures,
     }
 
 
@@ -203,14 +227,6 @@ def split_words(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def kept(curve: Curve) -> int:
-    """The epoch, from 1, whose weights `fit` keeps: the best by validation loss, else the last."""
-    validated = [k for k, line in enumerate(curve) if "validation_loss" in line]
-    if not validated:
-        return len(curve)
-    return 1 + min(validated, key=lambda k: curve[k]["validation_loss"])
-
-
 def draw_curves(curve: Curve) -> Picture:
     """Both losses, and beside them the validation part's figure, where there is such a part."""
     shown = [key for key in FIGURES if any(key in line for line in curve)]
@@ -239,10 +255,10 @@ def _caption(curve: Curve) -> str:
     validated = any("validation_loss" in line for line in curve)
     why = "the lowest validation loss" if validated else "the last: there is no validation part"
     return (
-        f"{len(curve)} epoch(s); the dashed line is the one whose weights were kept, {kept(curve)} "
-        f"({why}). The training loss is a mean over the epoch while the weights still moved, with "
-        "dropout, variation and label smoothing where the recipe has them; the validation loss "
-        "has none of these."
+        f"{counted(len(curve), 'epoch')}; the dashed line is the one whose weights were kept, "
+        f"{kept(curve)} ({why}). The training loss is a mean over the epoch while the weights "
+        "still moved, with dropout, variation and label smoothing where the recipe has them; the "
+        "validation loss has none of these."
     )
 
 

@@ -72,6 +72,11 @@ def short(text: str) -> str:
     return plain(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 layer, 2 layers."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def with_unit(name: str, unit: str) -> str:
     """A name, and its unit in brackets where there is one."""
     return f"{name} [{unit}]" if unit else name

@@ -144,9 +144,8 @@ def by_history(subject: Subject, evaluation: Evaluation) -> History:
     return History(lengths, figures, whole, len(places))
 
 
-def draw_history(subject: Subject, evaluation: Evaluation) -> Picture:
+def draw_history(found: History, evaluation: Evaluation) -> Picture:
     """The figure against the steps seen, and that with the whole session behind it."""
-    found = by_history(subject, evaluation)
     figure, (axis,) = axes(3.0)
     axis.plot(found.lengths, found.figures, color=BLUE, marker=".")
     axis.axhline(found.whole, color=GREY, linestyle="--", lw=1, label="all that came before")

@@ -16,6 +16,7 @@ from training.insight.picture import (
     ORANGE,
     Picture,
     axes,
+    counted,
     name,
     picture,
     short,
@@ -103,23 +104,32 @@ def _sessions(axis: Axes, ranked: list[Track]) -> str:
 
 
 def _example(k: int, value: Value) -> Picture:
-    """The session of the median error: neither the best nor the worst."""
+    """Of the sessions whose error is middling, the stretch in which the value ranges widest."""
     ranked = sorted(value.tracks, key=lambda track: track.rmse)
-    track = ranked[len(ranked) // 2]
-    steps = np.arange(min(len(track.y), DRAWN_STEPS))
+    middling = ranked[len(ranked) // 4 : 3 * len(ranked) // 4 + 1]
+    start, track = max(
+        ((start, track) for track in middling for start in range(0, len(track.y), DRAWN_STEPS)),
+        key=lambda each: _range(each[1].y[each[0] : each[0] + DRAWN_STEPS]),
+    )
+    steps = np.arange(start, min(len(track.y), start + DRAWN_STEPS))
     figure, (axis,) = axes(2.8)
     axis.plot(steps, track.y[steps], color=GREY, lw=1.6, label="true")
     axis.plot(steps, track.guess[steps], color=ORANGE, lw=1.1, label="predicted")
     figure.legend(fontsize=8, frameon=False, ncols=2, loc="outside upper right")
     name(axis, "step of the session", with_unit(value.name, value.unit))
     ahead = value.horizon
-    what = f"the value {ahead} step(s) later" if ahead else "the value of that step"
+    what = f"the value {counted(ahead, 'step')} later" if ahead else "the value of that step"
     caption = (
-        f"{value.name} in session {track.session}, whose RMSE, {_told(value, track.rmse)}, is the "
-        f"median of all: the first {len(steps):,} of its {len(track.y):,} steps. Each step has "
+        f"{value.name} in session {track.session}, whose RMSE, {_told(value, track.rmse)}, is in "
+        f"the middle half of all: {len(steps):,} of its {len(track.y):,} steps. Each step has "
         f"{what}, as it was and as it was predicted at that step."
     )
     return picture(f"example{k}", f"{value.name}: an example session", caption, figure)
+
+
+def _range(y: Doubles) -> float:
+    known = y[~np.isnan(y)]
+    return float(np.ptp(known)) if len(known) else 0.0
 
 
 def _told(value: Value, number: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from training.errors import TrainingError
-from training.loop.windows import Window, Windows, lay, share
+from training.loop.windows import Window, Windows, lanes_of, lay, share
 from training.network import Floats
 from training.recipe.recipe import Recipe, Variation
 from training.table.session import Dataset, Session
@@ -50,7 +50,8 @@ class SessionData(pl.LightningDataModule):
 
     def _loader(self, sessions: list[Session], warm_in: int) -> DataLoader[Window]:
         assert self.trainer is not None
-        lanes = lay(sessions, self._loop.batch, self._loop.window, warm_in)
+        count = lanes_of(self._loop.batch, self._dataset.train, self._loop.window)
+        lanes = lay(sessions, count, self._loop.window, warm_in)
         mine = share(lanes, self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(Windows(mine), batch_size=None, shuffle=False)
 

@@ -20,6 +20,7 @@ from training.network import Floats
 from training.table.session import Session
 
 Window = dict[str, Tensor]
+FEWEST, MOST, UPDATES = 4, 64, 64
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,30 @@ class Windows(Dataset[Window]):
         return {name: torch.from_numpy(each) for name, each in arrays.items()} | {"fresh": fresh}
 
 
+def lanes_of(batch: int | str, sessions: Sequence[Session], window: int) -> int:
+    """How many lanes a recipe's `batch` means for these sessions.
+
+    By "auto" an epoch has about 64 updates where the data allows it: in many lanes a small table
+    would have so few that it is learned in hundreds of epochs or not at all.
+    """
+    if isinstance(batch, int):
+        return min(batch, len(sessions))
+    windows = sum(_windows(session, window) for session in sessions)
+    return min(max(FEWEST, min(MOST, windows // UPDATES)), len(sessions))
+
+
+def updates_of(sessions: Sequence[Session], lanes: int, window: int) -> int:
+    """How many updates an epoch has."""
+    return _assigned(sessions, lanes, window)[1]
+
+
 def lay(sessions: Sequence[Session], batch: int, window: int, warm_in: int = 0) -> Lanes:
     """Lay out sessions in at most `batch` lanes of equal length; each goes where room is first.
 
     A session's first `warm_in` steps weigh less: little can be known yet.
     """
     count = min(batch, len(sessions))
-    lanes: list[list[int]] = [[] for _ in range(count)]
-    ends = [(0, k) for k in range(count)]
-    for k, session in enumerate(sessions):
-        end, lane = heapq.heappop(ends)
-        lanes[lane].append(k)
-        heapq.heappush(ends, (end + _windows(session, window), lane))
-    length = max(end for end, _ in ends)
+    lanes, length = _assigned(sessions, count, window)
     laid = _empty(sessions[0], count, length, window)
     for row, members in enumerate(lanes):
         start = 0
@@ -73,6 +85,17 @@ def lay(sessions: Sequence[Session], batch: int, window: int, warm_in: int = 0) 
             _place(laid, row, start, sessions[k], warm_in)
             start += _windows(sessions[k], window)
     return laid
+
+
+def _assigned(sessions: Sequence[Session], lanes: int, window: int) -> tuple[list[list[int]], int]:
+    """Which sessions each lane holds, and the windows of the longest."""
+    members: list[list[int]] = [[] for _ in range(lanes)]
+    ends = [(0, k) for k in range(lanes)]
+    for k, session in enumerate(sessions):
+        end, lane = heapq.heappop(ends)
+        members[lane].append(k)
+        heapq.heappush(ends, (end + _windows(session, window), lane))
+    return members, max(end for end, _ in ends)
 
 
 def share(lanes: Lanes, rank: int, world: int) -> Lanes:

@@ -49,7 +49,10 @@ class Table(Settings):
 
     A session ends where its `order` (a number, or a time: then in seconds) makes a step larger than
     `gap`. One of fewer than `shortest` rows is an error, or with `drop_short` left out. `derive`
-    adds columns by SQL expressions over those there are.
+    adds columns by SQL expressions over those there are; rows for which the SQL condition `where`
+    does not hold are left out. `time_format` says how `order` writes its times, as in "%m/%d/%Y".
+    Of several rows of a session at one time, the first or last in the file stays, or one with the
+    mean of each number; else they are refused.
     """
 
     session: str
@@ -58,6 +61,9 @@ class Table(Settings):
     shortest: Annotated[int, Field(ge=2)] = 2
     drop_short: bool = False
     derive: dict[str, str] = {}
+    where: str = ""
+    time_format: str = ""
+    duplicates: Literal["refuse", "first", "last", "mean"] = "refuse"
 
 
 class FeatureColumn(Settings):
@@ -118,6 +124,12 @@ class Split(Settings):
     validation: Share | tuple[str | int, ...] = 0.1
     seed: int = 1
 
+    @model_validator(mode="after")
+    def _has_group(self) -> Self:
+        if self.by == "group" and not self.group:
+            raise ValueError('group must name the column of the groups, where split.by is "group"')
+        return self
+
 
 class Mirror(Settings):
     """Features that change sign where feature `by` is 1."""
@@ -170,12 +182,13 @@ class Variation(Settings):
 
 
 class Loop(Settings):
-    """How to train. `window` is how many steps the gradient goes back."""
+    """How to train. `window` is how many steps the gradient goes back; `batch` so many sessions lie
+    side by side, or with "auto" as many as leave an epoch about 64 updates (from 4 to 64)."""
 
     epochs: Some = 30
-    batch: Some = 64
+    batch: Some | str = "auto"
     window: Some = 100
-    rate: Positive = 3e-3
+    rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     weight_decay: Amount = 0.01
     smoothing: Share = 0.0
     averaging: Share = 0.0
@@ -189,6 +202,13 @@ class Loop(Settings):
     devices: Some = 1
     machines: Some = 1
     strategy: str = "auto"
+
+    @field_validator("batch")
+    @classmethod
+    def _auto(cls, batch: int | str) -> int | str:
+        if isinstance(batch, str) and batch != "auto":
+            raise PydanticCustomError(MUST, 'be "auto" or a whole number')
+        return batch
 
 
 class Baselines(Settings):

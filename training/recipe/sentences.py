@@ -23,6 +23,7 @@ KINDS = {
 BOUNDS = {
     "greater_than": "be above {gt:g}",
     "greater_than_equal": "be at least {ge:g}",
+    "less_than_equal": "be at most {le:g}",
     "less_than": "be from 0 to below {lt:g}",  # what has an upper bound is a share
     "too_short": "name at least one",
     "finite_number": "be a finite number",

@@ -13,6 +13,8 @@ from training.errors import TrainingError
 from training.table.reading import ROW, Rows
 
 Doubles = NDArray[np.float64]
+LARGEST = float(np.finfo(np.float32).max)
+YEAR_LAST = r"^\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}"
 
 
 def require(rows: Rows, name: str, asked_by: str) -> pl.Series:
@@ -28,11 +30,20 @@ def require(rows: Rows, name: str, asked_by: str) -> pl.Series:
 
 
 def numbers(rows: Rows, name: str, asked_by: str, missing: bool) -> Doubles:
-    """A column of finite numbers, NaN where missing; true is 1 and false is 0.
+    """A column of numbers that float32 can hold, NaN where missing; true is 1 and false is 0.
 
     Raises:
-        TrainingError: a value is no number, is infinite, or is missing and may not be.
+        TrainingError: a value is no number, is too large, or is missing and may not be.
     """
+    found = _numbers(rows, name, asked_by, missing)
+    large = np.abs(found) > LARGEST
+    if large.any():
+        value = found[int(np.argmax(large))]
+        raise at(rows, pl.Series(large), name, f"{value:g} is too large: float32 ends at 3.4e38")
+    return found
+
+
+def _numbers(rows: Rows, name: str, asked_by: str, missing: bool) -> Doubles:
     column = require(rows, name, asked_by)
     values = _truths(column).cast(pl.Float64, strict=False)
     bad = values.is_null() & column.is_not_null()
@@ -61,18 +72,21 @@ def texts(rows: Rows, name: str, asked_by: str, missing: bool) -> pl.Series:
     return column
 
 
-def times(rows: Rows, name: str) -> Doubles:
+def times(rows: Rows, name: str, time_format: str) -> Doubles:
     """The order column: numbers as they are, dates and times as seconds since 1970.
 
     Raises:
-        TrainingError: a value is neither, or missing.
+        TrainingError: a value is neither, is not of the format, may be read in several ways, or is
+            missing.
     """
     column = require(rows, name, "table.order")
-    if column.dtype == pl.String:
+    if time_format and column.dtype == pl.String:
+        column = _times_of(rows, column, name, time_format)
+    elif column.dtype == pl.String:
         column = _numbers_or_times(rows, column, name)
     if column.dtype.is_temporal():
         rows = Rows(rows.frame.with_columns(column.dt.epoch("us") / 1e6), rows.name, rows.source)
-    return numbers(rows, name, "table.order", missing=False)
+    return _numbers(rows, name, "table.order", missing=False)
 
 
 def at(rows: Rows, where: pl.Series, column: str, what: str) -> TrainingError:
@@ -92,6 +106,10 @@ def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:
     as_numbers = column.cast(pl.Float64, strict=False)
     if as_numbers.null_count() == column.null_count():
         return as_numbers
+    unclear = column.str.contains(YEAR_LAST).fill_null(False)
+    if unclear.any():  # polars would take 03/04/2021 for the 3rd of April, whoever wrote it
+        raise at(rows, unclear, name, f"{column.filter(unclear)[0]!r} may be read with the day or "
+                 'the month first; say which, as table.time_format = "%m/%d/%Y"')  # fmt: skip
     try:
         parsed = column.str.to_datetime(strict=False, time_zone="UTC", ambiguous="earliest")
     except pl.exceptions.PolarsError:  # it finds no format at all
@@ -99,8 +117,24 @@ def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:
     best = min(parsed, as_numbers, key=lambda each: each.null_count())
     bad = best.is_null() & column.is_not_null()
     if bad.any():
-        raise at(rows, bad, name, f"{column.filter(bad)[0]!r} is neither a number nor a time")
+        raise at(rows, bad, name, f"{column.filter(bad)[0]!r} is neither a number nor a time "
+                 "(table.time_format says how to read others)")  # fmt: skip
     return best
+
+
+def _times_of(rows: Rows, column: pl.Series, name: str, time_format: str) -> pl.Series:
+    try:
+        found = column.str.to_datetime(
+            time_format, strict=False, time_zone="UTC", ambiguous="earliest"
+        )
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"table.time_format: {time_format!r} is none: {reason}") from None
+    bad = found.is_null() & column.is_not_null()
+    if bad.any():
+        text = column.filter(bad)[0]
+        raise at(rows, bad, name, f"{text!r} is not a time of table.time_format {time_format!r}")
+    return found
 
 
 def _refuse(rows: Rows, where: NDArray[np.bool_], column: str, what: str) -> None:

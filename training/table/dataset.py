@@ -5,6 +5,7 @@ Features and targets of the ordered rows become arrays, and categories indices o
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,10 @@ def load(recipe: Recipe) -> Dataset:
         TrainingError: something about the table or its columns; it names the row, if there is one.
     """
     rows = read_rows(recipe.source, recipe.table)
-    segments = cut(rows, recipe.table, recipe.split)
+    segments = cut(rows, recipe.table, recipe.split, number_columns(recipe))
     encoded = encode(segments.rows, segments.parts, recipe)
     train, validation, test = (
-        tuple(_session(segments, encoded, each) for each in segments.all if each.part == part)
+        tuple(session_of(segments, encoded, each) for each in segments.all if each.part == part)
         for part in (TRAIN, VALIDATION, TEST)
     )
     for part, sessions in ((TRAIN, train), (VALIDATION, validation), (TEST, test)):
@@ -38,7 +39,15 @@ def load(recipe: Recipe) -> Dataset:
     return Dataset(encoded.features, encoded.target, train, validation, test, rows.source)
 
 
-def _session(segments: Segments, encoded: Encoded, segment: Segment) -> Session:
+def number_columns(recipe: Recipe) -> set[str]:
+    """The columns that are read as numbers."""
+    target = recipe.target
+    values = () if target.kind == "class" else target.columns
+    return {*values, *(name for name, each in recipe.features.items() if not each.embedding)}
+
+
+def session_of(segments: Segments, encoded: Encoded, segment: Segment) -> Session:
+    """A segment's rows, each with the target that it is to say."""
     rows = slice(segment.start, segment.stop)
     y = _ahead(encoded.y[rows], encoded.target.horizon)
     order = segments.order[rows]
@@ -65,6 +74,15 @@ def _check_targets(part: str, sessions: tuple[Session, ...], horizon: int) -> No
 
 
 @dataclass(frozen=True)
+class Terms:
+    """The categories and classes that a bundle knows, by feature: another table is read in these
+    terms, and may lack the target, or have one that never changes."""
+
+    categories: Mapping[str, tuple[str, ...]]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Encoded:
     """All rows in order: x f64 [rows, F] with NaN where missing, y f64 [rows, 1 or O]."""
 
@@ -74,44 +92,54 @@ class Encoded:
     y: Doubles
 
 
-def encode(rows: Rows, parts: Parts, recipe: Recipe) -> Encoded:
-    """Read the recipe's columns; what categories and classes there are, the training part says.
+def encode(rows: Rows, parts: Parts, recipe: Recipe, terms: Terms | None = None) -> Encoded:
+    """Read the recipe's columns; what categories and classes there are, the training part says, or
+    the `terms` of the bundle that was made of it.
 
     Raises:
         TrainingError: a column is missing or has a bad value, a feature is constant in the training
-            part, or a class is seen in another part alone.
+            part, a value to predict is, or a class is seen in another part alone.
     """
-    columns = [_feature(rows, parts, *item) for item in recipe.features.items()]
+    columns = [_feature(rows, parts, *item, terms) for item in recipe.features.items()]
     features = tuple(feature for feature, _ in columns)
     x = np.stack([values for _, values in columns], axis=1)
-    _check_constant(rows, parts, features, x)
-    target, y = _target(rows, parts, recipe, features)
+    if terms is None:
+        _check_constant(rows, parts, features, x)
+    target, y = _target(rows, parts, recipe, features, terms)
     return Encoded(features, target, x, y)
 
 
-def _feature(rows: Rows, parts: Parts, name: str, column: FeatureColumn) -> tuple[Feature, Doubles]:
+def _feature(
+    rows: Rows, parts: Parts, name: str, column: FeatureColumn, terms: Terms | None
+) -> tuple[Feature, Doubles]:
     asked = f"features.{name}"
     if not column.embedding:
         feature = Feature(name, column.unit, missing=column.missing)
         return feature, numbers(rows, name, asked, column.missing)
     values = texts(rows, name, asked, column.missing)
-    labels = _labels(values.filter(pl.Series(parts == TRAIN)))
+    labels = terms.categories[name] if terms else _labels(values.filter(pl.Series(parts == TRAIN)))
     feature = Feature(name, column.unit, labels, column.missing)
     return feature, _indices(values, labels)
 
 
 def _target(
-    rows: Rows, parts: Parts, recipe: Recipe, features: tuple[Feature, ...]
+    rows: Rows,
+    parts: Parts,
+    recipe: Recipe,
+    features: tuple[Feature, ...],
+    terms: Terms | None,
 ) -> tuple[Target, Doubles]:
     if recipe.target.kind == "class":
-        return _classes(rows, parts, recipe)
+        return _classes_known(rows, recipe, terms) if terms else _classes(rows, parts, recipe)
     plain = {feature.name: k for k, feature in enumerate(features) if not feature.labels}
     names = recipe.target.columns or tuple(plain)
     if recipe.target.difference or recipe.target.kind == "next":
         for name in names:
             if name not in plain:
                 raise TrainingError(f"target.columns: {name!r} is no feature that is a number")
-    y = np.stack([_values(rows, name, recipe) for name in names], axis=1)
+    y = np.stack([_values(rows, name, recipe, terms is not None) for name in names], axis=1)
+    if terms is None:
+        _check_varied(rows, parts, names, y)
     units = tuple(
         recipe.target.units.get(name, features[plain[name]].unit if name in plain else "")
         for name in names
@@ -120,7 +148,18 @@ def _target(
     return Target(names, units, (), recipe.target.ahead, add), y
 
 
-def _values(rows: Rows, name: str, recipe: Recipe) -> Doubles:
+def _check_varied(rows: Rows, parts: Parts, names: Sequence[str], y: Doubles) -> None:
+    for k, name in enumerate(names):
+        known = y[parts == TRAIN, k]
+        known = known[~np.isnan(known)]
+        if len(known) and known.min() == known.max():
+            raise TrainingError(f"{rows.name}, column {name!r}: the target is {known[0]:g} in all "
+                                "of the training part, so there is nothing to learn")  # fmt: skip
+
+
+def _values(rows: Rows, name: str, recipe: Recipe, may_lack: bool) -> Doubles:
+    if may_lack and name not in rows.frame.columns:
+        return np.full(len(rows.frame), np.nan)
     optional = name in recipe.features and recipe.features[name].missing
     return numbers(rows, name, "target", missing=recipe.target.missing or optional)
 
@@ -143,6 +182,18 @@ def _classes(rows: Rows, parts: Parts, recipe: Recipe) -> tuple[Target, Doubles]
         raise TrainingError(f"{rows.name}, column {name!r}: there is only one class, {labels[0]!r}")
     target = Target((name,), ("",), labels, recipe.target.ahead)
     return target, _indices(values, labels)[:, None]
+
+
+def _classes_known(rows: Rows, recipe: Recipe, terms: Terms) -> tuple[Target, Doubles]:
+    (name,) = recipe.target.columns
+    target = Target((name,), ("",), terms.classes, recipe.target.ahead)
+    if name not in rows.frame.columns:
+        return target, np.full((len(rows.frame), 1), np.nan)
+    values = texts(rows, name, "target", missing=True)
+    unseen = ~values.is_in(list(terms.classes)) & values.is_not_null()
+    if unseen.any():
+        raise at(rows, unseen, name, f"{values.filter(unseen)[0]!r} is no class of the bundle")
+    return target, _indices(values, terms.classes)[:, None]
 
 
 def _labels(values: pl.Series) -> tuple[str, ...]:

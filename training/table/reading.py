@@ -9,6 +9,7 @@ import csv
 import gzip
 import hashlib
 import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import polars as pl
 from training.errors import TrainingError
 from training.recipe.recipe import Source, Table
 
+log = logging.getLogger(__name__)
 Reader = Callable[[bytes], pl.DataFrame]
 ROW = "__row__"
 
@@ -38,7 +40,8 @@ def read_rows(source: Source, table: Table) -> Rows:
     """Read the whole file and add the derived columns.
 
     Raises:
-        TrainingError: the package or file is not there, it cannot be read, or it has no rows.
+        TrainingError: the package or file is not there, it cannot be read, or it has no rows, or
+            none for which `where` holds.
     """
     path = locate(source)
     try:
@@ -53,7 +56,8 @@ def read_rows(source: Source, table: Table) -> Rows:
     if frame.is_empty():
         raise TrainingError(f"{path.name} has no rows")
     frame = _derive(_without(frame, source.missing), table, path.name)
-    return Rows(frame.with_row_index(ROW, offset=1), path.name, _provenance(source, path, content))
+    frame = _where(frame.with_row_index(ROW, offset=1), table.where, path.name)
+    return Rows(frame, path.name, _provenance(source, path, content))
 
 
 def locate(source: Source) -> Path:
@@ -110,8 +114,7 @@ def _without(frame: pl.DataFrame, missing: tuple[str, ...]) -> pl.DataFrame:
 
 
 def _derive(frame: pl.DataFrame, table: Table, name: str) -> pl.DataFrame:
-    """The expressions see numbers wherever all of a column's texts are some."""
-    seen = frame.with_columns(_as_number(column) for column in frame if column.dtype == pl.String)
+    seen = _as_numbers(frame)
     for column, expression in table.derive.items():
         try:
             seen = seen.with_columns(pl.sql_expr(expression).alias(column))
@@ -119,6 +122,28 @@ def _derive(frame: pl.DataFrame, table: Table, name: str) -> pl.DataFrame:
             raise TrainingError(f"{name}: table.derive.{column}: {_first_line(error)}") from None
         frame = frame.with_columns(seen[column])
     return frame
+
+
+def _where(frame: pl.DataFrame, condition: str, name: str) -> pl.DataFrame:
+    """The rows for which the condition holds; one that a missing value leaves open does not."""
+    if not condition:
+        return frame
+    try:
+        holds = _as_numbers(frame).with_columns(pl.sql_expr(condition).alias(ROW))[ROW]
+    except pl.exceptions.PolarsError as error:
+        raise TrainingError(f"{name}: table.where: {_first_line(error)}") from None
+    if holds.dtype != pl.Boolean:
+        raise TrainingError(f"{name}: table.where: {condition!r} is no condition, but a value")
+    kept = frame.filter(holds)
+    if kept.is_empty():
+        raise TrainingError(f"{name}: table.where: {condition!r} holds for no row")
+    log.info("%s: table.where keeps %d of %d rows", name, len(kept), len(frame))
+    return kept
+
+
+def _as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """What SQL sees: numbers wherever all of a column's texts are some."""
+    return frame.with_columns(_as_number(column) for column in frame if column.dtype == pl.String)
 
 
 def _as_number(column: pl.Series) -> pl.Series:
@@ -146,11 +171,30 @@ def read_csv(content: bytes) -> pl.DataFrame:
     try:
         frame = pl.read_csv(BytesIO(content), infer_schema=False)
         _check_header(content)
+        return _without_short_rows(frame, content)
     except pl.exceptions.NoDataError:
         return pl.DataFrame()
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise ValueError(_blame(content) or str(error)) from None
-    return frame
+
+
+def _without_short_rows(frame: pl.DataFrame, content: bytes) -> pl.DataFrame:
+    """Polars fills rows that are too short with nulls: they are refused, but for empty lines, which
+    are left out."""
+    if frame.width < 2 or not frame[:, -1].has_nulls():
+        return frame
+    lines = csv.reader(TextIOWrapper(BytesIO(content), "utf-8-sig", newline=""))
+    width, filled = len(next(lines)), list[bool]()
+    for fields in lines:
+        if 0 < len(fields) < width:
+            number = sum(filled) + 1
+            raise ValueError(f"row {number} has {len(fields)} values; {_names(width)}")
+        filled.append(bool(fields))
+    return frame.filter(pl.Series(filled)) if len(filled) == len(frame) else frame
+
+
+def _names(columns: int) -> str:
+    return f"the header names {columns} columns"
 
 
 def _blame(content: bytes) -> str:
@@ -164,7 +208,7 @@ def _blame(content: bytes) -> str:
         return str(error)
     for number, fields in enumerate(rows[1:], start=1):
         if len(fields) > len(rows[0]):
-            return f"row {number} has {len(fields)} values; the header names {len(rows[0])} columns"
+            return f"row {number} has {len(fields)} values; {_names(len(rows[0]))}"
     return ""
 
 

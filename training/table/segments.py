@@ -7,7 +7,10 @@ after anything of the other parts when split by time.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -15,12 +18,16 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.recipe.recipe import Split, Table
-from training.table.columns import Doubles, texts, times
+from training.table.columns import Doubles, numbers, texts, times
 from training.table.reading import ROW, Rows
 
-PARTS = ("training", "validation", "test")
-TRAIN, VALIDATION, TEST = range(3)
+log = logging.getLogger(__name__)
+RUN = "__run__"
+PARTS = ("training", "validation", "test", "new")
+TRAIN, VALIDATION, TEST, NEW = range(4)
 Parts = NDArray[np.int8]
+PartsOf = Callable[[NDArray[np.str_], Doubles], Parts]
+"""The part of each row, by its group (or session) and its place in the order."""
 Held = float | tuple[str | int, ...]
 
 
@@ -45,20 +52,33 @@ class Segments:
     all: tuple[Segment, ...]
 
 
-def cut(rows: Rows, table: Table, split: Split) -> Segments:
+def cut(
+    rows: Rows,
+    table: Table,
+    split: Split,
+    averaged: Collection[str] = (),
+    parts_of: PartsOf | None = None,
+) -> Segments:
     """Order the rows, assign them to parts, and find the sessions.
 
+    Args:
+        averaged: columns of numbers, for duplicates of which the mean is wanted.
+        parts_of: in place of the split, where another table was split before.
+
     Raises:
-        TrainingError: a name or time is missing, two rows of a session have the same time, a
-            session is too short or of several groups, or the split leaves a part without rows.
+        TrainingError: a name or time is missing, two rows of a session have the same time (and
+            `duplicates` does not say which stays), a session is too short or of several groups,
+            or the split leaves a part without rows.
     """
-    rows, sessions, order = _ordered(rows, table)
+    rows, sessions, order = _ordered(rows, table, averaged)
     groups = sessions
     if split.by == "group":
         groups = texts(rows, split.group, "split.group", missing=False).to_numpy().astype(str)
         _check_groups(rows, sessions, groups)
-    time = split.by == "time"
-    parts = by_time(order, split) if time else by_unit(groups, split)
+    if parts_of is not None:
+        parts = parts_of(groups, order)
+    else:
+        parts = by_time(order, split) if split.by == "time" else by_unit(groups, split)
     starts = _starts(sessions, order, parts, table)
     stops = np.append(starts[1:], len(order))
     kept = _long_enough(rows, sessions, starts, stops, table)
@@ -68,25 +88,53 @@ def cut(rows: Rows, table: Table, split: Split) -> Segments:
                 int(starts[k]), int(stops[k]))
         for k in kept
     ]  # fmt: skip
-    _check_parts(found, split)
+    if parts_of is None:
+        _check_parts(found, split)
     return Segments(rows, order, parts, tuple(found))
 
 
-def _ordered(rows: Rows, table: Table) -> tuple[Rows, NDArray[np.str_], Doubles]:
+def _ordered(
+    rows: Rows, table: Table, averaged: Collection[str]
+) -> tuple[Rows, NDArray[np.str_], Doubles]:
     names = texts(rows, table.session, "table.session", missing=False)
-    order = times(rows, table.order)
+    order = times(rows, table.order, table.time_format)
     index = np.lexsort((order, names.to_numpy().astype(str)))
     rows = Rows(rows.frame[index], rows.name, rows.source)
     sessions, order = names.to_numpy().astype(str)[index], order[index]
     same = (sessions[1:] == sessions[:-1]) & (np.diff(order) == 0)
-    if same.any():
+    if not same.any():
+        return rows, sessions, order
+    if table.duplicates == "refuse":
         first = int(np.argmax(same))
         one, two = sorted(rows.frame[ROW][first : first + 2])
         raise TrainingError(
             f"{rows.name}, rows {one} and {two}: session {str(sessions[first])!r} has two rows of "
-            f"the same {table.order!r}"
+            f"the same {table.order!r} (table.duplicates may keep the first, last or mean)"
         )
-    return rows, sessions, order
+    log.info("%s: table.duplicates takes the %s of rows of one session and time: %d fewer",
+             rows.name, table.duplicates, same.sum())  # fmt: skip
+    begins = np.append(True, ~same)
+    return _merged(rows, begins, table.duplicates, averaged), sessions[begins], order[begins]
+
+
+def _merged(
+    rows: Rows,
+    begins: NDArray[np.bool_],
+    how: Literal["first", "last", "mean"],
+    averaged: Collection[str],
+) -> Rows:
+    """One row for each that `begins` a run of rows of one time; `mean` takes texts of the first."""
+    run = pl.Series(RUN, np.cumsum(begins))
+    if how != "mean":
+        kept = rows.frame.with_columns(run).unique(RUN, keep=how, maintain_order=True)
+        return Rows(kept.drop(RUN), rows.name, rows.source)
+    there = [name for name in averaged if name in rows.frame.columns]
+    values = [pl.Series(name, numbers(rows, name, "table.duplicates", True)).fill_nan(None)
+              for name in there]  # fmt: skip
+    others = pl.all().exclude(*there, RUN).first() if there else pl.all().exclude(RUN).first()
+    runs = rows.frame.with_columns(run, *values).group_by(RUN, maintain_order=True)
+    frame = runs.agg(others, *(pl.col(name).mean() for name in there)).drop(RUN)
+    return Rows(frame.select(rows.frame.columns), rows.name, rows.source)
 
 
 def _starts(
@@ -175,15 +223,18 @@ def by_time(order: Doubles, split: Split) -> Parts:
     return np.searchsorted(cuts, order, side="left").astype(np.int8)
 
 
-def folds(names: list[str], count: int) -> list[tuple[str, ...]]:
-    """Groups in `count` parts of neighbours, each to be held out once.
+def folds(names: list[str], count: int, seed: int | None) -> list[tuple[str, ...]]:
+    """Groups in `count` parts, each to be held out once: drawn, or without a seed neighbours.
 
     Raises:
         TrainingError: there are fewer groups than folds.
     """
     if count > len(names):
         raise TrainingError(f"{len(names)} groups cannot make {count} folds")
-    return [tuple(map(str, part)) for part in np.array_split(np.array(names), count)]
+    order = np.array(names)
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    return [tuple(map(str, part)) for part in np.array_split(order, count)]
 
 
 def _chosen(held: Held, names: NDArray[np.str_], order: NDArray[np.str_], part: str) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import server.engine.probe as probing
-from server.bundle.repository import Bundle, Entry, find
+from server.bundle.repository import Bundle, Entry, find, load
 from server.config import Config
 from server.engine.device import Device
 from server.engine.engine import Engine
@@ -81,6 +81,22 @@ def test_the_setting_is_the_limit_where_it_is_set(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="5,000,000 max_model_bytes allows"):
         loader(tmp_path, max_model_bytes=5_000_000).engine(entry)
     loader(tmp_path, max_model_bytes=5_000_000, max_sessions=100).engine(entry)
+
+
+def test_what_sessions_may_take_is_said_when_a_model_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_bundle(tmp_path)
+    (entry,) = find(tmp_path)
+    caplog.set_level("INFO")
+    loader(tmp_path, max_sessions=99, kept_inputs=0).engine(entry)
+    manifest = load(entry, tmp_path).manifest
+    states = [100 * 4 * int(np.prod(state.shape)) for state in manifest.states]
+    outputs = 100 * 64 * (4 * manifest.outputs_width + 8)
+    said = (
+        f"small/1: 99 sessions may take {sum(states) + outputs:,} bytes, {outputs:,} of them for "
+    )
+    assert f"{said}the outputs remembered for retries (max_sessions, max_resident)" in caplog.text
 
 
 def test_what_other_models_were_promised_is_not_free(

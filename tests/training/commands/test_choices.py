@@ -10,6 +10,7 @@ import pytest
 
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
+from training.table.segments import folds
 
 
 def test_a_sweep_tries_every_combination_and_ranks_them(
@@ -39,7 +40,10 @@ def test_a_sweep_needs_something_to_measure_by(
     assert "a sweep needs a validation part" in capsys.readouterr().err
 
 
-def test_cross_validation_holds_every_group_out_once(tmp_path: Path) -> None:
+def test_cross_validation_holds_every_group_out_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     out = tmp_path / "folds.json"
     words = ["crossval", str(config_of(tmp_path)), "--folds", "3", "--out", str(out)]
     assert main([*words, "--set", "loop.epochs=2"]) == 0
@@ -48,5 +52,22 @@ def test_cross_validation_holds_every_group_out_once(tmp_path: Path) -> None:
     assert sorted(held_out) == sorted(f"d{k}" for k in range(12))
     assert [len(fold["held_out"]) for fold in found["folds"]] == [4, 4, 4]
     assert sum(map(sum, found["confusion_at_session_end"])) == 12
+    names = [name for fold in found["folds"] for name in fold["held_out"]]
+    assert names not in (sorted(names), sorted(names, key=lambda name: int(name[1:]))), "drawn"
     mean = sum(fold["figures"]["accuracy_per_step"] for fold in found["folds"]) / 3
     assert found["mean"]["accuracy_per_step"] == pytest.approx(mean)
+    values = [fold["figures"]["accuracy_per_step"] for fold in found["folds"]]
+    spread = found["spread"]["accuracy_per_step"]
+    assert (spread["lowest"], spread["highest"]) == (min(values), max(values))
+    assert "accuracy_per_step: mean of the folds" in caplog.text
+    assert len(caplog.text) < 2000
+
+
+def test_folds_are_drawn_by_the_seed_and_hold_every_group_once() -> None:
+    names = [f"d{k:03d}" for k in range(200)]
+    drawn = folds(names, 5, seed=1)
+    assert drawn == folds(names, 5, seed=1) != folds(names, 5, seed=2)
+    assert sorted(name for fold in drawn for name in fold) == names
+    firsts = set(names[:100])
+    assert all(5 < len(firsts & set(fold)) < 35 for fold in drawn)
+    assert folds(names, 5, seed=None)[0] == tuple(names[:40])

@@ -193,7 +193,9 @@ BAD_RECIPES = [
     (("target={kind='next', columns=['load'], horizon=60}",), ["target.horizon", "60 steps"]),
     (("loop.accelerator='cuda'", "loop.devices=64"), ["loop: "]),
     (("loop.accelerator='abacus'",), ["loop", "abacus"]),
-    (("loop.rate=1e30", "loop.epochs=4"), ["loop.rate", "not finite"]),
+    (("loop.rate=1000",), ["loop.rate must be at most 1, not 1000"]),
+    (("loop.weight_decay=1e30", "loop.epochs=4"), ["loop.rate", "not finite"]),
+    (("loop.rate=1", "loop.weight_decay=3", "split.validation=[]"), ["loop.rate", "guessing has"]),
     (("target.weights={sideways=2.0}",), ["target.weights", "sideways"]),
 ]
 
@@ -245,3 +247,16 @@ def test_a_package_that_is_not_installed_is_named() -> None:
     assert done.returncode == 2
     assert "fit needs the package torch, which is not installed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_by_default_a_small_table_is_learned_in_few_epochs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = config_of(tmp_path, delayed(sessions=120, steps=40))
+    given = ("loop.epochs=10", "loop.window=20", "network.hidden=16", "split.test=0.2",
+             "split.validation=0.1", "loop.batch='auto'")  # fmt: skip
+    bundle = fit(config, tmp_path, *given)
+    assert "loop.batch = auto: 4 sessions side by side, about 57 updates an epoch" in caplog.text
+    held_out = json.loads((bundle / "model.json").read_text())["training"]["held_out"]
+    assert held_out["accuracy_per_step"] > 0.85

@@ -128,6 +128,9 @@ def test_the_command_draws_every_cell(
     printed = capsys.readouterr().out
     assert ("A plain RNN has no gate" in printed) == (cell == "rnn")
     assert "second quarter" in printed
+    _, _, advised = printed.partition("What to try:\n")
+    assert advised
+    assert all(line.startswith("- ") for line in advised.splitlines())
 
 
 def test_it_draws_forecasts_with_gaps(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from tests.training.commands.tasks import config_of, fit
 from tests.training.tables import rows
 from training.__main__ import main
+from training.insight.advice import kept
 from training.insight.class_errors import by_class, confusion, reliability
-from training.insight.page import as_toml, kept, number
+from training.insight.page import as_toml, number
 
 HOSTILE = "<script>alert(1)</script>&$x$"
 
@@ -54,8 +55,11 @@ def test_the_page_of_classes_holds_what_the_manifest_holds(tmp_path: Path) -> No
     for title in ("Learning curves", "Per step", "At session end", "Reliability diagram",
                   "How far back the loss reaches", "Gates and state over a session",
                   "How long units remember", "By the position", "By the history given",
-                  provenance["data"]["sha256"], "By session", "hidden = 6"):  # fmt: skip
+                  provenance["data"]["sha256"], "By session", "hidden = 6",
+                  "1 LSTM layer of 6 units", "<ul><li>"):  # fmt: skip
         assert title in page
+    assert page.index("Predicts state of the present step, after every step.") < page.index("<h2")
+    assert not re.search(r"(layer|step|epoch|unit)\(s\)", page)
 
 
 def test_the_page_of_values_draws_their_errors(tmp_path: Path) -> None:
@@ -66,7 +70,8 @@ def test_the_page_of_values_draws_their_errors(tmp_path: Path) -> None:
     assert loads(page) == []
     for title in ("load: predicted against true", "load: RMSE by value and by session",
                   "load: an example session", "load: bias and spread", "ridge 6 lags",
-                  "nothing of the future was seen"):  # fmt: skip
+                  "nothing of the future was seen",
+                  "Predicts load [V] 1 step ahead, after every step."):  # fmt: skip
         assert title in page
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.loop.windows import Lanes, Windows, lay, share
+from training.loop.windows import Lanes, Windows, lanes_of, lay, share, updates_of
 from training.table.session import Session
 
 LENGTHS = st.lists(st.integers(1, 23), min_size=1, max_size=12)
@@ -79,3 +79,21 @@ def test_the_first_steps_weigh_less() -> None:
     lanes = lay([session(0, 8)], 1, 8, warm_in=4)
     expected = torch.tensor([0.25, 0.5, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
     torch.testing.assert_close(Windows(lanes)[0]["weight"][0], expected)
+
+
+def test_a_small_table_gets_few_lanes_and_a_large_one_sixty_four() -> None:
+    def lanes(sessions: int, steps: int) -> int:
+        return lanes_of("auto", [session(k, steps) for k in range(sessions)], window=10)
+
+    assert lanes(300, 20) == 9  # 600 windows in 64 updates
+    assert lanes(5000, 20) == 64
+    assert lanes(20, 25) == 4
+    assert lanes(3, 10_000) == 3, "there are no more sessions"
+    assert lanes_of(16, [session(k, 5) for k in range(20)], window=10) == 16
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 9))
+def test_as_many_updates_are_told_as_there_are(lengths: list[int], batch: int, window: int) -> None:
+    sessions = [session(k, steps) for k, steps in enumerate(lengths)]
+    lanes = lanes_of(batch, sessions, window)
+    assert updates_of(sessions, lanes, window) == len(Windows(lay(sessions, batch, window)))

@@ -41,6 +41,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
         (b"a,b\n1,2\n1,\xff\n", "row 2 is not UTF-8"),
         (b"a,\xff\n1,2\n", "the header is not UTF-8"),
         (b"a,a\n1,2\n", "two columns are called 'a'"),
+        (b"a,b,c\n1,2,3\n\n4,5\n6,7,\n", "row 2 has 2 values; the header names 3 columns"),
     ],
     ids=lambda each: each.decode(errors="replace")[:8] if isinstance(each, bytes) else "",
 )
@@ -104,6 +105,8 @@ def test_a_column_that_is_not_there_is_named_with_those_there_are(
         (2, "nan", "column 'load': the value is missing; features.load does not allow it"),
         (2, "NA", "column 'load': the value is missing; features.load does not allow it"),
         (2, "inf", "column 'load': the value is infinite"),
+        (2, "1e39", "column 'load': 1e+39 is too large: float32 ends at 3.4e38"),
+        (2, "-1e39", "column 'load': -1e+39 is too large: float32 ends at 3.4e38"),
         (3, "", "column 'mode': the value is missing; features.mode does not allow it"),
         (4, "", "column 'state': the value is missing; target does not allow it"),
     ],
@@ -117,7 +120,10 @@ def test_a_bad_value_is_named_by_row_and_column(
 
 def test_two_rows_of_one_time_are_named(tmp_path: Path) -> None:
     text = refused(broken(tmp_path, 31, 1, 5))
-    assert text == "table.csv, rows 30 and 31: session 'd2' has two rows of the same 'second'"
+    assert text == (
+        "table.csv, rows 30 and 31: session 'd2' has two rows of the same 'second' "
+        "(table.duplicates may keep the first, last or mean)"
+    )
 
 
 def test_a_session_of_one_row_is_named_or_left_out(tmp_path: Path) -> None:
@@ -137,6 +143,17 @@ def test_a_constant_feature_is_named(tmp_path: Path) -> None:
         row[3] = "a"
     text = refused(write_table(tmp_path / "table.csv", table), "features={mode={embedding=1}}")
     assert text.startswith("table.csv, column 'mode': it is a in all of the training part")
+
+
+@pytest.mark.parametrize("kind", ["value", "next"])
+def test_a_target_that_never_changes_is_named(tmp_path: Path, kind: str) -> None:
+    table = [[*row, 3 if row[0] != "d0" else row[1]] for row in rows()]
+    file = write_table(tmp_path / "table.csv", table, HEADER.strip() + ",flow\n")
+    target = f"target={{kind='{kind}', columns=['flow']}}"
+    more = ["features={flow={}, load={}}"] if kind == "next" else []
+    text = refused(file, target, *more)
+    assert text.startswith("table.csv, column 'flow': ")
+    assert "3 in all of the training part" in text
 
 
 def test_a_target_unseen_in_training_is_named(tmp_path: Path) -> None:
@@ -176,6 +193,44 @@ def test_a_session_of_two_groups_is_refused(tmp_path: Path) -> None:
     file = write_table(tmp_path / "table.csv", table, header)
     text = refused(file, "split={by='group', group='site', test=0.3, validation=0.3}")
     assert text == "table.csv, row 7: the session is of more than one group"
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("gone > 1", ""),
+        ("load >", ""),
+        ("load + 1", "'load + 1' is no condition, but a value"),
+        ("load > 1000", "'load > 1000' holds for no row"),
+    ],
+)
+def test_a_bad_condition_is_named(tmp_path: Path, condition: str, said: str) -> None:
+    file = write_table(tmp_path / "table.csv", rows())
+    text = refused(file, f"table.where='{condition}'")
+    assert text.startswith(f"table.csv: table.where: {said}")
+
+
+@pytest.mark.parametrize("text", ["03/04/2021", "3.4.2021 10:00", "13/04/2021", "01-02-21"])
+def test_a_time_that_may_be_read_in_two_ways_is_refused(tmp_path: Path, text: str) -> None:
+    said = refused(write_table(tmp_path / "table.csv", dated([text] * 12)))
+    assert said == (
+        f"table.csv, row 1, column 'second': {text!r} may be read with the day or the month first; "
+        'say which, as table.time_format = "%m/%d/%Y"'
+    )
+
+
+def test_a_time_of_another_format_than_the_stated_is_named(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "table.csv", dated(["03/04/2021", "30/04/2021"]))
+    text = refused(file, 'table.time_format="%m/%d/%Y"')
+    assert text == (
+        "table.csv, row 2, column 'second': '30/04/2021' is not a time of table.time_format "
+        "'%m/%d/%Y'"
+    )
+
+
+def dated(texts: list[str]) -> list[list[Any]]:
+    """A table of these times."""
+    return [[row[0], text, *row[2:]] for row, text in zip(rows(), texts, strict=False)]
 
 
 def test_a_bad_derivation_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.tables import HEADER, recipe, rows, write_table
+from training.errors import TrainingError
 from training.recipe.recipe import Split, from_mapping, read_recipe, to_mapping
 from training.recipes import find_recipe
 from training.table.dataset import load
@@ -68,6 +69,67 @@ def test_times_are_seconds(tmp_path: Path) -> None:
     assert [len(session) for session in dataset.test] == [12]
     assert dataset.test[0].order[0] == start.timestamp()
     np.testing.assert_array_equal(np.diff(dataset.test[0].order), 3600.0)
+
+
+def test_times_are_read_as_the_recipe_says_not_as_they_look(tmp_path: Path) -> None:
+    start = datetime(2021, 1, 27, tzinfo=UTC)  # the days of a month that may be months, too
+    days = [start + timedelta(days=k) for k in range(12)]
+    for time_format in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%y", "%d %b %Y"):
+        table = [[row[0], days[row[1]].strftime(time_format), *row[2:]] for row in rows()]
+        file = write_table(tmp_path / "t.csv", table)
+        session = load(recipe(file, f"table.time_format={time_format!r}")).test[0]
+        assert list(session.order) == [day.timestamp() for day in days]
+        assert list(session.x[:, 0]) == [np.float32(row[2]) for row in table[:12]]
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "load_of_it", "mode_of_it", "up"),
+    [("first", 1.0, 0, 1), ("last", 4.0, 2, 0), ("mean", 2.5, 0, 1)],
+)
+def test_of_rows_of_one_time_the_one_asked_for_stays(
+    tmp_path: Path, duplicates: str, load_of_it: float, mode_of_it: int, up: int
+) -> None:
+    table = rows()
+    table[3][2:] = [1.0, "a", "up"]
+    table.append([*table[3][:2], 4.0, "c", "down"])
+    file = write_table(tmp_path / "t.csv", table)
+    session = load(recipe(file, f"table.duplicates={duplicates!r}")).test[0]
+    assert list(session.order) == list(range(12))
+    assert session.x[3].tolist() == [load_of_it, mode_of_it]
+    assert session.y[3].tolist() == [up]
+
+
+def test_a_mean_is_of_what_is_known_and_still_names_what_is_no_number(tmp_path: Path) -> None:
+    table = rows()
+    table[3][2] = 1.0
+    table.append([*table[3][:2], "", *table[3][3:]])
+    file = write_table(tmp_path / "t.csv", table)
+    assert load(recipe(file, "table.duplicates=mean")).test[0].x[3, 0] == 1.0
+    table[-1][2] = "much"
+    write_table(file, table)
+    with pytest.raises(TrainingError, match=r"t\.csv, row 73, column 'load': 'much' is no number"):
+        load(recipe(file, "table.duplicates=mean"))
+
+
+def test_rows_are_chosen_by_a_condition_and_keep_their_numbers(tmp_path: Path) -> None:
+    table = rows()
+    table[5][3] = ""
+    file = write_table(tmp_path / "t.csv", table)
+    dataset = load(recipe(file, "table.where=\"second < 9 AND mode <> 'b'\""))
+    kept = [row for row in table if row[1] < 9 and row[3] not in ("b", "")]
+    assert sum(map(len, every(dataset))) == len(kept)
+    assert dataset.features[1].labels == ("a", "c")
+    table[71][2], table[70][1] = "much", 20
+    write_table(file, table)
+    with pytest.raises(TrainingError, match=r"row 72, column 'load': 'much' is no number"):
+        load(recipe(file, "table.where='second > 2'"))
+
+
+def test_empty_lines_of_a_csv_file_are_no_rows(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "t.csv", rows())
+    plain = load(recipe(file))
+    file.write_text(file.read_text().replace("\nd3,", "\n\nd3,") + "\n\n")
+    assert sum(map(len, every(load(recipe(file))))) == sum(map(len, every(plain)))
 
 
 def test_the_target_of_a_step_is_read_horizon_steps_later(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ share one connection, and the server batches what they ask for at the same time.
 import argparse
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate import Client, ClientOptions, Model, Session
 from tidegate.cli.common import (
+    BadFile,
     Failure,
     LiveAlready,
     Subparsers,
     add_version,
     client_options,
+    count,
     into,
     name,
     rate,
@@ -28,6 +31,8 @@ from tidegate.cli.stream.progress import Progress, Reader, SessionProgress, summ
 from tidegate.cli.stream.table import keep_showing, make_view
 from tidegate.errors import TidegateError
 
+MOST_NAMED = 8
+
 
 def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
     """Add the command."""
@@ -36,7 +41,20 @@ def add(commands: Subparsers, server: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", type=Path, metavar="FILE.csv", help="columns named like the model's features")
     add("--session-column", required=True, help="the column that tells sessions apart")
-    add("--label-column", help="the column with the true label, for accuracy")
+    add(
+        "--label-column",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="the column with the true label or value, for accuracy or RMSE; repeatable, one for "
+        "each value that the model puts out, in their order",
+    )
+    add(
+        "--horizon",
+        type=count,
+        default=0,
+        help="what is true of a row stands so many rows later in its session (%(default)s)",
+    )
     add("--model", type=name, required=True)
     add_version(parser, "the newest")
     add("--sessions", type=several, help="only the file's first N sessions")
@@ -58,7 +76,8 @@ class StreamPlan:
 
     file: Path
     session_column: str
-    label_column: str | None
+    label_column: list[str]
+    horizon: int
     model: str
     version: int
     address: str
@@ -73,23 +92,57 @@ async def stream(plan: StreamPlan) -> None:
     """Play the file, show it, and print the summary."""
     async with Client(plan.address, plan.options) as client:
         model = await client.model(plan.model, plan.version)
+        _check_columns(plan, model)
         recordings = _recordings(plan, model)
         await _refuse_live(client, model, recordings, plan.prefix)
         progress = Progress(
-            [SessionProgress(plan.prefix + each.session, len(each.rows)) for each in recordings]
+            [SessionProgress(plan.prefix + each.session, len(each.rows)) for each in recordings],
+            () if model.labels else _values(model)[: len(plan.label_column)],
         )
         say(
             f"{len(recordings)} sessions of {plan.file} to {model.name}/{model.version} "
             f"on {plan.address} ({model.device})",
             now=True,
         )
+        _tell_unknown(recordings, model)
         await _play_all(_Player(client, model, plan, progress), recordings)
     say(*summary_lines(progress, progress.elapsed))
 
 
 def _recordings(plan: StreamPlan, model: Model) -> list[Recording]:
-    columns = Columns(plan.session_column, model.features, plan.label_column, model.labels)
+    columns = Columns(
+        plan.session_column, model.features, tuple(plan.label_column), model.labels, plan.horizon
+    )
     return read_recordings(plan.file, columns)[: plan.sessions]
+
+
+def _check_columns(plan: StreamPlan, model: Model) -> None:
+    most = 1 if model.labels else len(_values(model))
+    if len(plan.label_column) > most:
+        what = "one label" if model.labels else f"{most} value(s)"
+        raise BadFile(f"--label-column is given {len(plan.label_column)} times, and {model.name} "
+                      f"puts out {what}")  # fmt: skip
+
+
+def _values(model: Model) -> tuple[tuple[str, str], ...]:
+    """Name and unit of each value that a step puts out."""
+    return tuple(
+        (each.name if each.size == 1 else f"{each.name}[{k}]", each.unit)
+        for each in model.outputs
+        for k in range(each.size)
+    )
+
+
+def _tell_unknown(recordings: list[Recording], model: Model) -> None:
+    """The model takes such cells as it took what it never saw in training: say so, once."""
+    found = Counter[str]()
+    for each in recordings:
+        found += each.unknown(model.features)
+    labels = {each.name: each.labels for each in model.features}
+    for column, cells in found.items():
+        known = ", ".join(labels[column][:MOST_NAMED])
+        more = ", ..." if len(labels[column]) > MOST_NAMED else ""
+        say(f"{cells:,} cells of {column!r} are unknown to the model, which knows {known}{more}")
 
 
 async def _refuse_live(
@@ -142,8 +195,8 @@ class _Player:
         self, session: Session, recording: Recording, progress: SessionProgress
     ) -> None:
         start = time.perf_counter()
-        truths = recording.truths or [""] * len(recording.rows)
-        for at, (features, truth) in enumerate(zip(recording.features, truths, strict=True)):
+        pairs = zip(recording.features, recording.truths, strict=True)
+        for at, (features, truth) in enumerate(pairs):
             if self._plan.rate:
                 await asyncio.sleep(start + at / self._plan.rate - time.perf_counter())
             before = time.perf_counter()

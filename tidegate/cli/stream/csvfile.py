@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tidegate import Feature
 from tidegate.cli.common import BadFile
 
+TRUTHS = {"true": 1.0, "True": 1.0, "false": 0.0, "False": 0.0}  # as training reads them
 UNKNOWN = -1.0  # in place of a label's index, where the model does not know the label
 
 
@@ -21,9 +23,13 @@ class Columns:
 
     session: str
     features: tuple[Feature, ...]
-    label: str | None = None
+    truths: tuple[str, ...] = ()
+    """The columns of what is true: the one of the label, or one for each value."""
     labels: tuple[str, ...] = ()
-    """Labels the model knows; others in the label column are a mistake."""
+    """Labels the model knows; others in the label column are a mistake. Without any, truths are
+    numbers."""
+    horizon: int = 0
+    """The truth of a row stands so many rows later in its session."""
 
 
 @dataclass
@@ -33,16 +39,22 @@ class Recording:
     session: str
     features: NDArray[np.float32]
     """[rows, features]"""
-    truths: list[str]
-    """The label of each row, "" where it has none; empty without a label column."""
+    truths: list[tuple[str, ...]]
+    """What is true of each row, "" where that is not known; empty tuples without such columns."""
     rows: list[int]
     """The line of the file on which each row ends."""
+
+    def unknown(self, features: Sequence[Feature]) -> Counter[str]:
+        """By feature, the cells that are no label of the model."""
+        counts = (self.features == UNKNOWN).sum(axis=0).tolist()
+        return Counter({each.name: count for each, count in zip(features, counts, strict=True)
+                        if each.labels and count})  # fmt: skip
 
 
 @dataclass
 class _Rows:
     values: list[list[float]] = field(default_factory=list)
-    truths: list[str] = field(default_factory=list)
+    truths: list[tuple[str, ...]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
 
@@ -59,8 +71,7 @@ def read_recordings(path: Path, columns: Columns) -> list[Recording]:
                 found = sessions.setdefault(session, _Rows())
                 found.values.append(values)
                 found.rows.append(row)
-                if columns.label is not None:
-                    found.truths.append(truth)
+                found.truths.append(truth)
     except OSError as error:
         raise BadFile.of(path, error) from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -69,9 +80,16 @@ def read_recordings(path: Path, columns: Columns) -> list[Recording]:
         raise BadFile(f"{path}: no rows")
     with np.errstate(over="ignore"):  # the server judges what is not finite in float32
         return [
-            Recording(session, np.array(each.values, np.float32), each.truths, each.rows)
+            Recording(session, np.array(each.values, np.float32), _later(each.truths, columns),
+                      each.rows)
             for session, each in sessions.items()
-        ]
+        ]  # fmt: skip
+
+
+def _later(truths: list[tuple[str, ...]], columns: Columns) -> list[tuple[str, ...]]:
+    """Each row's truth from `horizon` rows later, and none for the last ones."""
+    none = ("",) * len(columns.truths)
+    return truths[columns.horizon :] + [none] * min(columns.horizon, len(truths))
 
 
 class _Parser:
@@ -80,8 +98,8 @@ class _Parser:
     def __init__(self, path: Path, columns: Columns) -> None:
         self._path, self._columns = path, columns
 
-    def rows(self, lines: Iterator[str]) -> Iterator[tuple[str, list[float], str, int]]:
-        """Session, features, truth and line number of each row."""
+    def rows(self, lines: Iterator[str]) -> Iterator[tuple[str, list[float], tuple[str, ...], int]]:
+        """Session, features, truths and line number of each row."""
         reader = csv.reader(lines, strict=True)
         header = [name.strip() for name in next(reader, [])]
         columns = self._columns
@@ -89,15 +107,15 @@ class _Parser:
         features = [
             (each, self._position(header, each.name, "a feature")) for each in columns.features
         ]
-        label = None
-        if columns.label is not None:
-            label = self._position(header, columns.label, "the label column")
+        truths = [
+            (each, self._position(header, each, "the label column")) for each in columns.truths
+        ]
         for cells in reader:
             row = reader.line_num
             if not cells:
                 continue  # an empty line
             values = [self._value(cells, at, row, each) for each, at in features]
-            truth = "" if label is None else self._truth(cells, label, row)
+            truth = tuple(self._truth(cells, at, row, each) for each, at in truths)
             yield self._filled(cells, session, row, columns.session), values, truth, row
 
     def _position(self, header: Sequence[str], name: str, what: str) -> int:
@@ -118,23 +136,28 @@ class _Parser:
             return math.nan
         cell = self._filled(cells, at, row, feature.name)
         if feature.labels:
-            return feature.labels.index(cell) if cell in feature.labels else UNKNOWN
+            found = next((each for each in (cells[at], cell) if each in feature.labels), None)
+            return UNKNOWN if found is None else feature.labels.index(found)
         try:
-            return float(cell)
+            return TRUTHS[cell] if cell in TRUTHS else float(cell)
         except ValueError:
             raise BadFile(
                 f"{self._path}: row {row}, column {feature.name!r}: {cell[:40]!r} is not a number"
             ) from None
 
-    def _truth(self, cells: Sequence[str], at: int, row: int) -> str:
-        cell = _cell(cells, at)
-        known = self._columns.labels
-        if cell and known and cell not in known:
-            raise BadFile(
-                f"{self._path}: row {row}, column {self._columns.label!r}: "
-                f"{cell[:40]!r} is no label of the model ({', '.join(known)})"
-            )
-        return cell
+    def _truth(self, cells: Sequence[str], at: int, row: int, name: str) -> str:
+        cell, known = _cell(cells, at), self._columns.labels
+        if not cell or cell in known or (not known and _is_number(cell)):
+            return cell
+        wrong = f"no label of the model ({', '.join(known)})" if known else "not a number"
+        raise BadFile(f"{self._path}: row {row}, column {name!r}: {cell[:40]!r} is {wrong}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _cell(cells: Sequence[str], at: int) -> str:

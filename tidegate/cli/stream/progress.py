@@ -3,7 +3,9 @@
 Written by the streams, read by the views.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +23,8 @@ class Prediction:
     label: str | None = None
     """The likeliest label of the model's first output with labels; None where it has none."""
     probability: float | None = None
+    values: tuple[float, ...] = ()
+    """All that was put out, where the model has no labels."""
 
 
 class Reader:
@@ -44,7 +48,7 @@ class Reader:
         for output, start, end in self._spans:
             values = " ".join(f"{value:.4g}" for value in outputs[start:end])
             texts.append(f"{output.name} {values} {output.unit}".strip())
-        return Prediction(", ".join(texts))
+        return Prediction(", ".join(texts), values=tuple(map(float, outputs)))
 
 
 @dataclass
@@ -59,14 +63,27 @@ class SessionProgress:
     truth: str = ""
     judged: int = 0
     correct: int = 0
+    squares: list[float] = field(default_factory=list)
+    """Summed squared errors of each value that has a truth, and how often it had one."""
+    counts: list[int] = field(default_factory=list)
 
-    def record(self, prediction: Prediction, truth: str) -> None:
+    def record(self, prediction: Prediction, truths: tuple[str, ...]) -> None:
         """Take in one answered step."""
         self.done += 1
-        self.prediction, self.truth = prediction, truth
-        if truth and prediction.label is not None:
+        self.prediction, self.truth = prediction, " ".join(truths)
+        if prediction.label is None:
+            self._measure(prediction.values, truths)
+        elif self.truth:
             self.judged += 1
-            self.correct += prediction.label == truth
+            self.correct += prediction.label == self.truth
+
+    def _measure(self, values: tuple[float, ...], truths: tuple[str, ...]) -> None:
+        if not self.counts:
+            self.squares, self.counts = [0.0] * len(truths), [0] * len(truths)
+        for k, (value, truth) in enumerate(zip(values, truths, strict=False)):
+            if truth:
+                self.squares[k] += (value - float(truth)) ** 2
+                self.counts[k] += 1
 
     @property
     def finished(self) -> bool:
@@ -78,12 +95,26 @@ class SessionProgress:
         """The share of its judged steps that were right, so far."""
         return self.correct / self.judged if self.judged else None
 
+    @property
+    def rmse(self) -> float | None:
+        """The root mean square error of its first value, so far."""
+        return rmse_of([self], 0)
+
+
+def rmse_of(sessions: Sequence[SessionProgress], value: int) -> float | None:
+    """The root mean square error of one value over sessions; None where no truth is known."""
+    measured = [each for each in sessions if value < len(each.counts)]
+    count = sum(each.counts[value] for each in measured)
+    return math.sqrt(sum(each.squares[value] for each in measured) / count) if count else None
+
 
 @dataclass
 class Progress:
     """The whole run."""
 
     sessions: list[SessionProgress]
+    measured: tuple[tuple[str, str], ...] = ()
+    """Name and unit of each value that has truths, where the model has no labels."""
     latencies: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -118,11 +149,21 @@ def summary_lines(progress: Progress, elapsed: float) -> list[str]:
             f"accuracy   {progress.accuracy:.3f} per step, "
             f"{right / judged if judged else 0.0:.3f} at session end ({right} of {judged})"
         )
+    lines += _errors(progress)
     if progress.latencies:
         milliseconds = np.array(progress.latencies) * 1000
         p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
         lines.append(latency_line(p50, p90, p99, milliseconds.max()))
     return lines
+
+
+def _errors(progress: Progress) -> list[str]:
+    """RMSE of each value that has truths."""
+    told = []
+    for k, (name, unit) in enumerate(progress.measured):
+        error = rmse_of(progress.sessions, k)
+        told.append(f"{name} {'-' if error is None else f'{error:.5g}'} {unit}".strip())
+    return [f"RMSE       {', '.join(told)}"] if told else []
 
 
 def session_ends(progress: Progress) -> tuple[int, int]:

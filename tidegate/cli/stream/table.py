@@ -105,7 +105,7 @@ def session_table(progress: Progress, rows: int) -> "Table":
     table.add_column("prediction", no_wrap=True)
     table.add_column("prob.", justify="right")
     table.add_column("truth", no_wrap=True)
-    table.add_column("accuracy", justify="right")
+    table.add_column("RMSE" if progress.measured else "accuracy", justify="right")
     for each in shown(progress, rows):
         style = "dim" if not each.running else ""
         table.add_row(*(Text(printable(cell)) for cell in cells(each)), style=style)
@@ -127,13 +127,14 @@ def cells(session: SessionProgress) -> tuple[str, ...]:
     """One session's row, as text."""
     prediction = session.prediction
     probability = prediction.probability if prediction else None
+    score, places = (session.accuracy, ".3f") if session.rmse is None else (session.rmse, ".4g")
     return (
         session.session,
         f"{session.done:,}/{session.total:,}",
         prediction.text if prediction else "",
         "" if probability is None else f"{probability:.2f}",
         session.truth,
-        "" if session.accuracy is None else f"{session.accuracy:.3f}",
+        "" if score is None else f"{score:{places}}",
     )
 
 

@@ -1,0 +1,42 @@
+"""Whether a run has made a model at all, before anything is written of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from training.errors import TrainingError
+from training.figures import predict
+from training.loop.fit import Fitted, class_weights
+from training.recipe.recipe import Recipe
+from training.table.session import Dataset
+
+WORSE = 1.5
+
+
+def check_learned(dataset: Dataset, recipe: Recipe, fitted: Fitted) -> None:
+    """A network far worse than a guess, or one that says the same whatever it sees, is no model.
+
+    Raises:
+        TrainingError: it is either; the setting to change is named.
+    """
+    kept = min(fitted.curve, key=lambda line: line.get("validation_loss", -line["epoch"]))
+    loss, guessing = kept["train_loss"], _guessing(dataset, recipe)
+    if loss > WORSE * guessing:
+        raise TrainingError(f"loop.rate: the training loss is {loss:.4g}, where guessing has "
+                            f"{guessing:.4g}; try a rate below {recipe.loop.rate:g}")  # fmt: skip
+    x = dataset.train[0].x
+    if len(x) > 1 and np.ptp(predict(fitted.network, x), axis=0).max() == 0:
+        raise TrainingError("loop.rate: the network puts out the same at every step, whatever it "
+                            f"sees; try a rate below {recipe.loop.rate:g}")  # fmt: skip
+
+
+def _guessing(dataset: Dataset, recipe: Recipe) -> float:
+    """The loss of who says the mean (values are standardised), or all classes to be as likely."""
+    if not dataset.target.classes:
+        return 1.0
+    weights = class_weights(dataset, recipe)
+    y = np.concatenate([session.y[:, 0] for session in dataset.train])
+    share = 1.0 if weights is None else float(weights.numpy()[y[~np.isnan(y)].astype(int)].mean())
+    return math.log(dataset.target.outputs) * share

@@ -23,7 +23,7 @@ def add(commands: Subparsers) -> None:
         "server's access file has to say of it: append that there.",
     )
     parser.add_argument("name", type=_name, metavar="NAME", help="whose it is, for logs")
-    parser.add_argument("--tenant", type=_tenant, default="", help="whose sessions it works on")
+    parser.add_argument("--tenant", type=_tenant, help="whose sessions it works on")
     parser.add_argument(
         "--role", dest="roles", action="append", choices=ROLES, help="may be repeated (step)"
     )

@@ -33,6 +33,7 @@ from training.insight.class_errors import (
 )
 from training.insight.diagnose import Diagnosis, diagnose
 from training.insight.evaluation import Evaluation, Subject, evaluate
+from training.insight.moved import Movement
 from training.insight.picture import (
     BLUE,
     GREY,
@@ -62,8 +63,8 @@ FIGURES = {
 }
 
 
-def page(subject: Subject) -> str:
-    """The whole page.
+def page(subject: Subject, moved: Movement | None = None) -> str:
+    """The whole page; with `moved`, how features have moved where it is served.
 
     Raises:
         TrainingError: the manifest lacks a part, there is nothing held out to measure by, or the
@@ -84,6 +85,7 @@ def page(subject: Subject) -> str:
     environment.filters |= {"number": number, "svg": _svg, "interval": _interval, "figure": name_of}
     return environment.get_template(TEMPLATE).render(
         subject=subject,
+        moved=moved,
         manifest=subject.manifest,
         provenance=subject.provenance,
         part=evaluation.part,

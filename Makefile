@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 # Files of tests at once: many wait for a server more than they compute.
 AT_ONCE := -n 3 --dist loadfile
-SOURCES := server tidegate training benchmarks tests deploy
+SOURCES := server tidegate tidegate_train training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \
         torture soak upgrade-check released cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean

@@ -19,6 +19,8 @@ COMMANDS = {
     "crossval": ("training.commands.crossval", "accuracy on groups never seen, in folds"),
     "diagnose": ("training.commands.diagnose", "draw what a network learned and remembers"),
     "report": ("training.commands.report", "write one HTML page on a bundle"),
+    "compare": ("training.commands.compare", "which of two bundles is better on a table"),
+    "replay": ("training.commands.replay", "stream held-out sessions through a server"),
     "verify": ("training.commands.verify", "check that a bundle keeps its promises"),
     "predict": ("training.commands.predict", "write a bundle's predictions of held-out sessions"),
     "sign": ("training.commands.sign", "vouch for a bundle with a key"),
@@ -28,7 +30,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with one sentence on what must be fixed."""
+    """Exit status 0; 2 with one sentence on what must be fixed; 1 where `replay` found that a
+    server answers otherwise."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen.run(chosen)
     except TrainingError as error:
         print(f"tidegate-train: {error}", file=sys.stderr)
-        return 2
+        return error.status
     return 0
 
 

@@ -10,12 +10,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.errors import TrainingError
 from training.graphs.whole import Form, graphs, usual_form
 from training.network import FILE, Network, network_to_bytes
 
 FORMAT = 1
 SPLIT, MANY = "split.json", 100
 PARTS = ("training", "validation", "test")
+
+
+def bundle_folder(out: Path | None, name: str) -> Path:
+    """`out`, or the next free version under models/NAME.
+
+    Raises:
+        TrainingError: `out` does not end in a version number.
+    """
+    if out is None:
+        taken = [int(p.name) for p in Path("models", name).glob("*") if p.name.isdecimal()]
+        return Path("models", name, str(max(taken, default=0) + 1))
+    if not out.name.isdecimal() or int(out.name) < 1:
+        raise TrainingError(
+            f"a bundle's folder must end in NAME/VERSION, VERSION a whole number, not {out}"
+        )
+    return out
 
 
 def write_bundle(

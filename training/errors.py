@@ -2,4 +2,7 @@
 
 
 class TrainingError(Exception):
-    """Something given is wrong; the message names it. The command prints it and exits with 2."""
+    """Something given is wrong; the message names it. The command prints it and exits with
+    `status`."""
+
+    status = 2

@@ -11,16 +11,16 @@ import numpy as np
 
 from training.distribution import distribution
 from training.recipe.recipe import Recipe, to_mapping
+from training.scoring.comparison import Comparison
 from training.table.session import Dataset, Feature, Session, Target
 
-PACKAGES = ("lightning", "numpy", "onnx", "onnxruntime-gpu", "polars", "torch")
+PACKAGES = ("lightning", "numpy", "onnx", "onnxruntime-gpu", "polars", "scikit-learn", "torch")
 
 
 def provenance(
     dataset: Dataset,
     recipe: Recipe,
-    figures: Mapping[str, float],
-    baselines: Mapping[str, float],
+    comparison: Comparison,
     curve: Sequence[Mapping[str, float]],
     seconds: float,
 ) -> dict[str, Any]:
@@ -29,8 +29,9 @@ def provenance(
         "data": dataset.source,
         "recipe": to_mapping(recipe),
         "split": _split(dataset, recipe),
-        "held_out": dict(figures),
-        "baselines": dict(baselines),
+        "held_out": comparison.scores.values,
+        "baselines": comparison.baseline_figures,
+        "comparison": comparison.plain(),
         "curve": [dict(line) for line in curve],
         "seconds": round(seconds),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},

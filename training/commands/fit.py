@@ -1,21 +1,18 @@
-"""Train by a recipe, compare with simple means, prove the export, write the bundle."""
+"""Train by a recipe, compare with simple baselines, prove the export, write the bundle."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import time
-from functools import partial
 from pathlib import Path
 
-from training.commands.options import add_recipe, bundle_folder, recipe_of
-from training.export import export
-from training.figures import compare, figures_on, predict
-from training.loop.fit import Fitted, fit
-from training.loop.learned import check_learned
+from training.api import fit_dataset, write
+from training.bundle import bundle_folder
+from training.commands.options import add_recipe, recipe_of
 from training.loop.windows import lanes_of, updates_of
-from training.provenance import feature_entries, output_entries, provenance
 from training.recipe.recipe import Recipe
+from training.scoring.comparison import Comparison
+from training.scoring.words import figure_lines
 from training.table.dataset import load
 from training.table.session import Dataset
 
@@ -44,12 +41,11 @@ def run(arguments: argparse.Namespace) -> None:
     out = bundle_folder(arguments.out, recipe.name)
     dataset = load(recipe)
     _tell(dataset, recipe)
-    started = time.monotonic()
     folder = arguments.runs / recipe.name
-    fitted = fit(dataset, recipe, folder, resume=arguments.resume, quiet=arguments.quiet)
-    check_learned(dataset, recipe, fitted)
-    if fitted.first:  # of several processes one writes
-        _write(out, dataset, recipe, fitted, time.monotonic() - started)
+    trained = fit_dataset(recipe, dataset, folder, resume=arguments.resume, quiet=arguments.quiet)
+    if trained.comparison is not None:  # of several processes one writes
+        _tell_figures(trained.comparison)
+        log.info("wrote %s; largest differences from the reference: %s", out, write(trained, out))
 
 
 def _tell(dataset: Dataset, recipe: Recipe) -> None:
@@ -62,24 +58,13 @@ def _tell(dataset: Dataset, recipe: Recipe) -> None:
              loop.batch, lanes, updates_of(dataset.train, lanes, loop.window))  # fmt: skip
 
 
-def _write(out: Path, dataset: Dataset, recipe: Recipe, fitted: Fitted, seconds: float) -> None:
-    part, sessions = dataset.held_out
-    figures = figures_on(fitted.network, dataset.target, sessions)
-    baselines = compare(dataset, recipe.baselines) if dataset.test else {}
-    for name, value in figures.items():
-        log.info("%s part, %s: %.4g", part, name, value)
-    for name, value in baselines.items():
-        log.info("  for comparison, %s: %.4g", name, value)
-    errors = export(
-        out,
-        fitted.network.network(),
-        features=feature_entries(dataset),
-        outputs=output_entries(dataset.target),
-        sessions=sessions,
-        target=dataset.target,
-        torch_outputs=partial(predict, fitted.network),
-        precision=recipe.export.precision,
-        description=recipe.description,
-        provenance=provenance(dataset, recipe, figures, baselines, fitted.curve, seconds),
-    )
-    log.info("wrote %s; largest differences from the reference: %s", out, errors)
+def _tell_figures(comparison: Comparison) -> None:
+    scores = comparison.scores
+    for line in figure_lines(scores.figures):
+        log.info("%s part, %s", scores.part, line)
+    for each in scores.classes:
+        log.info("  class %s, %d steps: %s", each.label, each.steps,
+                 ", ".join(figure_lines(each.figures)))  # fmt: skip
+    for name, figures in comparison.baselines.items():
+        log.info("  for comparison, %s: %s", name, ", ".join(figure_lines(figures)))
+    log.info("%s", comparison.sentence)

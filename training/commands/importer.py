@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from training.commands.options import bundle_folder
+from training.bundle import bundle_folder
 from training.errors import TrainingError
 from training.importer.importing import Imported, import_model
 from training.importer.listing import listing, swappable

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from training.errors import TrainingError
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
 
@@ -25,17 +23,3 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe asked for."""
     return read_recipe(find_recipe(arguments.config), arguments.set)
-
-
-def bundle_folder(out: Path | None, name: str) -> Path:
-    """`out`, or the next free version under models/NAME.
-
-    Raises:
-        TrainingError: `out` does not end in a version number.
-    """
-    if out is None:
-        taken = [int(p.name) for p in Path("models", name).glob("*") if p.name.isdecimal()]
-        return Path("models", name, str(max(taken, default=0) + 1))
-    if not out.name.isdecimal() or int(out.name) < 1:
-        raise TrainingError(f"--out must end in NAME/VERSION, VERSION a whole number, not {out}")
-    return out

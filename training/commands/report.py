@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import tempfile
 from pathlib import Path
 
 from training.errors import TrainingError
 from training.insight.evaluation import open_subject
+from training.insight.moved import Movement, movement
 from training.insight.page import page
 
 log = logging.getLogger(__name__)
@@ -18,23 +20,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """BUNDLE, where to."""
     parser.add_argument("bundle", type=Path, help="its folder, .../NAME/VERSION")
     parser.add_argument("--out", type=Path, help="the HTML file (runs/NAME/report.html)")
+    parser.add_argument(
+        "--against",
+        metavar="METRICS_URL",
+        help="a server's metrics page: which features have moved since, and how much",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page whole, or not at all.
 
     Raises:
-        TrainingError: it is no bundle that `fit` wrote, its data cannot be read, or the file not
-            written.
+        TrainingError: it is no bundle that `fit` wrote, its data or the metrics page cannot be
+            read, or the file not written.
     """
     subject = open_subject(arguments.bundle)
     out = arguments.out or Path("runs", subject.recipe.name, "report.html")
-    text = page(subject)
+    moved = movement(arguments.against, subject.manifest) if arguments.against else None
+    text = page(subject, moved)
     try:
         _write(out, text)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror}") from error
     log.info("wrote %s", out)
+    if moved is not None:
+        _tell(moved)
+
+
+def _tell(moved: Movement) -> None:
+    for each in moved.features:
+        index = "–" if math.isnan(each.index) else f"{each.index:.3f}"
+        print(f"{each.feature}: PSI {index}, {each.words}")
+    print(moved.sentence)
 
 
 def _write(out: Path, text: str) -> None:

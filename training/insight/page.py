@@ -33,6 +33,7 @@ from training.insight.class_errors import (
 )
 from training.insight.diagnose import Diagnosis, diagnose
 from training.insight.evaluation import Evaluation, Subject, evaluate
+from training.insight.moved import Movement
 from training.insight.picture import (
     BLUE,
     GREY,
@@ -46,6 +47,8 @@ from training.insight.picture import (
 )
 from training.insight.value_errors import draw_errors
 from training.network import Network
+from training.scoring.intervals import read_interval
+from training.scoring.words import name_of, told_interval
 from training.table.session import Target
 
 TEMPLATE = "report.html.j2"
@@ -60,8 +63,8 @@ FIGURES = {
 }
 
 
-def page(subject: Subject) -> str:
-    """The whole page.
+def page(subject: Subject, moved: Movement | None = None) -> str:
+    """The whole page; with `moved`, how features have moved where it is served.
 
     Raises:
         TrainingError: the manifest lacks a part, there is nothing held out to measure by, or the
@@ -79,9 +82,10 @@ def page(subject: Subject) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "svg": _svg}
+    environment.filters |= {"number": number, "svg": _svg, "interval": _interval, "figure": name_of}
     return environment.get_template(TEMPLATE).render(
         subject=subject,
+        moved=moved,
         manifest=subject.manifest,
         provenance=subject.provenance,
         part=evaluation.part,
@@ -110,6 +114,11 @@ def aim_words(target: Target) -> str:
     names = [with_unit(name, unit) for name, unit in zip(target.names, target.units, strict=True)]
     when = f"{counted(target.horizon, 'step')} ahead" if target.horizon else "of the present step"
     return f"Predicts {', '.join(names)} {when}, after every step."
+
+
+def _interval(plain: Mapping[str, float | None]) -> str:
+    """A figure and its interval, as the manifest has them."""
+    return told_interval(read_interval(plain))
 
 
 def network_words(network: Network) -> str:

@@ -38,7 +38,7 @@ class Source(Settings):
     that makes a polars frame of a file that is neither CSV, JSON nor Parquet.
     """
 
-    file: str
+    file: str = ""
     package: str = ""
     missing: Names = ("", "NA")
     reader: str = ""
@@ -212,10 +212,15 @@ class Loop(Settings):
 
 
 class Baselines(Settings):
-    """What a forecast is compared with: a ridge on so many steps before."""
+    """What the network is compared with: linear models and so many boosted `trees` (0: none) on
+    `lags` steps before, learned from some `rows` rows; and the value a `season` before, in steps
+    (0: found by autocorrelation, where there is one)."""
 
     lags: Some = 6
     ridge: Amount = 1.0
+    season: Count = 0
+    trees: Count = 100
+    rows: Some = 100_000
 
 
 class Export(Settings):
@@ -228,7 +233,7 @@ class Recipe(Settings):
     """A whole CONFIG.toml."""
 
     name: str
-    source: Source
+    source: Source = Source()
     table: Table
     features: Annotated[dict[str, FeatureColumn], Field(min_length=1)]
     target: TargetColumns

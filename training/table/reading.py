@@ -62,6 +62,8 @@ def read_rows(source: Source, table: Table) -> Rows:
 
 def locate(source: Source) -> Path:
     """The file's path; a package's file is looked up where pip put it, without importing it."""
+    if not source.file:
+        raise TrainingError("source.file is missing: it names the file of the table")
     if not source.package:
         return Path(source.file)
     spec = find_spec(source.package)

@@ -61,7 +61,7 @@ def test_a_forecast_with_gaps_and_categories_is_served(tmp_path: Path) -> None:
     bundle = fit(config, tmp_path, "target={kind='next', columns=['load'], difference=true}",
                  "features.load.missing=true")  # fmt: skip
     baselines = json.loads((bundle / "model.json").read_text())["training"]["baselines"]
-    assert set(baselines) == {"mean", "persistence", "ridge", "ridge_6_lags"}
+    assert set(baselines) == {"mean", "persistence", "ridge", "ridge_6_lags", "trees_6_lags"}
     reference = NumpyNetwork(network_from_bytes((bundle / "network.npz").read_bytes()))
     x = np.array([[0.5, 0], [np.nan, 1], [0.1, 7], [-2.0, np.nan]], np.float32)
     x[3, 1] = 2
@@ -235,7 +235,7 @@ def test_a_bundle_is_where_it_was_told_to_be(
 ) -> None:
     config = config_of(tmp_path)
     assert main(["fit", str(config), "--out", str(tmp_path / "devices"), "--quiet"]) == 2
-    assert "--out must end in NAME/VERSION" in capsys.readouterr().err
+    assert "folder must end in NAME/VERSION" in capsys.readouterr().err
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

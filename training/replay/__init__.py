@@ -1,0 +1,1 @@
+"""Held-out sessions through a real server: do callers get what was measured offline?"""

@@ -1,0 +1,1 @@
+"""How good predictions are, by session: figures, intervals, baselines, two side by side."""

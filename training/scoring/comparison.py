@@ -1,0 +1,130 @@
+"""The network beside its baselines on the same steps: what `fit` tells, and the manifest keeps.
+
+The figure to judge by is the accuracy per step, where classes were weighed unlike the macro F1, or
+the root mean square error. Ends in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.network import Floats
+from training.recipe.recipe import Recipe
+from training.scoring.baselines import Baseline
+from training.scoring.intervals import Interval, differences
+from training.scoring.scorer import (
+    ACCURACY,
+    Doubles,
+    Scorer,
+    is_better_high,
+    scorer_of,
+    targets_of,
+)
+from training.scoring.scores import Scores, known_intervals, plain, scores_of
+from training.scoring.words import name_of, told, told_difference, verdict
+from training.table.session import Session, Target
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The network's scores and each baseline's figures; `difference` is the network's main figure
+    less that of the best baseline. `best` is None where there is no baseline."""
+
+    scores: Scores
+    main: str
+    unit: str
+    baselines: Mapping[str, Mapping[str, Interval]]
+    best: str | None
+    difference: Interval
+    sentence: str
+
+    @property
+    def baseline_figures(self) -> dict[str, float]:
+        """Each baseline's main figure."""
+        return {name: each[self.main].value for name, each in self.baselines.items()}
+
+    def plain(self) -> dict[str, Any]:
+        """For the manifest."""
+        return self.scores.plain() | {
+            "main": self.main,
+            "unit": self.unit,
+            "baselines": {name: plain(each) for name, each in self.baselines.items()},
+            "best": self.best,
+            "difference": self.difference.plain(),
+            "sentence": self.sentence,
+        }
+
+
+def compared(
+    recipe: Recipe,
+    target: Target,
+    part: str,
+    sessions: Sequence[Session],
+    outputs: Sequence[Floats],
+    simple: Sequence[Baseline],
+) -> Comparison:
+    """The network's outputs [T, O] on `sessions`, beside those of the `simple` baselines."""
+    targets = targets_of(sessions)
+    scorer = scorer_of(target, targets)
+    ours = scorer.sums(outputs, targets)
+    scores = scores_of(scorer, ours, part)
+    weighted = recipe.target.weights != "equal"
+    main = scorer.main(weighted)
+    theirs = {each.name: scorer.sums(each.outputs, targets) for each in simple}
+    best = _best(scorer, main, theirs) if main in scores.figures else None
+    apart = differences(scorer, ours, theirs[best]) if best else {}
+    return Comparison(
+        scores=scores,
+        main=main,
+        unit=scorer.unit(main),
+        baselines={name: known_intervals(scorer, each) for name, each in theirs.items()},
+        best=best,
+        difference=apart.get(main, Interval(float("nan"))),
+        sentence=_sentence(scorer, main, best, ours, theirs, simple, apart, weighted),
+    )
+
+
+def _best(scorer: Scorer, main: str, sums: Mapping[str, Doubles]) -> str | None:
+    figures = {name: float(scorer.figures(each.sum(axis=0))[main]) for name, each in sums.items()}
+    if not figures:
+        return None
+    pick = max if is_better_high(main) else min
+    return pick(figures, key=lambda name: figures[name])
+
+
+def _sentence(
+    scorer: Scorer,
+    main: str,
+    best: str | None,
+    ours: Doubles,
+    theirs: Mapping[str, Doubles],
+    simple: Sequence[Baseline],
+    apart: Mapping[str, Interval],
+    weighted: bool,
+) -> str:
+    if best is None:
+        return "There is no baseline to compare with."
+    (baseline,) = [each for each in simple if each.name == best]
+    starts = {
+        "better": "The network beats its best baseline, {}",
+        "worse": "The network is worse than its best baseline, {}",
+        "not told apart": "The network and its best baseline, {}, are not told apart",
+    }
+    unit = scorer.unit(main)
+    pair = (float(scorer.figures(each.sum(axis=0))[main]) for each in (ours, theirs[best]))
+    mine, other = (told(main, unit, value) for value in pair)
+    text = (
+        f"{starts[verdict(main, apart[main])].format(baseline.words)}: {name_of(main)} {mine} "
+        f"against {other}, {told_difference(main, unit, apart[main], len(ours))}"
+    )
+    if baseline.told:
+        text += "; it is told what was to be predicted of the steps before, as the network is not"
+    if weighted and scorer.target.classes:
+        text += (
+            "; class weights trade accuracy for balance: accuracy per step "
+            f"{float(scorer.figures(ours.sum(axis=0))[ACCURACY]):.3f} against "
+            f"{float(scorer.figures(theirs[best].sum(axis=0))[ACCURACY]):.3f}"
+        )
+    return text + "."

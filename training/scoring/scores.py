@@ -1,0 +1,76 @@
+"""What one network, or one way to run it, comes to on some sessions: figures, and for classes a
+line of each, all with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.scoring.intervals import RESAMPLES, Interval, class_intervals, intervals
+from training.scoring.scorer import Doubles, Scorer
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """How one class fares over `steps` steps of it: recall, precision and F1."""
+
+    label: str
+    steps: int
+    figures: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures by name on so many sessions of a part, and the classes in order."""
+
+    part: str
+    sessions: int
+    figures: Mapping[str, Interval]
+    classes: Sequence[ClassLine]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The figures without their intervals."""
+        return {name: each.value for name, each in self.figures.items()}
+
+    def plain(self) -> dict[str, Any]:
+        """For the manifest."""
+        classes = [
+            {"label": each.label, "steps": each.steps} | plain(each.figures)
+            for each in self.classes
+        ]
+        return {
+            "part": self.part,
+            "sessions": self.sessions,
+            "resamples": RESAMPLES,
+            "network": plain(self.figures),
+            "classes": classes,
+        }
+
+
+def scores_of(scorer: Scorer, sums: Doubles, part: str) -> Scores:
+    """Of the sums [S, M] of sessions of `part`."""
+    return Scores(part, len(sums), known_intervals(scorer, sums), _class_lines(scorer, sums))
+
+
+def known_intervals(scorer: Scorer, sums: Doubles) -> dict[str, Interval]:
+    """The figures that there is a step to tell by."""
+    found = intervals(scorer, sums)
+    return {name: each for name, each in found.items() if each.value == each.value}
+
+
+def plain(figures: Mapping[str, Interval]) -> dict[str, Any]:
+    """For the manifest."""
+    return {name: each.plain() for name, each in figures.items()}
+
+
+def _class_lines(scorer: Scorer, sums: Doubles) -> list[ClassLine]:
+    if not scorer.target.classes:
+        return []
+    labels, steps = scorer.target.labels, sums.sum(axis=0)
+    found = class_intervals(scorer, sums)
+    return [
+        ClassLine(label, int(steps[k]), each)
+        for k, (label, each) in enumerate(zip(labels, found, strict=True))
+    ]

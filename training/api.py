@@ -18,6 +18,7 @@ from training.bundle import bundle_folder
 from training.errors import TrainingError
 from training.export import export as prove_and_write
 from training.figures import predict
+from training.loop.budget import within
 from training.loop.fit import Fitted, class_weights
 from training.loop.fit import fit as run_loop
 from training.loop.learned import check_learned
@@ -73,6 +74,7 @@ def fit(
     frame: Any = None,
     *,
     runs: Folder = "runs",
+    minutes: float | None = None,
     resume: bool = False,
     quiet: bool = True,
 ) -> Trained:
@@ -81,6 +83,7 @@ def fit(
     Args:
         frame: a polars or pandas DataFrame in place of the file that the recipe names.
         runs: the folder of checkpoints and logs, one a recipe's name.
+        minutes: for which to train, in place of the recipe's `loop.epochs` and `loop.patience`.
         resume: go on from the last checkpoint.
 
     Raises:
@@ -88,6 +91,8 @@ def fit(
     """
     whole = recipe_over(recipe, frame, runs)
     dataset = load(whole)
+    if minutes is not None:
+        whole = within(minutes, dataset, whole)
     return fit_dataset(whole, dataset, Path(runs, whole.name), resume=resume, quiet=quiet)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from training.api import fit_dataset, write
 from training.bundle import bundle_folder
 from training.commands.options import add_recipe, recipe_of
+from training.loop.budget import advice, within
 from training.loop.windows import lanes_of, updates_of
 from training.recipe.recipe import Recipe
 from training.scoring.comparison import Comparison
@@ -26,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, help="the bundle, .../NAME/VERSION (models/NAME/ and the next version)"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    how.add_argument(
+        "--minutes", type=_minutes, help="for which to train, in place of epochs and patience"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -40,12 +45,23 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = recipe_of(arguments)
     out = bundle_folder(arguments.out, recipe.name)
     dataset = load(recipe)
+    if arguments.minutes is not None:
+        recipe = within(arguments.minutes, dataset, recipe)
     _tell(dataset, recipe)
     folder = arguments.runs / recipe.name
     trained = fit_dataset(recipe, dataset, folder, resume=arguments.resume, quiet=arguments.quiet)
     if trained.comparison is not None:  # of several processes one writes
         _tell_figures(trained.comparison)
+        if (more := advice(trained.fitted.curve, recipe.loop.epochs)) is not None:
+            log.info("%s", more)
         log.info("wrote %s; largest differences from the reference: %s", out, write(trained, out))
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < float("inf"):
+        raise ValueError(text)
+    return minutes
 
 
 def _tell(dataset: Dataset, recipe: Recipe) -> None:

@@ -60,7 +60,7 @@ def fit(
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)
-    learner = _learner(dataset, recipe)
+    learner = new_learner(dataset, recipe)
     checkpoint = _checkpoint(folder, recipe) if resume else None
     with warnings.catch_warnings():
         _silence()
@@ -82,7 +82,8 @@ def new_network(dataset: Dataset, recipe: Recipe) -> StreamingNetwork:
     )
 
 
-def _learner(dataset: Dataset, recipe: Recipe) -> Learner:
+def new_learner(dataset: Dataset, recipe: Recipe) -> Learner:
+    """What Lightning drives, before training."""
     network = new_network(dataset, recipe)
     return Learner(network, dataset.target, recipe.loop, class_weights(dataset, recipe))
 

@@ -1,0 +1,96 @@
+"""Minutes as epochs; and when a run would have used more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.commands.tasks import config_of
+from training.__main__ import main
+from training.loop import budget
+from training.recipe.recipe import Recipe, read_recipe
+from training.table.dataset import load
+from training.table.session import Dataset
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return read_recipe(config_of(tmp_path))
+
+
+def test_the_budget_is_divided_by_what_an_epoch_takes(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load(recipe)
+    monkeypatch.setattr(budget, "_epoch", lambda *_: (2.0, 50))
+    loop = budget.within(3.0, dataset, recipe).loop
+    assert (loop.epochs, loop.patience) == (90, 30)
+    few = budget.within(0.01, dataset, recipe).loop
+    assert (few.epochs, few.patience) == (budget.FEWEST, budget.FEWEST)
+    monkeypatch.setattr(budget, "_epoch", lambda *_: (0.001, 10))
+    assert budget.within(60, dataset, recipe).loop.epochs == budget.MOST
+    monkeypatch.setattr(budget, "_epoch", lambda *_: (0.001, 3000))
+    assert budget.within(60, dataset, recipe).loop.epochs == 11  # updates are bounded as well
+
+
+def test_an_epoch_of_more_updates_takes_as_much_longer(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load(recipe)
+    monkeypatch.setattr(budget, "_update", lambda *_: 0.5)
+    wide = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"window": 1000})})
+    narrow = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"window": 5})})
+    (longer, many), (shorter, few) = (budget._epoch(dataset, each) for each in (narrow, wide))
+    assert many > few and longer > shorter
+    alone = Dataset(**{**vars(dataset), "validation": ()})
+    assert budget._epoch(alone, narrow)[0] == pytest.approx(0.5 * many * budget.BESIDES)
+
+
+def test_the_real_time_of_an_update_is_found(recipe: Recipe) -> None:
+    assert budget._update(load(recipe), recipe, 4) > 0
+
+
+def losses(*values: float) -> list[dict[str, float]]:
+    return [{"validation_loss": each} for each in values]
+
+
+@pytest.mark.parametrize(
+    ("curve", "epochs", "told"),
+    [
+        (losses(*(1 / k for k in range(1, 13))), 12, "by 25.0 % in the last quarter"),
+        (losses(*(1 / k for k in range(1, 13))), 40, None),  # it stopped by itself
+        (losses(1.0, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.399), 8, None),
+        (losses(1.0, 0.5, 0.3, 0.4, 0.5, 0.5, 0.6, 0.7), 8, None),
+        (losses(1.0, 0.5, 0.2), 3, None),
+        ([{"train_loss": 1.0}] * 12, 12, None),
+    ],
+)
+def test_more_training_is_advised_where_the_loss_still_fell(
+    curve: list[dict[str, float]], epochs: int, told: str | None
+) -> None:
+    found = budget.advice(curve, epochs)
+    assert (found is None) == (told is None)
+    assert told is None or (found is not None and told in found)
+
+
+def test_what_the_minutes_came_to_is_in_the_bundle(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    out = tmp_path / "models" / "devices" / "1"
+    given: list[Any] = ["fit", config, "--out", out, "--runs", tmp_path / "runs", "--quiet"]
+    assert main([*map(str, given), "--minutes", "0.02"]) == 0
+    loop = json.loads((out / "model.json").read_text())["training"]["recipe"]["loop"]
+    assert budget.FEWEST <= loop["epochs"] <= budget.MOST
+    assert loop["patience"] >= budget.FEWEST
+    assert "minutes" not in loop
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "nan", "inf", "soon"])
+def test_what_is_no_time_is_refused(
+    tmp_path: Path, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", str(config_of(tmp_path)), "--minutes", wrong])
+    assert "--minutes" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""A budget of minutes as a number of epochs, and whether a run would have used more of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from training.loop.fit import new_learner
+from training.loop.windows import Windows, lanes_of, lay, updates_of
+from training.recipe.recipe import Recipe
+from training.table.session import Dataset
+
+log = logging.getLogger(__name__)
+
+FEWEST: Final = 3  # epochs
+MOST: Final = 500
+MOST_UPDATES: Final = 30_000
+"""Of a small table more would be learned by heart."""
+TRIED: Final = 6  # updates that are timed, after one that is not
+FORWARD: Final = 0.4  # of an update's time is what validation of a window takes, about
+BESIDES: Final = 1.15  # what checkpoints, logs and the loop itself add
+STILL: Final = 0.005  # of the loss, over the last quarter of a run: it is still falling
+
+
+def within(minutes: float, dataset: Dataset, recipe: Recipe) -> Recipe:
+    """The recipe with the epochs that there is time for on this machine. What it comes to is in the
+    recipe alone, so that another machine repeats the run.
+
+    It stops before, a third of its epochs after the best one, where there is a validation part.
+    """
+    seconds, updates = _epoch(dataset, recipe)
+    epochs = int(np.clip(60 * minutes / seconds, FEWEST, min(MOST, MOST_UPDATES // updates + 1)))
+    patience = max(FEWEST, epochs // 3) if dataset.validation else 0
+    log.info("%g minutes: %d epochs of about %.2g s", minutes, epochs, seconds)
+    loop = recipe.loop.model_copy(update={"epochs": epochs, "patience": patience})
+    return recipe.model_copy(update={"loop": loop})
+
+
+def advice(curve: Sequence[Mapping[str, float]], epochs: int) -> str | None:
+    """A sentence where more training would still have helped, by the validation loss; else None."""
+    losses = [line["validation_loss"] for line in curve if "validation_loss" in line]
+    if len(losses) < epochs or len(losses) < 2 * FEWEST:  # it stopped by itself
+        return None
+    last = len(losses) // 4
+    before, after = min(losses[:-last]), min(losses[-last:])
+    if after >= (1 - STILL) * before:
+        return None
+    fell = 100 * (before - after) / before
+    return (
+        f"the validation loss still fell, by {fell:.1f} % in the last quarter: more training would "
+        "help"
+    )
+
+
+def _epoch(dataset: Dataset, recipe: Recipe) -> tuple[float, int]:
+    """Seconds of an epoch, by a few updates of a network of its own, and its updates."""
+    loop = recipe.loop
+    lanes = lanes_of(loop.batch, dataset.train, loop.window)
+    updates = updates_of(dataset.train, lanes, loop.window)
+    validated = 0
+    if dataset.validation:
+        count = lanes_of(loop.batch, dataset.validation, loop.window)
+        validated = updates_of(dataset.validation, count, loop.window)
+    update = _update(dataset, recipe, lanes)
+    return BESIDES * update * (updates + FORWARD * validated), updates
+
+
+def _update(dataset: Dataset, recipe: Recipe, lanes: int) -> float:
+    loop = recipe.loop
+    torch.set_num_threads(loop.threads)
+    learner = new_learner(dataset, recipe)
+    optimiser = torch.optim.AdamW(learner.network.parameters(), lr=0.0)
+    windows, took = Windows(lay(dataset.train, lanes, loop.window)), []
+    for at in range(TRIED + 1):
+        started = time.perf_counter()
+        torch.autograd.backward(learner.losses(windows[at % len(windows)]).mean())
+        optimiser.step()
+        optimiser.zero_grad()
+        took.append(time.perf_counter() - started)
+    return float(np.median(took[1:]))

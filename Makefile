@@ -137,8 +137,8 @@ bench-clients: $(VENV)/.installed  ## the client beside tritonserver and its own
 	PYTHON=$(PYTHON) benchmarks/triton/install.sh
 	$(BIN)/python -m benchmarks.clients
 
-gpu-proof:  ## CUDA against the CPU; needs onnxruntime-gpu, onnx, numpy and a GPU
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_proof
+gpu-proof:  ## a GPU against the CPU, and how fast: GPU_PROOF=flags; needs onnxruntime-gpu, onnx, numpy
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(GPU_PROOF)
 
 container-check: $(VENV)/.installed  ## build the image, run it, stream through it, stop it
 	PYTHON=$(BIN)/python deploy/container-check.sh

@@ -63,13 +63,13 @@ class Session(ABC):
         if self.followed:
             self._followed.answered(np.frombuffer(outputs, "<f4"))
 
-    def check(self) -> int:
+    def check(self, tolerance: float | None = None) -> int:
         """Compare all outputs with the NumPy LSTM's; returns how many steps that was.
 
         Raises:
             WrongAnswer: one is off.
         """
-        return self._followed.check(self.tolerance)
+        return self._followed.check(self.tolerance if tolerance is None else tolerance)
 
     @abstractmethod
     def request(self, step: int, features: bytes) -> bytes:
@@ -114,7 +114,7 @@ class EchoSession(StepSession):
         self._sent = super().request(step, features)
         return self._sent
 
-    def check(self) -> int:
+    def check(self, tolerance: float | None = None) -> int:
         """Every one has been looked at."""
         return self.steps
 
@@ -138,6 +138,11 @@ class UnaryLoad:
         """Steps answered so far."""
         return sum(session.steps for session in self._sessions)
 
+    @property
+    def took(self) -> list[float]:
+        """Seconds that each call took, so far."""
+        return [each for session in self._sessions for each in session.took]
+
     def go(self) -> None:
         """Make every session's call."""
         for session in self._sessions:
@@ -150,14 +155,14 @@ class UnaryLoad:
         while time.perf_counter() < until:
             self._connection.turn()
 
-    def finish(self) -> int:
+    def finish(self, tolerance: float = TOLERANCE) -> int:
         """Take the last replies; returns how many steps were compared with the NumPy LSTM's."""
         for session in self._sessions:
             session.running = False
         while any(session.waits for session in self._sessions):
             self._connection.turn()
         self._connection.close()
-        return self._sessions[0].check()
+        return self._sessions[0].check(tolerance)
 
 
 def open_all(connection: Connection, sessions: Sequence[Session]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.http2 import Connection
-from benchmarks.load import CYCLE, FollowedSession, WrongAnswer
+from benchmarks.load import CYCLE, TOLERANCE, FollowedSession, WrongAnswer
 from benchmarks.models import H64
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.wire import MAX_OPENS
@@ -50,6 +50,11 @@ class ColumnsLoad:
         """Steps answered so far."""
         return sum(stream.steps for stream in self.streams)
 
+    @property
+    def took(self) -> list[float]:
+        """Seconds from each message to its reply, so far."""
+        return [each for stream in self.streams for group in stream.groups for each in group.took]
+
     def go(self) -> None:
         """Send every message."""
         for stream in self.streams:
@@ -65,7 +70,7 @@ class ColumnsLoad:
         while time.perf_counter() < until:
             self._turn()
 
-    def finish(self) -> int:
+    def finish(self, tolerance: float = TOLERANCE) -> int:
         """Take the last replies, compare a session's outputs with the NumPy LSTM's, and leave;
         returns how many steps that was."""
         for stream in self.streams:
@@ -74,7 +79,7 @@ class ColumnsLoad:
             self._turn()
         for stream in self.streams:
             stream.connection.close()
-        return self.streams[0].groups[0].followed.check()
+        return self.streams[0].groups[0].followed.check(tolerance)
 
     def _turn(self) -> None:
         if len(self.streams) == 1:
@@ -148,6 +153,7 @@ class _Group:
         ]
         self._step, self._numbers = 0, np.zeros(rows, dtype="<u8")
         self._applied = bytes(rows)
+        self.took: list[float] = []
         self.followed = FollowedSession(features[:, 0])
 
     def next(self) -> bytes:
@@ -155,10 +161,12 @@ class _Group:
         message = self._messages[self._step % CYCLE]
         self._numbers[:] = self._step
         message.first_steps = self._numbers.tobytes()
+        self._since = time.perf_counter()
         return message.SerializeToString()
 
     def check(self, reply: pb.StepBatchReply) -> None:
         """Every row applied, under the number sent."""
+        self.took.append(time.perf_counter() - self._since)
         numbers = self._messages[self._step % CYCLE].first_steps
         if reply.status != self._applied or reply.first_steps != numbers:
             raise WrongAnswer(f"step {self._step} of group {reply.id}: {reply.errors[:1]}")

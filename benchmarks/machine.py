@@ -34,10 +34,10 @@ def choose_cores() -> tuple[int, int]:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Run on `core`; threads and processes started meanwhile stay on it."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Run on `cores`; threads and processes started meanwhile stay on them."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -101,25 +101,34 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(repository: Path, core: int, *flags: str) -> Iterator[ServerProcess]:
-    """A CPU server over `repository` on a free port of the loopback address; it keeps no sessions
+def serving(
+    repository: Path,
+    core: int,
+    *flags: str,
+    device: str = "cpu",
+    more_cores: Sequence[int] = (),
+) -> Iterator[ServerProcess]:
+    """A server over `repository` on a free port of the loopback address; it keeps no sessions
     unless `flags` say so.
+
+    Args:
+        more_cores: on which it may run as well.
 
     Raises:
         RuntimeError: it does not start; the message holds its log.
     """
     command = [sys.executable, "-m", "server", "--model-repository", str(repository)]
-    command += ["--port", "0", "--metrics-port", "0", "--device", "cpu"]
+    command += ["--port", "0", "--metrics-port", "0", "--device", device]
     command += flags or ("--store", "none")
-    with started(command, core) as server:
+    with started(command, core, *more_cores) as server:
         yield server
 
 
 @contextmanager
-def started(command: Sequence[str], core: int) -> Iterator[ServerProcess]:
+def started(command: Sequence[str], *cores: int) -> Iterator[ServerProcess]:
     """A process that says on stderr where it serves. Raises as `serving`."""
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        with pinned(core):
+        with pinned(*cores):
             process = subprocess.Popen(command, stderr=log, cwd=ROOT)
         try:
             yield ServerProcess(process.pid, _await_ready(process, Path(log.name)))

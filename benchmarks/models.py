@@ -47,13 +47,6 @@ class Shape:
 
 # The server's benchmark: one layer of 64 units over 16 features.
 H64 = Shape("h64", 1, 64, 16)
-# The devices' comparison: inputs as wide as the hidden layer.
-DEVICE_SHAPES = (
-    Shape("h64", 1, 64, 64),
-    Shape("2x128", 2, 128, 128),
-    Shape("3x256", 3, 256, 256),
-    Shape("3x480", 3, 480, 480),
-)
 
 
 def rows_of(features: NDArray[np.float32], *, fresh: bool = False) -> EngineRows:

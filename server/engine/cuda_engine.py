@@ -117,6 +117,11 @@ class CudaEngine(Engine):
         self._uncaptured = []
         self._thread = threading.get_ident()
 
+    @property
+    def captured(self) -> bool:
+        """Whether single steps are replayed, once it has begun."""
+        return self._bound is not None
+
     def run(self, rows: EngineRows) -> Floats:
         """As `Engine.run`.
 

@@ -4,13 +4,8 @@ each session's state and answers are those that an engine on the CPU gives, and 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,15 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.bundle.repository import Bundle
-from server.engine import captured
-from server.engine.buckets import Bucket, sizes
-from server.engine.captured import CapturedRows
-from server.engine.cuda_engine import CudaEngine
+from server.engine.buckets import sizes
 from server.engine.engine import Engine, EngineRows
-from server.engine.gpu import run_options
 from server.errors import BadModel
 from tests.server.core.parts import CPU, make_bundle
 from tests.server.engine.double import double_engine
+from tests.server.engine.wrong import WRONG
 
 CAPACITY = 11  # buckets of 1, 2, 4, 8 and 11 rows
 ALL = np.arange(CAPACITY + 1)
@@ -121,108 +113,6 @@ def test_sizes_double_up_to_the_most() -> None:
             assert (
                 min(s for s in sizes(most) if s >= count) == sizes(most)[(count - 1).bit_length()]
             )
-
-
-# The obvious wrong ways, each of which the walks above must find.
-
-
-@contextmanager
-def one_id_for_all() -> Iterator[None]:
-    with mock.patch.object(captured, "run_options", lambda k: run_options(min(k, 1))):
-        yield
-
-
-@contextmanager
-def captured_as_it_is_first_used() -> Iterator[None]:
-    with mock.patch.object(CapturedRows, "begin", lambda self: None):
-        yield
-
-
-@contextmanager
-def captured_with_the_first_session() -> Iterator[None]:
-    """Warmed up, and padded, with a row that is somebody's."""
-
-    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
-        self._padding = 1
-        sent(self, slots, fresh, rows)
-
-    sent = Bucket.send
-    with mock.patch.object(Bucket, "send", send):
-        yield
-
-
-@contextmanager
-def padding_left_as_it_was() -> Iterator[None]:
-    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
-        before = self._slots.copy()
-        sent(self, slots, fresh, rows)
-        if len(slots):
-            self._slots[len(slots) :] = before[len(slots) :]
-
-    sent = Bucket.send
-    with mock.patch.object(Bucket, "send", send):
-        yield
-
-
-@contextmanager
-def answered_before_it_is_done() -> Iterator[None]:
-    def taken(self: Bucket, count: int) -> Any:
-        found = self._output[:count].copy()
-        self._output[:count] = np.nan
-        return found
-
-    def run(self: CapturedRows, at: int, replayed: bool, *rows: Any) -> Any:
-        bucket, binding, options = self._buckets[at]
-        bucket.send(*rows)
-        self._session.run(binding, options if replayed else self._eager)
-        bucket.fetch(len(rows[0]))
-        found = bucket.taken(len(rows[0]))
-        self._stream.wait()
-        return found
-
-    with mock.patch.object(CapturedRows, "_run", run), mock.patch.object(Bucket, "taken", taken):
-        yield
-
-
-@contextmanager
-def answers_not_copied() -> Iterator[None]:
-    with mock.patch.object(Bucket, "taken", lambda self, count: self._output[:count]):
-        yield
-
-
-@contextmanager
-def padded_with_the_scratch_row() -> Iterator[None]:
-    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
-        self._padding = SCRATCH
-        sent(self, slots, fresh, rows)
-
-    sent = Bucket.send
-    with mock.patch.object(Bucket, "send", send):
-        yield
-
-
-@contextmanager
-def captured_by_another_thread() -> Iterator[None]:
-    def begin(self: CudaEngine) -> None:
-        with ThreadPoolExecutor(1) as other:
-            other.submit(begun, self).result()
-        self._thread = threading.get_ident()
-
-    begun = CudaEngine.begin
-    with mock.patch.object(CudaEngine, "begin", begin):
-        yield
-
-
-WRONG = [
-    one_id_for_all,
-    captured_as_it_is_first_used,
-    captured_by_another_thread,
-    captured_with_the_first_session,
-    padded_with_the_scratch_row,
-    padding_left_as_it_was,
-    answered_before_it_is_done,
-    answers_not_copied,
-]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.__name__)

@@ -122,7 +122,7 @@ def _verdict(results: Results, parts: Sequence[str]) -> str:
     if "proofs" in parts and not results.of("proven"):
         wrong.append("the proofs were not finished")
     wrong += [f"the part {each['part']} died" for each in results.of("died")]
-    return "; ".join(wrong)
+    return "; ".join(dict.fromkeys(wrong))
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:

@@ -14,7 +14,7 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_
 from typing import Any
 
 from benchmarks.gpu.options import Options, Say, Unusable
-from benchmarks.gpu.tables import ON_DEVICE, RUN
+from benchmarks.gpu.tables import ON_DEVICE, RUN, TO_DEVICE, TO_HOST
 
 NOTHING = b"""
 .version 7.0
@@ -106,8 +106,8 @@ def _copies(driver: _Driver) -> list[tuple[str, int, Callable[[], None]]]:
 
     return [
         (ON_DEVICE, 2 * driver.large, waited(driver.copy, driver.large)),
-        ("to the device, pinned", PINNED, waited(driver.copy_in, PINNED)),
-        ("from the device, pinned", PINNED, waited(driver.copy_out, PINNED)),
+        (TO_DEVICE, PINNED, waited(driver.copy_in, PINNED)),
+        (TO_HOST, PINNED, waited(driver.copy_out, PINNED)),
     ]
 
 

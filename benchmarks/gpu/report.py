@@ -95,9 +95,9 @@ def _proofs(found: Sequence[Record]) -> str:
     )
     return (
         "Differences are relative to the largest value of the CPU's engine in float32: at most "
-        f"{bounds}; of captured beside eager runs at most {alike}. `begun`: what lies in the arenas "
-        "as graphs are captured. `others`: rows that a run does not name, bit by bit. `forecast`: "
-        f"the scratch row in padded runs.\n\n{table('proof|about|found|', rows)}"
+        f"{bounds}; of captured beside eager runs at most {alike}. `begun`: what lies in the "
+        "arenas as graphs are captured. `others`: rows that a run does not name, bit by bit. "
+        f"`forecast`: the scratch row in padded runs.\n\n{table('proof|about|found|', rows)}"
     )
 
 

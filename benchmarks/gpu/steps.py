@@ -21,9 +21,8 @@ from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from server.errors import BadModel
 
-WARM_UP_RUNS, FEWEST_RUNS = 3, 5
-LONGEST = 3.0
-"""Seconds after which a line ends with fewer runs than that."""
+FEWEST_RUNS, WARM_UP, LONGEST = 5, 1.0, 3.0
+"""Runs of a line; seconds after which warming up ends, and the line itself with fewer runs."""
 BATCHES = 8  # different ones of a size
 
 
@@ -80,8 +79,11 @@ def _batches(subject: Subject, slots: int, batch: int) -> list[EngineRows]:
 
 
 def _times(engine: Engine, batches: Sequence[EngineRows], seconds: float) -> list[float]:
-    for each in batches[:WARM_UP_RUNS]:
+    begun = time.perf_counter()
+    for each in batches:  # all, so that their rows of the arenas were touched
         engine.run(each)
+        if time.perf_counter() - begun > WARM_UP:
+            break
     times: list[float] = []
     begun = time.perf_counter()
     while (took := time.perf_counter() - begun) < seconds or (

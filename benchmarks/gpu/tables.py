@@ -12,8 +12,10 @@ Kinds = Mapping[str, Sequence[Record]]
 
 RUN = "4 KiB in, a graph of 1 empty kernel, 4 KiB out, and the wait"
 """What a run is at least."""
-ON_DEVICE = "on the device, read and written"
-OUTPUTS, FLOAT = 32, 4
+ON_DEVICE, TO_DEVICE, TO_HOST = (
+    "on the device, read and written", "to the device, pinned", "from the device, pinned",
+)  # fmt: skip
+OUTPUTS, FLOAT, SLOT_AND_FLAG = 32, 4, 9
 SERVED = "captured, ScatterElements"
 """As it is served."""
 
@@ -42,10 +44,17 @@ def least_bytes(model: str, batch: int) -> int:
 
 
 def floor_of(kinds: Kinds, model: str, batch: int) -> float | None:
-    """Seconds that a run takes at least, where both figures were measured."""
-    launch = [each["seconds"] for each in kinds.get("floor", ()) if each["what"] == RUN]
-    speed = [e["bytes_per_second"] for e in kinds.get("bandwidth", ()) if e["what"] == ON_DEVICE]
-    return launch[0] + least_bytes(model, batch) / speed[0] if launch and speed else None
+    """Seconds that a run takes at least, where all figures were measured."""
+    launches = {each["what"]: each["seconds"] for each in kinds.get("floor", ())}
+    speeds = {each["what"]: each["bytes_per_second"] for each in kinds.get("bandwidth", ())}
+    if RUN not in launches or not {ON_DEVICE, TO_DEVICE, TO_HOST} <= speeds.keys():
+        return None
+    copies = (
+        (least_bytes(model, batch), ON_DEVICE),
+        (batch * (SLOT_AND_FLAG + FLOAT * SHAPES[model][2]), TO_DEVICE),
+        (batch * FLOAT * OUTPUTS, TO_HOST),
+    )
+    return float(launches[RUN] + sum(nbytes / speeds[what] for nbytes, what in copies))
 
 
 def step_tables(kinds: Kinds) -> list[str]:
@@ -55,8 +64,8 @@ def step_tables(kinds: Kinds) -> list[str]:
     texts = [_steps(kinds, model, [e for e in found if e["model"] == model]) for model in models]
     said = (
         "µs from features on the host to outputs on the host, p50 / p99. `floor`: the driver's "
-        "copies, launch and wait, and the least bytes over the device's bandwidth. torch keeps one "
-        "batch's states and neither gathers nor scatters any."
+        "launch and wait, and the least bytes over the bandwidths there, on the device, and back. "
+        "torch keeps one batch's states and neither gathers nor scatters any."
     )
     return [said, *texts] if texts else []
 

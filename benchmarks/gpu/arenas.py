@@ -25,7 +25,7 @@ SPARE = 200  # slots more than the largest batch has rows
 BATCH, ROUNDS = 128, 100
 SLACK = {"cpu": (2.0, 200e-6), "cuda": (1.5, 50e-6)}
 """By device: a run in the largest arena may take so many times the smallest's, and so much more. A
-copy of 512 MiB there and back takes 200 µs or more on any GPU."""
+copy of 512 MiB there takes more than 100 µs on any GPU of today."""
 
 States = list[NDArray[Any]]
 

@@ -34,7 +34,7 @@ PREFIX_SIZE: Final = PREFIX.size
 WINDOW: Final = 262_144
 """Bytes of a call that its caller may send before any is asked for."""
 MEASURE: Final = 4
-"""A message up to so many times the largest of all is let come before it is refused."""
+"""A message up to so many times the largest is let come before it is refused."""
 STEP: Final = 65_536  # bytes of a message by which it is weighed while it comes
 BOMB: Final = 4_096  # bytes unpacked in vain that are as bad as a frame that brings nothing
 MOST_TIRED: Final = 200.0
@@ -231,7 +231,7 @@ class Incoming(ABC):
     def _refuse_large(self) -> None:
         """The message that is coming is too large. It is not kept, but the call is not ended before
         it has come, if it is not beyond all measure: a caller that writes would not learn why."""
-        size, limit = self._due, self.connection.loop.largest_message
+        size, limit = self._due, self._largest()
         self._drop()
         if not self._have < size <= MEASURE * limit:
             self._refuse_dropped()

@@ -37,7 +37,8 @@ class RetryPolicy:
     """How often, and after which pauses, a call refused or lost on the way is repeated."""
 
     attempts: int = 5
-    """Attempts in all, the first included: 1 (never retry) to 5 (gRPC's limit)."""
+    """Attempts in all, the first included, from 1 (never retry) to 1,000; unary calls have at most
+    5, which is gRPC's limit."""
     initial_backoff: float = 0.05
     """Seconds before the second attempt (gRPC varies each pause by 20 %)."""
     max_backoff: float = 2.0

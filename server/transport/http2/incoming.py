@@ -38,7 +38,8 @@ MEASURE: Final = 4
 STEP: Final = 65_536  # bytes of a message by which it is weighed while it comes
 BOMB: Final = 4_096  # bytes unpacked in vain that are as bad as a frame that brings nothing
 MOST_TIRED: Final = 200.0
-ALWAYS: Final = 1_024  # bytes of a message that is never too large
+USUAL: Final = 65_536
+"""Bytes of a message that any method takes, if the largest of all is not smaller."""
 ENTRY: Final = 64  # bytes that a message costs, besides its own, while it waits
 AGAIN: Final = 0.5
 """Seconds after which a caller may try again that found no room."""
@@ -69,7 +70,8 @@ class Incoming(ABC):
         self.arrived = connection.loop.since
         """When its headers arrived, or the message that was handed over last."""
         self.most: Callable[[], int | None] | None = None
-        """What tells the bytes of its largest message, where they are fewer than of any."""
+        """What tells the bytes of its largest message, `USUAL` or more, where they are fewer than
+        those of the largest of all."""
         self._compression = head.compression
         self._take: Take | None = None
         self._on_cancel: Then | None = None
@@ -221,7 +223,7 @@ class Incoming(ABC):
 
     def _too_large(self) -> bool:
         """Whether no message of its kind can be as large as the one that is coming."""
-        return self._due > ALWAYS and self._due > self._largest()
+        return self._due > self.connection.loop.usual_message and self._due > self._largest()
 
     def _largest(self) -> int:
         largest = self.connection.loop.largest_message

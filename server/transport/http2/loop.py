@@ -23,7 +23,7 @@ from server.transport.http2.budget import Budget
 from server.transport.http2.call import Call
 from server.transport.http2.connection import READ, Connection
 from server.transport.http2.entrance import Entrance
-from server.transport.http2.incoming import Then
+from server.transport.http2.incoming import USUAL, Then
 from server.transport.http2.outgoing import Outgoing
 from server.transport.http2.sockets import Encrypted, Plain, Socket
 from server.transport.http2.tally import Tally, Told
@@ -92,6 +92,7 @@ class Loop:
         self.turned_down = refused
         self.on_call, self._settle, self._on_death = on_call, settle, on_death
         self.largest_message, self.most_calls = largest_message, most_calls
+        self.usual_message = min(USUAL, largest_message)
         self._limits = limits
         self.budget = Budget(limits.bytes, limits.connections, self.post)
         self.lost = False

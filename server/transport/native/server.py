@@ -31,16 +31,15 @@ from server.transport.native.stream import Streams
 from server.transport.native.tallies import Tallies
 from server.transport.native.tracing import traces
 from server.transport.rpcs.services import (
+    INFER,
     INFER_STREAM,
-    INFERENCE,
-    SERVICE,
+    STEP,
     STEP_STREAM,
     Handler,
     Services,
 )
 from server.transport.tls import certificates
 
-STEP, INFER = f"/{SERVICE}/Step", f"/{INFERENCE}/ModelInfer"
 MOST_CALLS = 4_096
 """Calls of one connection at the same time; further ones wait at the caller's."""
 UNIMPLEMENTED: int = grpc.StatusCode.UNIMPLEMENTED.value[0]

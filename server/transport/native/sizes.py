@@ -14,20 +14,19 @@ import numpy as np
 from server.api.parsing import INFER_BYTES
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
+from server.transport.http2.incoming import USUAL
 from server.transport.rpcs.services import (
     ADMIN,
+    INFER,
     INFER_STREAM,
-    INFERENCE,
     SERVICE,
+    STEP,
     STEP_STREAM,
     Handler,
 )
 
-USUAL: Final = 65_536
-"""Bytes of any message that may come without more ado."""
 ROOM: Final = 1 << 20
 """Bytes beside a snapshot's states: it may come from where more of the latest steps are kept."""
-INFER: Final = f"/{INFERENCE}/ModelInfer"
 ANY: Final = frozenset(
     {f"/{SERVICE}/{each}" for each in ("OpenMany", "CloseMany")}
     | {STEP_STREAM, INFER_STREAM, f"/{ADMIN}/Migrate"}
@@ -63,7 +62,7 @@ def _snapshot(model: ServedModel) -> int:
 
 
 _BY_MODELS: Final = {
-    f"/{SERVICE}/Step": _step,
+    STEP: _step,
     f"/{SERVICE}/Forecast": _forecast,
     f"/{SERVICE}/Import": _snapshot,
 }

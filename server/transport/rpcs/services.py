@@ -38,7 +38,8 @@ ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 STORE = "tidegate.store"
-STEP_STREAM, INFER_STREAM = f"/{SERVICE}/StepStream", f"/{INFERENCE}/ModelStreamInfer"
+STEP, STEP_STREAM = f"/{SERVICE}/Step", f"/{SERVICE}/StepStream"
+INFER, INFER_STREAM = f"/{INFERENCE}/ModelInfer", f"/{INFERENCE}/ModelStreamInfer"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 

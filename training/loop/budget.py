@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from training.errors import TrainingError
 from training.loop.fit import new_learner
 from training.loop.windows import Windows, lanes_of, lay, updates_of
 from training.recipe.recipe import Recipe
@@ -32,7 +33,13 @@ def within(minutes: float, dataset: Dataset, recipe: Recipe) -> Recipe:
     recipe alone, so that another machine repeats the run.
 
     It stops before, a third of its epochs after the best one, where there is a validation part.
+
+    Raises:
+        TrainingError: several processes are to train: each would come to epochs of its own, and the
+            others wait for it.
     """
+    if recipe.loop.devices * recipe.loop.machines > 1:
+        raise TrainingError("minutes are of one process: for several, set loop.epochs")
     seconds, updates = _epoch(dataset, recipe)
     epochs = int(np.clip(60 * minutes / seconds, FEWEST, min(MOST, MOST_UPDATES // updates + 1)))
     patience = max(FEWEST, epochs // 3) if dataset.validation else 0

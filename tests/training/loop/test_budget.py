@@ -10,6 +10,7 @@ import pytest
 
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
+from training.errors import TrainingError
 from training.loop import budget
 from training.recipe.recipe import Recipe, read_recipe
 from training.table.dataset import load
@@ -34,6 +35,13 @@ def test_the_budget_is_divided_by_what_an_epoch_takes(
     assert budget.within(60, dataset, recipe).loop.epochs == budget.MOST
     monkeypatch.setattr(budget, "_epoch", lambda *_: (0.001, 3000))
     assert budget.within(60, dataset, recipe).loop.epochs == 11  # updates are bounded as well
+
+
+def test_several_processes_have_no_budget_of_their_own_each(recipe: Recipe) -> None:
+    for setting in ("devices", "machines"):
+        loop = recipe.loop.model_copy(update={setting: 2})
+        with pytest.raises(TrainingError, match="set loop.epochs"):
+            budget.within(5.0, load(recipe), recipe.model_copy(update={"loop": loop}))
 
 
 def test_an_epoch_of_more_updates_takes_as_much_longer(

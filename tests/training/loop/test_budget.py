@@ -40,7 +40,7 @@ def test_the_budget_is_divided_by_what_an_epoch_takes(
 def test_several_processes_have_no_budget_of_their_own_each(recipe: Recipe) -> None:
     for setting in ("devices", "machines"):
         loop = recipe.loop.model_copy(update={setting: 2})
-        with pytest.raises(TrainingError, match="set loop.epochs"):
+        with pytest.raises(TrainingError, match=r"set loop\.epochs"):
             budget.within(5.0, load(recipe), recipe.model_copy(update={"loop": loop}))
 
 

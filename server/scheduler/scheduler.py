@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.engine import Engine, EngineRows
+from server.engine.thread import EngineThread
 from server.errors import Internal, RunFailed, ServingError
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch, fail_all
@@ -125,8 +126,7 @@ class Scheduler:
         self._ran = False  # whether the last turn let go of the interpreter, as a run does
         self._leaving: list[Picked] = []  # rows that left their run and are not complete yet
         name = f"scheduler-{engine.manifest.name}-{engine.manifest.version}"
-        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
-        self._begun: Future[None] = Future()
+        self._thread = EngineThread(engine, self._live, name)
 
     def start(self) -> None:
         """Begin to run what is submitted.
@@ -135,11 +135,6 @@ class Scheduler:
             BadModel: as `Engine.begin`, in the thread that is to run it; nothing has begun.
         """
         self._thread.start()
-        try:
-            self._begun.result()
-        except BaseException:
-            self._thread.join()
-            raise
 
     def submit(self, submission: Submission) -> None:
         """Queue a submission's rows, from any thread. Its `on_done` follows from the scheduler's
@@ -177,12 +172,6 @@ class Scheduler:
             self._engine.release()
 
     def _live(self) -> None:
-        try:
-            self._engine.begin()
-        except BaseException as error:
-            self._begun.set_exception(error)
-            return
-        self._begun.set_result(None)
         try:
             self._loop()
         except BaseException:

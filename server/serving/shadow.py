@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from server.bundle.manifest import Manifest
 from server.engine.engine import Engine, EngineRows
+from server.engine.thread import EngineThread
 from server.serving.migration import By, check
 from server.serving.model import ServedModel
 from server.serving.shadow_course import Course
@@ -48,8 +48,7 @@ class Shadow:
         self._condition = threading.Condition()
         self._stopped = False
         name = f"shadow-{engine.manifest.name}-{engine.manifest.version}"
-        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
-        self._begun: Future[None] = Future()
+        self._thread = EngineThread(engine, self._live, name)
 
     def start(self) -> None:
         """Begin to step along.
@@ -57,11 +56,9 @@ class Shadow:
         Raises:
             BadModel: as `Engine.begin`; nothing has begun.
         """
-        self._thread.start()
         try:
-            self._begun.result()
+            self._thread.start()
         except BaseException:
-            self._thread.join()
             self._end()
             raise
         self.model.on_made, self.model.shadow = self.interrupt, self.note
@@ -101,12 +98,6 @@ class Shadow:
             self._course.miss(np.array([handle]), self._number)
 
     def _live(self) -> None:
-        try:
-            self._engine.begin()
-        except BaseException as error:
-            self._begun.set_exception(error)
-            return
-        self._begun.set_result(None)
         while (taken := self._take()) is not None:
             number, applied = taken
             try:

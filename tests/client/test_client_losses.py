@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from grpc import aio
 
 from tests.client.bundles import CHUNK, MODEL
 from tests.client.observations import assert_close, expected, observations
 from tests.client.proxy import Proxy
 from tests.client.rough import play_roughly
 from tests.harness import RunningServer
-from tidegate import Client, Session, SyncClient, errors
+from tidegate import Client, ClientOptions, Session, SyncClient, errors
+from tidegate._stream.stream import Stream
 from tidegate.model import FloatArray
 
 
@@ -42,6 +45,34 @@ def test_a_connection_cut_before_the_reply_goes_unnoticed(
     before = serving.metric("tidegate_replies_remembered_total")
     asyncio.run(play())
     assert serving.metric("tidegate_replies_remembered_total") - before >= 1
+
+
+def test_a_connection_that_breaks_just_as_it_is_left_for_another_goes_unnoticed(
+    serving: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, parted = Stream._part, []
+
+    async def broken() -> None:
+        raise aio.InternalError('Failed "execute_batch"')  # as gRPC has it, once in a while
+
+    async def breaks(self: Stream, call: Any, reader: Any) -> None:
+        parted.append(reader.done())
+        call.done_writing = broken
+        await part(self, call, reader)
+
+    monkeypatch.setattr(Stream, "_part", breaks)
+
+    async def play() -> None:
+        xs = observations(20)
+        options = ClientOptions(stream_age=0.01)
+        async with (
+            Client(serving.address, options) as client,
+            client.session(MODEL, name()) as session,
+        ):
+            assert_close(np.array([await session.step(x) for x in xs]), expected(xs))
+
+    asyncio.run(play())
+    assert False in parted
 
 
 def test_the_synchronous_client_does_not_notice_either(proxy: Proxy) -> None:

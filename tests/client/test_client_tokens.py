@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.harness import RunningServer, running_server
 from tests.server.access.doors import entry, guarded
 from tidegate import Client, ClientOptions, RetryPolicy
 from tidegate._stream.operator import Operator
+from tidegate._stream.stream import Stream
 from tidegate.errors import NotAllowed, QuotaReached, TidegateError, Unauthenticated
 
 X = np.zeros(5, np.float32)
@@ -90,6 +92,31 @@ def test_who_may_not_call_hears_why_at_once(
 
     with pytest.raises(kind):
         asyncio.run(step())
+
+
+def test_a_stream_refused_while_it_is_written_to_tells_why(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Stream._write
+
+    async def late(self: Stream, call: Any) -> None:
+        await call.wait_for_connection()
+        time.sleep(0.05)  # gRPC has the refusal, and has not told this loop
+        await write(self, call)
+
+    monkeypatch.setattr(Stream, "_write", late)
+
+    async def play() -> None:
+        async with Client(server.address, options("secret-a")) as client:
+            await client.model("small")
+            stream = await client.stream_of("small", 1, "m")
+            object.__setattr__(client.options, "token", "secret-looks")
+            done = await client.step_many("small", ["m"], np.zeros(1, np.int64), X[None])
+            assert stream.breaks > 1  # the first was written to in vain
+            raise done.errors[0]
+
+    with pytest.raises(NotAllowed):
+        asyncio.run(play())
 
 
 def test_a_stream_goes_on_with_the_next_token_when_one_runs_out(

@@ -33,6 +33,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 Call = Any  # grpc.aio.StreamStreamCall
 WATCH_SECONDS = 0.25
 PARTING_SECONDS = 0.5
+ASKING_SECONDS = 1.0
 LEAST_AGE = 1.0  # seconds that a connection is kept which a server would rather not serve
 # How gRPC tells that a connection broke, where no Tidegate server speaks.
 BREAKS = (
@@ -70,8 +71,8 @@ class Stream:
         self._in_flight: dict[int, Message] = {}
         self._held: dict[asyncio.TimerHandle, tuple[Sequence[Row], Sequence[Share]]] = {}
         self._sent = self._failures = 0
-        self._starting: errors.Starting | None = None  # why the connection before ended, if so
         self._heard = False  # whether the server has answered on the present connection
+        self._asking = False  # whether the present connection is to tell how the last ended
         self.breaks = 0
         """How many connections broke, or were given up."""
         self._age, self._began, self._ends_at = options.stream_age, -math.inf, math.inf
@@ -154,13 +155,15 @@ class Stream:
         reader = self._loop.create_task(self._read(call))
         try:
             try:
+                if self._asking:  # what is not written to can tell why it ends
+                    await asyncio.wait([reader], timeout=ASKING_SECONDS)
                 while await self._due(reader):
                     if self._old:
                         self.breaks += 1  # by now the sessions may be elsewhere, or not
                         self.lanes.forget()
                         return None
                     await self._write(call)
-            except (aio.AioRpcError, asyncio.InvalidStateError):
+            except (aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
                 pass  # the reader knows why
             except asyncio.CancelledError:
                 if _cancelling():
@@ -173,8 +176,8 @@ class Stream:
         """Say good-bye where the other side still listens, so that nothing of the call is left."""
         try:
             await call.done_writing()
-        except (aio.AioRpcError, asyncio.InvalidStateError):
-            pass
+        except (aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
+            pass  # InternalError: it has just ended, and gRPC had not told yet
         except asyncio.CancelledError:
             if _cancelling():
                 call.cancel()
@@ -226,7 +229,7 @@ class Stream:
     async def _read(self, call: Call) -> TidegateError:
         try:
             while (reply := await call.read()) is not aio.EOF:
-                self._failures, self._heard = 0, True
+                self._failures, self._heard, self._asking = 0, True, False
                 self._settle(reply)
             return errors.Unavailable("the server ended the stream")
         except aio.AioRpcError as error:
@@ -257,7 +260,9 @@ class Stream:
         self._put_back(error)
         if isinstance(error, errors.MessageTooLarge):
             return  # smaller ones go at once
-        error = self._why(error)
+        self._asking = self._unexplained(error)
+        if self._asking:
+            return
         self._failures += 1
         if not self._passes(error):
             self._fail(error)
@@ -265,12 +270,11 @@ class Stream:
         elif self._outbox:
             await asyncio.sleep(error.retry_after or self._retry.pause(self._failures))
 
-    def _why(self, error: TidegateError) -> TidegateError:
-        """A server that starts ends streams at once, some of them while they are written to."""
-        if self._starting is not None and isinstance(error, errors.EndedUnread):
-            return self._starting
-        self._starting = error if isinstance(error, errors.Starting) else None
-        return error
+    def _unexplained(self, error: TidegateError) -> bool:
+        """Whether a stream ended before anything was heard on it, and while it was written to, in
+        which case grpc.aio does not tell why; another that only listens will know."""
+        unread = isinstance(error, errors.EndedUnread) and not self._heard
+        return unread and not self._asking
 
     def _passes(self, error: TidegateError) -> bool:
         """Whether another attempt may succeed. A server that starts is waited for while anybody

@@ -173,18 +173,24 @@ def test_metadata_of_both_kinds_comes_and_goes() -> None:
 
 def test_calls_beyond_the_limit_of_a_connection_wait_at_the_caller_s() -> None:
     waiting: list[Call] = []
+    at_once: list[int] = []  # counted in the loop's thread, where none begins or ends meanwhile
+
+    def begins(call: Call) -> None:
+        waiting.append(call)
+        at_once.append(sum(not each.over for each in waiting))
+
     with (
-        loop(waiting.append, most_calls=3) as (_, port),
+        loop(begins, most_calls=3) as (_, port),
         grpc.insecure_channel(f"127.0.0.1:{port}") as opened,
     ):
         calls = [unary(opened).future(b"", timeout=60) for _ in range(9)]
         answered = 0
         while answered < 9:
-            assert len([call for call in waiting if not call.over]) <= 3
             for call in waiting[answered:]:
                 answered += 1
                 call.post(partial(call.answer, b""))
         assert [call.result() for call in calls] == [b""] * 9
+        assert max(at_once) <= 3
 
 
 def test_a_stop_lets_calls_finish_and_refuses_new_ones() -> None:

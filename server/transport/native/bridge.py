@@ -1,8 +1,8 @@
-"""Rpcs that are coroutines, for calls of the loop: all that is not stepping.
+"""Rpcs that are coroutines, for calls of the loop: all that waits for something, but for steps.
 
-A call gets a task of the event loop and a context that does what grpc.aio's does for them. What the
-task awaits, the loop's thread brings; each way costs a wake-up, which none of these calls is too
-frequent for.
+A call gets a task of the event loop, once its message is there if it has but one, and a context that
+does what grpc.aio's does for them. What the task awaits, the loop's thread brings; each way costs a
+wake-up, which none of these calls is too frequent for.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -27,7 +28,15 @@ from server.transport.rpcs.services import Handler
 
 log = logging.getLogger(__name__)
 
-INTERNAL = "internal error; the server's log has the details"
+MOST_BEGINNING = 2
+INTERNAL: Final[tuple[int, str]] = (
+    grpc.StatusCode.INTERNAL.value[0],
+    "internal error; the server's log has the details",
+)
+NO_MESSAGE: Final[tuple[int, str]] = (
+    grpc.StatusCode.INVALID_ARGUMENT.value[0],
+    "the call has no message",
+)
 
 
 class Context:
@@ -94,11 +103,42 @@ class Bridge:
         self._tallies = tallies
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[Call, Handler, bytes | None]] = deque()
+        self._beginning = 0  # handed over, and not yet begun to wait for something
+
+    @property
+    def waits(self) -> bool:
+        """Whether calls are yet to be handed over."""
+        return bool(self._waiting)
 
     def serve(self, call: Call, handler: Handler, packed: bytes | None = None) -> None:
-        """Serve a call from the loop's thread; `packed` is its first message, if that was read."""
+        """Serve a call from the loop's thread; `packed` is its message, if that was read."""
+        if packed is not None or handler.request_streaming:
+            self._serve(call, handler, packed)
+        else:
+            call.receive(lambda packed: self._told(call, handler, packed))
+
+    def _told(self, call: Call, handler: Handler, packed: bytes | None) -> None:
+        if packed is None:
+            call.end(*NO_MESSAGE)
+        else:
+            self._serve(call, handler, packed)
+
+    def _serve(self, call: Call, handler: Handler, packed: bytes | None) -> None:
         call.lend()  # a task that is cancelled may hold what it has for a while
-        self._soon(self._start, call, handler, packed)
+        self._waiting.append((call, handler, packed))
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Few at a time: what the event loop does at a stretch, steps wait for, since there is one
+        interpreter; and who has given up meanwhile costs it nothing."""
+        while self._waiting and self._beginning < MOST_BEGINNING:
+            call, handler, packed = self._waiting.popleft()
+            if call.over:
+                call.take_back()
+            else:
+                self._beginning += 1
+                self._soon(self._start, call, handler, packed)
 
     def message(self, call: Call) -> asyncio.Future[bytes | None]:
         """The call's next message; to be called on the event loop, as `sent` is."""
@@ -139,10 +179,14 @@ class Bridge:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: call.post(call.take_back))
-        call.post(lambda: self._watch(call, task))
+        self._loop.call_soon(call.post, lambda: self._begun(call, task))  # after its first leg
 
-    def _watch(self, call: Call, task: asyncio.Task[None]) -> None:
-        """It is cancelled with its call."""
+    def _begun(self, call: Call, task: asyncio.Task[None]) -> None:
+        """There is room for another; this one is cancelled with its call."""
+        self._beginning -= 1
+        self._hand_over()
+        if task.done():
+            return
         if call.over:
             self._soon(task.cancel)
         else:
@@ -159,27 +203,23 @@ class Bridge:
             call.post(lambda: call.refuse(refusal))
         except Exception:
             log.exception("a call failed unexpectedly", extra=about(call.metadata))
-            call.post(lambda: call.end(grpc.StatusCode.INTERNAL.value[0], INTERNAL))
+            call.post(lambda: call.end(*INTERNAL))
 
     async def _answer(
         self, context: Context, call: Call, handler: Handler, packed: bytes | None
     ) -> None:
-        parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         if handler.stream_stream is not None:
             await _all(handler.stream_stream, context.messages(), context)
             call.post(call.end)
             return
-        if packed is None:
-            packed = await self.message(call)
-        if packed is None:
-            code: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
-            call.post(lambda: call.end(code, "the call has no message"))
-        elif handler.unary_stream is not None:
-            await _all(handler.unary_stream, parse(packed), context)
+        assert packed is not None
+        request = (handler.request_deserializer or bytes)(packed)
+        if handler.unary_stream is not None:
+            await _all(handler.unary_stream, request, context)
             call.post(call.end)
         else:
             behaviour: Any = handler.unary_unary
-            reply = await behaviour(parse(packed), context)
+            reply = await behaviour(request, context)
             answer = (handler.response_serializer or bytes)(reply)
             call.post(lambda: self._end(call, context.model, answer))
 

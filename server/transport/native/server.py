@@ -1,4 +1,5 @@
-"""The transport over our own HTTP/2: steps where they arrive, everything else over the bridge."""
+"""The transport over our own HTTP/2: steps and descriptions where they arrive, everything else over
+the bridge."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from server.transport.methods import Handlers, Methods
 from server.transport.native.bridge import Bridge
 from server.transport.native.connections import Connections
 from server.transport.native.inference import Requests
+from server.transport.native.prompt import Prompt
 from server.transport.native.sizes import Most, most
 from server.transport.native.slow import SlowReplies
 from server.transport.native.step_stream import StepStream
@@ -33,6 +35,7 @@ from server.transport.native.tracing import traces
 from server.transport.rpcs.services import (
     INFER,
     INFER_STREAM,
+    PROMPT,
     STEP,
     STEP_STREAM,
     Handler,
@@ -118,7 +121,11 @@ class NativeServer:
             return begin
 
         ways = {path: bridged(handler) for path, handler in handlers.by_path.items()}
-        begins = {**ways, **self._natives(registry, methods, of_steps, ways[STEP])}
+        begins: dict[str, Callable[[Call], object]] = {
+            **ways,
+            **{path: Prompt(bridge, handlers.by_path[path]).begin for path in PROMPT},
+            **self._natives(registry, methods, of_steps, ways[STEP]),
+        }
         routes = {
             path: Route(
                 method := methods[path],
@@ -187,7 +194,7 @@ class NativeServer:
 
     def _idle(self) -> bool:
         idle = self._services.idle and not self._streams
-        return idle and not self._loop.has_unsent
+        return idle and not (self._bridge.waits or self._loop.has_unsent)
 
     def _on_call(self, call: Call) -> None:
         route = self._routes.get(call.method, self._unknown)

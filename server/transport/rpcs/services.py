@@ -54,6 +54,16 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
 PROBES = ("ServerLive", "ServerReady", "ModelReady")
 """Asked by whoever decides whether the server lives: answered however busy it is."""
 
+PROMPT = (
+    f"/{SERVICE}/ListModels",
+    f"/{INFERENCE}/ServerMetadata",
+    f"/{INFERENCE}/ModelMetadata",
+    f"/{INFERENCE}/ModelConfig",
+    f"/{INFERENCE}/ModelStatistics",
+    f"/{INFERENCE}/RepositoryIndex",
+)
+"""Told from what is in memory: their coroutines wait for nothing."""
+
 
 class Takes(Protocol):
     """A server that takes handlers, as `grpc.aio.Server` does."""

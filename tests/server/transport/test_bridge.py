@@ -1,0 +1,140 @@
+"""Rpcs on the event loop take few turns at a time; those that wait for nothing never go there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from server.transport.http2.call import Call
+from server.transport.native.bridge import MOST_BEGINNING, Bridge
+from server.transport.native.prompt import Prompt
+from server.transport.rpcs.services import Handler
+from tests.server.transport.serving import loop, unary
+
+Play = Callable[[grpc.Channel], Awaitable[None]]
+Rpc = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+def bridged(rpc: Rpc, play: Play) -> None:
+    """Serve calls by a coroutine of this thread's event loop."""
+
+    async def bounded() -> None:
+        bridge = Bridge({})
+        handler: Handler = grpc.unary_unary_rpc_method_handler(rpc)
+
+        def begin(call: Call) -> None:
+            bridge.serve(call, handler)
+
+        with (
+            loop(begin) as (_, port),
+            grpc.insecure_channel(f"127.0.0.1:{port}") as opened,
+        ):
+            await asyncio.wait_for(play(opened), 60)
+            assert not bridge.waits
+
+    asyncio.run(bounded())
+
+
+def test_calls_given_up_while_the_event_loop_is_busy_are_never_begun() -> None:
+    begun: list[bytes] = []
+    hold = threading.Event()
+
+    async def rpc(packed: bytes, context: Any) -> bytes:
+        begun.append(packed)
+        if packed == b"hold":
+            hold.wait(60)  # what the event loop should not do, but for a moment
+        return packed
+
+    async def play(opened: grpc.Channel) -> None:
+        given_up: list[grpc.StatusCode] = []
+
+        def give_up() -> None:
+            call = unary(opened)
+            first = call.future(b"hold", timeout=60)
+            while not begun:
+                pass
+            late = [call.future(b"late", timeout=0.05) for _ in range(50)]
+            given_up.extend(each.code() for each in late)
+            hold.set()
+            assert first.result() == b"hold"
+            assert call(b"last", timeout=60) == b"last"
+
+        await asyncio.to_thread(give_up)
+        assert given_up == [grpc.StatusCode.DEADLINE_EXCEEDED] * 50
+        assert len(begun) <= 2 + MOST_BEGINNING and begun[-1] == b"last"
+
+    bridged(rpc, play)
+
+
+def test_calls_that_wait_for_something_do_not_keep_others_from_beginning() -> None:
+    go = asyncio.Event()
+
+    async def rpc(packed: bytes, context: Any) -> bytes:
+        if packed == b"wait":
+            await go.wait()
+        return packed
+
+    async def play(opened: grpc.Channel) -> None:
+        call = unary(opened)
+        waiting = [call.future(b"wait", timeout=60) for _ in range(10 * MOST_BEGINNING)]
+        gone = [call.future(b"wait", timeout=60) for _ in range(10 * MOST_BEGINNING)]
+        others = [call.future(b"%d" % k, timeout=60) for k in range(50)]
+        told = await asyncio.gather(*(asyncio.to_thread(each.result) for each in others))
+        assert told == [b"%d" % k for k in range(50)]
+        assert not any(each.done() for each in waiting)
+        for each in gone:
+            each.cancel()
+        go.set()
+        told = await asyncio.gather(*(asyncio.to_thread(each.result) for each in waiting))
+        assert set(told) == {b"wait"}
+
+    bridged(rpc, play)
+
+
+def test_what_waits_for_nothing_is_told_though_the_event_loop_stands_still() -> None:
+    async def main() -> None:
+        handler: Handler = grpc.unary_unary_rpc_method_handler(echo)
+        with (
+            loop(Prompt(Bridge({}), handler).begin) as (_, port),
+            grpc.insecure_channel(f"127.0.0.1:{port}") as opened,
+        ):
+            assert unary(opened)(b"hello", timeout=60) == b"hello"  # which stops this loop
+            with pytest.raises(grpc.RpcError) as refused:
+                unary(opened)(b"abort", timeout=60)
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            assert refused.value.details() == "none"
+
+    async def echo(packed: bytes, context: Any) -> bytes:
+        if packed == b"abort":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "none")
+        return packed
+
+    asyncio.run(main())
+
+
+def test_an_rpc_that_waits_where_it_must_not_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        handler: Handler = grpc.unary_unary_rpc_method_handler(rpc)
+        with (
+            loop(Prompt(Bridge({}), handler).begin) as (_, port),
+            grpc.insecure_channel(f"127.0.0.1:{port}") as opened,
+            caplog.at_level(logging.ERROR),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                unary(opened)(b"wait", timeout=60)
+            assert refused.value.code() is grpc.StatusCode.INTERNAL
+            assert unary(opened)(b"on", timeout=60) == b"on"
+
+    async def rpc(packed: bytes, context: Any) -> bytes:
+        if packed == b"wait":
+            await asyncio.sleep(0)
+        return packed
+
+    asyncio.run(main())
+    assert "waits that is to wait for nothing" in caplog.text

@@ -1,8 +1,8 @@
 """Rpcs that are coroutines, for calls of the loop: all that waits for something, but for steps.
 
-A call gets a task of the event loop, once its message is there if it has but one, and a context that
-does what grpc.aio's does for them. What the task awaits, the loop's thread brings; each way costs a
-wake-up, which none of these calls is too frequent for.
+A call gets a task of the event loop, once its message is there if it has but one, and a context
+that does what grpc.aio's does for them. What the task awaits, the loop's thread brings; each way
+costs a wake-up, which none of these calls is too frequent for.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Services:
         infer_stream = self._door(INFER_STREAM)
         self._inference = InferenceServicer(registry, mailbox, inflight, infer_stream)
         self._admin, self._audit = AdminServicer(administration, process), Audit()
-        self.health = HealthServicer()
+        self.health = HealthServicer(registry)
 
     def add_to(self, server: Takes) -> None:
         """Have all of it served."""

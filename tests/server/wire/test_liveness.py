@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tests.harness import RunningServer, await_ready, small_model, start
 
 LIVE = "tidegate.live"
 SERVING = health_pb2.HealthCheckResponse.SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 HANGS = """
@@ -63,6 +65,34 @@ def test_a_transport_that_hangs_is_not_live_though_its_models_are_ready(small: S
                 check(stub, LIVE, seconds=1)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert check(stub, "") == SERVING
+
+
+MODEL = "tidegate.model/small"
+
+
+@pytest.mark.parametrize("transport", ["native", "aio"])
+def test_each_model_has_a_name_that_says_whether_it_takes_steps(
+    tmp_path: Path, transport: str
+) -> None:
+    small_model(tmp_path)
+    broken = tmp_path / "small" / "2"
+    shutil.copytree(tmp_path / "small" / "1", broken)
+    (broken / "step.onnx").write_bytes(b"none")
+    with probed(tmp_path, "--transport", transport) as (running, stub):
+        assert check(stub, MODEL) == check(stub, f"{MODEL}/1") == SERVING
+        assert check(stub, f"{MODEL}/2") == NOT_SERVING
+        for unknown in ("other", "small/3", "small/0", "small/-1", "small/1/1", "small/٣", ""):
+            with pytest.raises(grpc.RpcError) as caught:
+                check(stub, f"tidegate.model/{unknown}")
+            assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        request = health_pb2.HealthCheckRequest(service=MODEL)
+        watched = stub.Watch(request, timeout=60)
+        assert next(watched).status == SERVING
+        nobody = health_pb2.HealthCheckRequest(service="tidegate.model/other")
+        assert next(stub.Watch(nobody, timeout=60)).status == UNKNOWN
+        running.process.send_signal(signal.SIGTERM)
+        assert next(watched).status == NOT_SERVING
+        assert running.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("transport", ["native", "aio"])

@@ -1,13 +1,13 @@
 """Servers of an earlier version replaced by today's and back, one after the other, under load.
 
-    python -m tests.durability.upgrade [COMMIT] [--envoy] [--kill]
+    python -m tests.durability.upgrade [COMMIT] [--images OLD NEW] [--envoy] [--kill]
 
 Three servers share a redis. They run the code of COMMIT at first, which is taken from this
-repository's history; then each is drained (or killed) and today's is started in its place; then
-each is put back. Sessions stream all the while through today's client library and the earlier
-one's, each reply compared with NumPy's LSTM; with old and new servers side by side, sessions are
-exported from the one and imported at the other. Exit status 1 where a step was lost or doubled or
-an answer wrong, 2 where there is no such commit.
+repository's history, or an image of it; then each is drained (or killed) and today's is started in
+its place; then each is put back. Sessions stream all the while through today's client library and
+the earlier one's, each reply compared with NumPy's LSTM; with old and new servers side by side,
+sessions are exported from the one and imported at the other. Exit status 1 where a step was lost or
+doubled or an answer wrong, 2 where there is no such commit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.cluster.envoy import Envoy
 from tests.durability.service import Service, on_redis
-from tests.durability.upgrade.versions import Stream, Version, extracted
+from tests.durability.upgrade.versions import Stream, Version, extracted, remove_containers
 from tests.durability.walks import PATIENT
 from tests.harness import ROOT, small_model
 from tests.server.store.redis_server import RedisServer
@@ -68,7 +68,7 @@ class Fleet:
         self.services[at] = service
 
     def _service(self, version: Version) -> Service:
-        service = Service(self._repository, *self._flags, before=version.before)
+        service = Service(self._repository, *self._flags, before=version.serves(self._repository))
         self._stack.callback(lambda: service.kill() if hasattr(service, "_begun") else None)
         return service
 
@@ -136,11 +136,18 @@ def main() -> None:
     parser.add_argument("commit", nargs="?", default=RELEASED)
     parser.add_argument("--sessions", type=int, default=60, help="of each version's client")
     parser.add_argument("--envoy", action="store_true", help="a proxy routes to the servers")
+    parser.add_argument("--images", nargs=2, default=("", ""), metavar=("OLD", "NEW"))
     parser.add_argument("--kill", action="store_true", help="SIGKILL in place of SIGTERM")
     told = parser.parse_args()
+    if told.kill and told.images[0]:
+        parser.error("--kill is for servers that are no containers")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        old, new = extracted(told.commit, folder / "old"), Version("now", ROOT)
+        folder.chmod(0o755)  # an image's user reads the models
+        old = extracted(told.commit, folder / "old", told.images[0])
+        new = Version("now", ROOT, told.images[1])
+        if told.images[0]:
+            stack.callback(remove_containers)
         old.check()
         new.check()
         network = small_model(folder / "models")

@@ -1,9 +1,10 @@
-"""Trees of code, today's and a commit's, and their clients as processes that stream."""
+"""Today's code and a commit's, as trees or images, and their clients as processes that stream."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,9 @@ from typing import Any
 
 from tests.harness import ROOT
 
+DOCKER = os.environ.get("DOCKER", "docker")
+LABEL = f"tidegate-upgrade={os.getpid()}"
+ENTRY = "/venv/bin/python /usr/local/lib/tidegate/entrypoint.py"
 STREAMER = Path(__file__).with_name("streamer.py")
 
 
@@ -22,6 +26,20 @@ class Version:
 
     name: str
     folder: Path
+    image: str = ""
+    """What its servers run from, if not from the folder; clients always do."""
+
+    def serves(self, models: Path) -> tuple[str, ...]:
+        """A command that runs a server with this version, whichever Python it is told."""
+        if not self.image:
+            return self.before
+        # By sh, which is told `python -m server ...`, as process 1 of its own.
+        return (
+            DOCKER, "run", "--rm", "--network=host", "--read-only", "--cap-drop=ALL",
+            f"--label={LABEL}", f"--volume={models}:{models}:ro", "--tmpfs=/tmp",
+            "--env=TIDEGATE_HOST=127.0.0.1", "--env=TIDEGATE_HEALTH_PORT=0",
+            "--entrypoint=/bin/sh", self.image, "-c", f'shift 2; exec {ENTRY} "$@"',
+        )  # fmt: skip
 
     @property
     def before(self) -> tuple[str, ...]:
@@ -37,7 +55,14 @@ class Version:
             sys.exit(f"{self.name} would run {told}")
 
 
-def extracted(commit: str, folder: Path) -> Version:
+def remove_containers() -> None:
+    """Those of servers that did not end by themselves."""
+    command = [DOCKER, "ps", "--all", "--quiet", f"--filter=label={LABEL}"]
+    if left := subprocess.run(command, capture_output=True, text=True, check=True).stdout.split():
+        subprocess.run([DOCKER, "rm", "--force", *left], stdout=subprocess.DEVNULL, check=True)
+
+
+def extracted(commit: str, folder: Path, image: str = "") -> Version:
     """The code of a commit."""
     command = ["git", "-C", str(ROOT), "archive", commit]
     told = subprocess.run(command, capture_output=True, check=False)
@@ -46,7 +71,7 @@ def extracted(commit: str, folder: Path) -> Version:
         sys.exit(2)
     with tarfile.open(fileobj=io.BytesIO(told.stdout)) as archive:
         archive.extractall(folder, filter="data")
-    return Version(commit, folder)
+    return Version(commit, folder, image)
 
 
 class Stream:

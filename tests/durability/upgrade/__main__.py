@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.cluster.envoy import Envoy
-from tests.durability.service import Service, on_redis
+from tests.durability.service import Service, free_port, on_redis
 from tests.durability.upgrade.versions import Stream, Version, extracted, remove_containers
 from tests.durability.walks import PATIENT
 from tests.harness import ROOT, small_model
@@ -151,9 +151,10 @@ def main() -> None:
         old.check()
         new.check()
         network = small_model(folder / "models")
-        redis = RedisServer()
+        port = free_port()
+        redis = RedisServer("--bind", "127.0.0.1", "--port", str(port))
         stack.callback(redis.stop)
-        fleet = Fleet(folder / "models", redis.url, told.kill, stack)
+        fleet = Fleet(folder / "models", f"redis://127.0.0.1:{port}/0", told.kill, stack)
         fleet.start(old)
         targets = _targets(fleet, told.envoy, stack)
         weights = folder / "models" / "small" / "1" / "network.npz"

@@ -181,7 +181,17 @@ def gzip_bombs(address: str, stop: Stop) -> None:
 
 def late(address: str, stop: Stop) -> None:
     """Calls with a millisecond to live."""
-    block = headers.block(*_FIELDS, (":path", f"{SERVICE}/Step"), ("grpc-timeout", "1m"))
+    block = _head("Step") + headers.block(("grpc-timeout", "1m"))
+    _steps(block, address, stop)
+
+
+def malformed(address: str, stop: Stop) -> None:
+    """Calls whose headers are in disorder."""
+    _steps(headers.block(*_FIELDS, (":path", f"{SERVICE}/Step")), address, stop)
+
+
+def _steps(block: bytes, address: str, stop: Stop) -> None:
+    """One after the other, of a session that there is not."""
     message = pb.StepRequest(model=H64.name, session_id="none").SerializeToString()
     packed = b"\0" + frames.NUMBER.pack(len(message)) + message
     with _socket(address) as sock:
@@ -287,6 +297,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "calls half open": half_open,
     "gzip bombs": gzip_bombs,
     "1 ms deadlines": late,
+    "malformed calls": malformed,
     "rapid resets": flood(resets),
     "unknown methods": flood(unknown),
     "pings": flood(pings),

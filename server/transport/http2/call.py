@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 CANCELLED: Final[int] = grpc.StatusCode.CANCELLED.value[0]
 EXPIRED: Final[int] = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+BRIEF: Final = 0.005  # seconds to live, in which hardly anything is answered
 
 _LAST = frames.END_HEADERS | frames.END_STREAM
 # All of a head but the stream, which stands last in it.
@@ -44,12 +45,14 @@ class Call(Incoming):
 
     __slots__ = (
         "_headed", "_tail", "began", "caller", "code", "deadline", "metadata", "method", "tally",
-        "unsent", "window",
+        "timeout", "unsent", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, stream: int, head: Head) -> None:
         Incoming.__init__(self, connection, stream, head)  # in half the time of super()'s
         self.method, self.metadata = head.method, head.metadata
+        self.timeout = head.timeout
+        """Seconds that its caller gave it, if any."""
         self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
         self.caller: Caller | None = None
         """Whose it is, where callers have to say."""
@@ -178,6 +181,8 @@ class Call(Incoming):
 
     def expire(self) -> None:
         """Its deadline has passed."""
+        if self.timeout is not None and self.timeout < BRIEF:
+            self.connection.tire()
         self.give_up(EXPIRED, "Deadline Exceeded")
 
     def give_up(self, code: int, words: str) -> None:

@@ -279,6 +279,7 @@ class Connection(Outgoing):
         try:
             head = self._heads.read(block)
         except StreamFault as fault:
+            self.tire()
             self.write(frames.reset(stream, fault.code))
             return
         if len(self.calls) >= self.loop.most_calls or self._leaving:
@@ -409,6 +410,7 @@ class Connection(Outgoing):
 
     def _fail(self, call: Call, fault: StreamFault) -> None:
         log.debug("a call breaks the protocol: %s", fault.words)
+        self.tire()
         self.write(frames.reset(call.stream, fault.code))
         call.cancelled()
 
@@ -426,7 +428,8 @@ class Connection(Outgoing):
         self.write(frames.frame(frames.PING, 0, 0, LAST_PING))
 
     def tire(self, weight: float = 1.0) -> None:
-        """It asks for what there is none of: so many at once, and so many a second."""
+        """It asks for what there is none of, or not in HTTP's ways: so many at once, and so many a
+        second."""
         self._tokens -= weight
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from server.transport.rpcs.services import Handler
 
 log = logging.getLogger(__name__)
 
-MOST_BEGINNING = 2
+MOST_BEGINNING = 16
 INTERNAL: Final[tuple[int, str]] = (
     grpc.StatusCode.INTERNAL.value[0],
     "internal error; the server's log has the details",

@@ -376,6 +376,40 @@ def test_frames_without_end_are_slowed_down_and_others_are_served(port: int, wha
         assert attack.is_alive(), "all of it was taken at once"
 
 
+@pytest.mark.parametrize(("timeout", "slowed"), [(b"1m", True), (b"50m", False)])
+def test_calls_with_no_time_to_be_answered_are_slowed_down(timeout: bytes, slowed: bool) -> None:
+    brief = HEAD + b"\x00\x0cgrpc-timeout" + bytes((len(timeout),)) + timeout
+    calls, ended = 4_000, []
+    with loop(lambda call: call.watch(lambda: ended.append(call))) as (served, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+            sock.sendall(frames.PREFACE + frames.settings([]))
+            for stream in range(1, 2 * calls, 2):
+                sock.sendall(frames.frame(frames.HEADERS, 4, stream, brief))
+            deadline = time.monotonic() + 60
+            while len(ended) < calls and time.monotonic() < deadline:
+                time.sleep(0.001)
+            sock.sendall(frames.frame(frames.PING, 0, 0, b"the last"))
+            said = b""
+            while b"the last" not in said:
+                said += sock.recv(65_536)
+        assert len(ended) == calls
+        assert (served.throttled > 0) == slowed
+
+
+def test_malformed_calls_without_end_are_slowed_down() -> None:
+    disorder = HEAD + b"\x83"  # HTTP's own fields come first
+    with loop(echo) as (served, port), socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.settimeout(60)
+        sock.sendall(frames.PREFACE + frames.settings([]))
+        calls = (frames.frame(frames.HEADERS, 5, stream, disorder) for stream in range(1, 8_001, 2))
+        sock.sendall(b"".join(calls) + frames.frame(frames.PING, 0, 0, b"the last"))
+        said = b""
+        while b"the last" not in said:
+            said += sock.recv(65_536)
+        assert said.count(frames.reset(4_001, 1)[3:]) == 1
+        assert served.throttled > 0
+
+
 def _flood(raw: Raw, flood: bytes) -> None:
     try:
         raw.raw(flood)

@@ -13,7 +13,7 @@ import grpc
 
 from server.transport.http2.tally import Method
 from server.transport.methods import Methods
-from server.transport.rpcs.services import Handler
+from server.transport.rpcs.calls import Handler
 
 UNKNOWN: int = grpc.StatusCode.UNKNOWN.value[0]
 CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]

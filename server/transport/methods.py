@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from server.transport.http2.tally import CODES, Method
-from server.transport.rpcs.services import Handler
+from server.transport.rpcs.calls import Handler
 
 KINDS: Final = ("unary", "client_stream", "server_stream", "bidi_stream")
 LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")

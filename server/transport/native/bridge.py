@@ -23,8 +23,7 @@ from server.transport.http2.call import Call
 from server.transport.http2.headers import Metadata
 from server.transport.http2.loop import Loop
 from server.transport.native.tallies import Tallies
-from server.transport.rpcs.calls import about
-from server.transport.rpcs.services import Handler
+from server.transport.rpcs.calls import Handler, about
 
 log = logging.getLogger(__name__)
 

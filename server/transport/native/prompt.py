@@ -15,8 +15,7 @@ import grpc
 
 from server.transport.http2.call import Call
 from server.transport.native.bridge import INTERNAL, NO_MESSAGE, Bridge, Context
-from server.transport.rpcs.calls import about
-from server.transport.rpcs.services import Handler
+from server.transport.rpcs.calls import Handler, about
 
 log = logging.getLogger(__name__)
 

@@ -32,13 +32,13 @@ from server.transport.native.steps import LongWay, Steps
 from server.transport.native.stream import Streams
 from server.transport.native.tallies import Tallies
 from server.transport.native.tracing import traces
+from server.transport.rpcs.calls import Handler
 from server.transport.rpcs.services import (
     INFER,
     INFER_STREAM,
     PROMPT,
     STEP,
     STEP_STREAM,
-    Handler,
     Services,
 )
 from server.transport.tls import certificates

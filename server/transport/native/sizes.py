@@ -15,6 +15,7 @@ from server.api.parsing import INFER_BYTES
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from server.transport.http2.incoming import USUAL
+from server.transport.rpcs.calls import Handler
 from server.transport.rpcs.services import (
     ADMIN,
     INFER,
@@ -22,7 +23,6 @@ from server.transport.rpcs.services import (
     SERVICE,
     STEP,
     STEP_STREAM,
-    Handler,
 )
 
 ROOM: Final = 1 << 20

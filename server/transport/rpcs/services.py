@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
@@ -23,7 +23,7 @@ from server.serving.process import Process
 from server.serving.registry import Registry
 from server.transport.rpcs.admin_servicer import AdminServicer
 from server.transport.rpcs.audit import AUDITED, Audit
-from server.transport.rpcs.calls import Context, Gate, unary
+from server.transport.rpcs.calls import Context, Gate, Handler, unary
 from server.transport.rpcs.inference_servicer import InferenceServicer
 from server.transport.rpcs.liveness import HealthServicer
 from server.transport.rpcs.mailbox import Mailbox
@@ -40,8 +40,6 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 STORE = "tidegate.store"
 STEP, STEP_STREAM = f"/{SERVICE}/Step", f"/{SERVICE}/StepStream"
 INFER, INFER_STREAM = f"/{INFERENCE}/ModelInfer", f"/{INFERENCE}/ModelStreamInfer"
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 PARSERS: dict[str, Callable[[bytes], Any]] = {
     "StepStream": parsing.step_batch,

@@ -14,7 +14,7 @@ import pytest
 from server.transport.http2.call import Call
 from server.transport.native.bridge import MOST_BEGINNING, Bridge
 from server.transport.native.prompt import Prompt
-from server.transport.rpcs.services import Handler
+from server.transport.rpcs.calls import Handler
 from tests.server.transport.serving import loop, unary
 
 Play = Callable[[grpc.Channel], Awaitable[None]]

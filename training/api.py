@@ -77,6 +77,7 @@ def fit(
     minutes: float | None = None,
     resume: bool = False,
     quiet: bool = True,
+    tracker: str | None = None,
 ) -> Trained:
     """Train by a recipe (or a mapping of its settings), and compare with baselines.
 
@@ -85,6 +86,8 @@ def fit(
         runs: the folder of checkpoints and logs, one a recipe's name.
         minutes: for which to train, in place of the recipe's `loop.epochs` and `loop.patience`.
         resume: go on from the last checkpoint.
+        tracker: "mlflow" or "wandb", whose package is installed; what it needs to know is in its
+            own variables.
 
     Raises:
         TrainingError: what is wrong with the recipe, the table or the run, in a sentence.
@@ -93,15 +96,22 @@ def fit(
     dataset = load(whole)
     if minutes is not None:
         whole = within(minutes, dataset, whole)
-    return fit_dataset(whole, dataset, Path(runs, whole.name), resume=resume, quiet=quiet)
+    folder = Path(runs, whole.name)
+    return fit_dataset(whole, dataset, folder, resume=resume, quiet=quiet, tracker=tracker)
 
 
 def fit_dataset(
-    recipe: Recipe, dataset: Dataset, folder: Path, *, resume: bool, quiet: bool
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    tracker: str | None = None,
 ) -> Trained:
     """`fit` of a table that was read."""
     started = time.monotonic()
-    fitted = run_loop(dataset, recipe, folder, resume=resume, quiet=quiet)
+    fitted = run_loop(dataset, recipe, folder, resume=resume, quiet=quiet, tracker=tracker)
     check_learned(dataset, recipe, fitted)
     seconds = time.monotonic() - started
     comparison = _compared(recipe, dataset, fitted) if fitted.first else None

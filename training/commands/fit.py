@@ -9,6 +9,7 @@ from pathlib import Path
 from training.api import fit_dataset, write
 from training.bundle import bundle_folder
 from training.commands.options import add_recipe, recipe_of
+from training.loop import trackers
 from training.loop.budget import advice, within
 from training.loop.windows import lanes_of, updates_of
 from training.recipe.recipe import Recipe
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--minutes", type=_minutes, help="for which to train, in place of epochs and patience"
     )
+    parser.add_argument(
+        "--tracker", choices=list(trackers.TRACKERS), help="tell it of the run, too"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -49,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
         recipe = within(arguments.minutes, dataset, recipe)
     _tell(dataset, recipe)
     folder = arguments.runs / recipe.name
-    trained = fit_dataset(recipe, dataset, folder, resume=arguments.resume, quiet=arguments.quiet)
+    resume, quiet, tracker = arguments.resume, arguments.quiet, arguments.tracker
+    trained = fit_dataset(recipe, dataset, folder, resume=resume, quiet=quiet, tracker=tracker)
     if trained.comparison is not None:  # of several processes one writes
         _tell_figures(trained.comparison)
         if (more := advice(trained.fitted.curve, recipe.loop.epochs)) is not None:

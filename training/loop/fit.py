@@ -31,6 +31,7 @@ from training.errors import TrainingError
 from training.loop.data import SessionData
 from training.loop.learner import Learner
 from training.loop.module import StreamingNetwork, mirror_of
+from training.loop.trackers import tracker as track
 from training.loop.windows import Windows, lay
 from training.recipe.recipe import Recipe, to_mapping
 from training.table.session import Dataset, measure
@@ -49,14 +50,25 @@ class Fitted:
 
 
 def fit(
-    dataset: Dataset, recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = False
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    tracker: str | None = None,
+    watch: Callback | None = None,
 ) -> Fitted:
     """Train on the training part; the best epoch by validation loss, or else the last, is kept.
 
+    Args:
+        tracker: whom the run is told to besides (see `trackers`).
+        watch: is called back too.
+
     Raises:
-        TrainingError: `resume` without a checkpoint, or with one of another recipe; Lightning
-            cannot have the devices, strategy or precision asked for; the processor cannot compute
-            in the precision; or the loss diverges.
+        TrainingError: the tracker cannot be used; `resume` without a checkpoint, or with one of
+            another recipe; Lightning cannot have the devices, strategy or precision asked for; the
+            processor cannot compute in the precision; or the loss diverges.
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)
@@ -65,6 +77,10 @@ def fit(
     with warnings.catch_warnings():
         _silence()
         trainer = _trainer(dataset, recipe, folder, quiet)
+        if tracker is not None:
+            trainer.loggers = [*trainer.loggers, track(tracker, recipe, folder)]
+        if watch is not None:
+            trainer.callbacks.append(watch)  # type: ignore[attr-defined]
         _try_precision(trainer, learner, dataset, recipe)
         data = SessionData(dataset, recipe, lambda: len(learner.curve))
         trainer.fit(learner, data, ckpt_path=checkpoint)

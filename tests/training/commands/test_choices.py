@@ -18,7 +18,8 @@ def test_a_sweep_tries_every_combination_and_ranks_them(
 ) -> None:
     config, runs = config_of(tmp_path), tmp_path / "runs"
     words = ["sweep", str(config), "--set", "loop.epochs=8", "--runs", str(runs),
-             "--grid", "loop.rate=1e-7,3e-2", "--grid", "network.hidden=4,8"]  # fmt: skip
+             "--grid", "loop.rate=1e-7,3e-2", "--grid", "network.hidden=4,8",
+             "--jobs", "2"]  # fmt: skip
     caplog.set_level("INFO")
     assert main(words) == 0
     trials = pl.read_csv(runs / "devices-sweep" / "trials.csv")
@@ -27,9 +28,22 @@ def test_a_sweep_tries_every_combination_and_ranks_them(
     assert trials["validation_loss"].is_sorted()
     assert trials["loop.rate"].to_list() == [3e-2, 3e-2, 1e-7, 1e-7]
     assert "best: --set loop.rate=3e-2" in caplog.text
+    assert set(trials["state"]) == {"complete"}, "four are run to their end whatever comes"
     before = (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns
     assert main(words) == 0, "a sweep that is through has nothing to do"
     assert (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns == before
+
+
+def test_a_trial_that_lags_behind_the_others_is_left(tmp_path: Path) -> None:
+    rates = "3e-2,2e-2,4e-2,5e-2,1e-7"
+    words = ["sweep", str(config_of(tmp_path)), "--runs", str(tmp_path), "--set", "loop.epochs=3",
+             "--set", "network.hidden=4", "--grid", f"loop.rate={rates}"]  # fmt: skip
+    assert main(words) == 0
+    trials = pl.read_csv(tmp_path / "devices-sweep" / "trials.csv")
+    assert sorted(trials["loop.rate"]) == sorted(map(float, rates.split(",")))
+    left = trials.filter(pl.col("state") == "pruned")
+    assert len(left) == 1, "four are run to their end"
+    assert trials["state"][-1] == "pruned"
 
 
 def test_a_sweep_needs_something_to_measure_by(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidegate import errors
 from tidegate.shards import MOST_SHARDS
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ class RetryPolicy:
         except OverflowError:
             pause = self.max_backoff
         return pause * random.uniform(0.8, 1.2)
+
+    def after(self, error: errors.TidegateError, attempts: int) -> float | None:
+        """Seconds until what was refused for now is tried again after so many attempts; None: it is
+        not. A server that starts is waited for while anybody waits."""
+        if isinstance(error, errors.Starting):
+            again = self.attempts > 1
+        else:
+            again = isinstance(error, errors.FOR_NOW) and attempts < self.attempts
+        return (error.retry_after or self.pause(attempts)) if again else None
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or not 1 <= self.attempts <= MOST_ATTEMPTS:

@@ -135,8 +135,7 @@ class Gathered(Generic[Reply]):
             return
         if not isinstance(outcome, TidegateError):
             asked.done.set_result(outcome)
-        elif self._passes(outcome, asked.attempts):
-            pause = outcome.retry_after or self._retry.pause(asked.attempts)
+        elif (pause := self._retry.after(outcome, asked.attempts)) is not None:
             asked.attempts += 1
             asyncio.get_running_loop().call_later(pause, self._put, kind, asked)
         else:
@@ -151,12 +150,6 @@ class Gathered(Generic[Reply]):
             self._waiting.setdefault(kind, deque()).extendleft(reversed(some))
         else:
             _fail(some, error)
-
-    def _passes(self, error: TidegateError, attempts: int) -> bool:
-        """Whether to ask again. A server that starts is waited for while anybody waits."""
-        if isinstance(error, errors.Starting):
-            return self._retry.attempts > 1
-        return isinstance(error, errors.FOR_NOW) and attempts < self._retry.attempts
 
 
 def _fail(some: Sequence[Asked[Reply]], error: TidegateError) -> None:

@@ -179,12 +179,12 @@ class Settler:
         return True
 
     def _try_again(self, row: Row, error: TidegateError) -> bool:
-        if not self._passes(error, row.attempts):
+        if (pause := self._retry.after(error, row.attempts)) is None:
             return False
         row.attempts += 1
         row.stage = Stage.SENT if row.resent else Stage.WAITING
         self._look_elsewhere(error)
-        self._later(self._pause(error, row.attempts - 1), [row], ())
+        self._later(pause, [row], ())
         return True
 
     def _settle_share(
@@ -200,9 +200,9 @@ class Settler:
         for at, error in sorted(failed.items()):
             session_id = share.owner.session_ids[share.start + at]
             failed[at] = error = self._reason(session_id, error, unnamed)
-            if self._passes(error, share.attempts):
+            if (pause := self._retry.after(error, share.attempts)) is not None:
                 self._look_elsewhere(error)
-                pauses[at] = self._pause(error, share.attempts)
+                pauses[at] = pause
             elif isinstance(error, ENDED) and session_id not in unnamed and share.opens(at):
                 pauses[at] = 0.0
         failed = {at: error for at, error in failed.items() if at not in pauses}
@@ -234,15 +234,6 @@ class Settler:
         if isinstance(error, errors.SessionGone):
             self._lanes.release(session_id)
         return error
-
-    def _passes(self, error: TidegateError, attempts: int) -> bool:
-        """Whether to try again. A server that starts is waited for while anybody waits."""
-        if isinstance(error, errors.Starting):
-            return self._retry.attempts > 1
-        return isinstance(error, errors.FOR_NOW) and attempts < self._retry.attempts
-
-    def _pause(self, error: TidegateError, failures: int) -> float:
-        return error.retry_after or self._retry.pause(failures)
 
 
 def whence(row: Row, error: TidegateError) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.bundle.repository import Bundle
 from server.config import Config
+from server.engine import cuda_engine
 from server.engine.buckets import Bucket
 from server.engine.captured import CapturedRows
 from server.engine.cuda_engine import CudaEngine, WrongThread
@@ -34,6 +35,7 @@ from server.serving.registry import Registry
 from tests.server.core.parts import CPU, WEIGHTS, make_bundle
 from tests.server.core.test_walks import OPERATIONS, SLOTS, WAIT, Walk, assert_state
 from tests.server.engine.double import CUDA, DoubleStream, double_engine
+from tests.training.graphs.networks import NETWORKS
 from training.graphs.whole import Form, graphs
 
 SLOT = np.array([1])
@@ -86,6 +88,46 @@ def test_it_is_probed_as_any_other_and_all_its_memory_comes_back(bundle: Bundle)
     assert isinstance(stream, DoubleStream) and stream.held
     engine.release()
     assert not stream.held
+
+
+def test_the_states_of_a_session_lie_in_one_row_where_the_graph_takes_them_so(
+    bundle: Bundle,
+) -> None:
+    row = 4 * 12 * 4
+    engine = double_engine(bundle, 4)
+    first, *others = [arena.address for arena in engine.arenas]
+    assert [each - first for each in others] == [12 * 4, 2 * 12 * 4, 3 * 12 * 4]
+    stream = engine._gpu.stream
+    assert isinstance(stream, DoubleStream)
+    assert len(stream.held[first]) == engine.state_bytes == (4 + 2) * row
+    apart = replace(bundle, graphs=graphs(WEIGHTS, Form(packed=False)))
+    assert double_engine(apart, 4).state_bytes == engine.state_bytes
+
+
+def test_arenas_beyond_32_bits_are_left_to_the_graph_that_can_count_so_far(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CUDA's ScatterElements would put rows beyond them somewhere else, ScatterND does not."""
+    values = (4 + 2) * 4 * 12
+    with mock.patch.object(cuda_engine, "LARGEST", values):
+        assert double_engine(bundle, 4)._single_file == SINGLE_CUDA
+        with caplog.at_level("INFO"):
+            engine = double_engine(bundle, 5)
+    assert engine._single_file == SINGLE
+    assert f"small/1: single.cuda.onnx is left out, for it counts to {values} values" in caplog.text
+    engine.begin()
+    alike(engine, bundle)
+
+
+def test_states_of_several_widths_are_not_taken_in_one(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, NETWORKS["projected"])
+    double_engine(bundle, 4).begin()
+    packed = bundle.graphs | {SINGLE_CUDA: graphs(WEIGHTS, Form())[SINGLE_CUDA]}
+    says = (
+        r"small/1/single\.cuda\.onnx takes all states in one tensor, and they are not of one shape"
+    )
+    with pytest.raises(BadModel, match=says):
+        double_engine(replace(bundle, graphs=packed), 4)
 
 
 def test_an_older_bundle_is_served_by_the_graph_that_it_has(bundle: Bundle) -> None:

@@ -37,7 +37,7 @@ Files = dict[str, bytes | None]
 
 
 def older(folder: Path, network: Network = NETWORK, files: Files | None = None) -> Path:
-    """A bundle from before there was a graph for CUDA; `files` in place of others, None: without."""
+    """A bundle from before there was CUDA's graph; `files` in place of others, None: without."""
     random_bundle(folder, network)
     raw = json.loads((folder / "model.json").read_text())
     held = {name: (folder / name).read_bytes() for name in raw["files"] if name != SINGLE_CUDA}

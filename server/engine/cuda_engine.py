@@ -59,6 +59,10 @@ class WrongThread(RuntimeError):
     """An engine is run by another thread than its graphs belong to."""
 
 
+class Released(RuntimeError):
+    """An engine is run that holds nothing any more."""
+
+
 class CudaEngine(Engine):
     """An engine on a GPU. Any thread may run it before `begin`; then that thread alone.
 
@@ -81,7 +85,8 @@ class CudaEngine(Engine):
     ) -> None:
         self._thread = 0
         self._uncaptured: list[tuple[str, bytes]] = []  # what `begin` is to capture
-        with gate:
+        self._busy, self._released = threading.Lock(), False
+        with gate.long():
             try:
                 self._gpu = gpu or Gpu(device)
                 self._left = self._room_left(bundle, capacity)
@@ -143,8 +148,9 @@ class CudaEngine(Engine):
             super().write(slots, rows)
 
     def release(self) -> None:
-        """As `Engine.release`; any thread may."""
-        with gate:
+        """As `Engine.release`; any thread may, once: a run that is under way comes to its end."""
+        with self._busy, gate.long():
+            self._released = True
             super().release()
             self._gpu.stream.close()
 
@@ -152,7 +158,9 @@ class CudaEngine(Engine):
     def _calls(self) -> Iterator[None]:
         """Call the device; where that fails, see whether it ever could again."""
         self._check_thread()
-        with gate:
+        with self._busy, gate:
+            if self._released:
+                raise Released(f"{self._where} has given its memory back")
             try:
                 yield
             except Exception:
@@ -216,7 +224,7 @@ class CudaEngine(Engine):
         """In a session of its own, since what onnxruntime has for a thread it keeps where graphs
         are captured. Where it would run a part of the graph on the CPU, steps stay eager."""
         try:
-            with gate:
+            with gate.long():
                 session = self._open(graph, captured=True)
                 places = self._places(session)
                 rows = CapturedRows(session, self._buckets(), places)

@@ -55,10 +55,10 @@ class DeviceArenas:
     """Makes the arenas of all states, and tells what a graph is to be bound to."""
 
     def __init__(self, states: Sequence[State], rows: int, stream: Stream, packed: bool) -> None:
-        self._states, self._rows, self._stream = states, rows, stream
+        self._states, self._rows, self._stream, self._packed = states, rows, stream, packed
         self._stride = len(states) if packed else 1
-        self._packed = packed
-        self._begin = 0
+        self._offsets = [k * nbytes_of(state) for k, state in enumerate(states)]  # in a row
+        self._begin = 0  # of all rows, once the first state was made
         self._made: list[DeviceArena] = []
 
     def make(self, state: State) -> DeviceArena:
@@ -67,18 +67,19 @@ class DeviceArenas:
         Raises:
             CudaError: there is not that much.
         """
-        nbytes, k = nbytes_of(state), len(self._made)
-        if not self._packed:
-            begin, count = self._stream.allocate(self._rows * nbytes), self._rows
-        else:
-            self._begin = self._begin or self._stream.allocate(
-                self._rows * nbytes * len(self._states)
-            )
-            begin = self._begin + k * nbytes
-            count = (self._rows - 1) * self._stride + 1  # up to the last slot's, and no further
+        begin, count = self._packed_rows(state) if self._packed else self._own_rows(state)
         tensor = Tensor(begin, np.dtype(state.dtype).type, (count, *state.shape))
         self._made.append(DeviceArena(state, self._rows, tensor))
         return self._made[-1]
+
+    def _own_rows(self, state: State) -> tuple[int, int]:
+        return self._stream.allocate(self._rows * nbytes_of(state)), self._rows
+
+    def _packed_rows(self, state: State) -> tuple[int, int]:
+        """Where they begin, and how many there are to the last slot's, the others' in between."""
+        if not self._made:
+            self._begin = self._stream.allocate(self._rows * self._stride * nbytes_of(state))
+        return self._begin + self._offsets[len(self._made)], (self._rows - 1) * self._stride + 1
 
     def places(self, inputs: Collection[str]) -> Places:
         """For a graph with these inputs."""

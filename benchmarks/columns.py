@@ -58,6 +58,7 @@ class ColumnsLoad:
     def go(self) -> None:
         """Send every message."""
         for stream in self.streams:
+            stream.running = True
             stream.go()
 
     def run(self, seconds: float) -> None:
@@ -70,15 +71,23 @@ class ColumnsLoad:
         while time.perf_counter() < until:
             self._turn()
 
-    def finish(self, tolerance: float = TOLERANCE) -> int:
-        """Take the last replies, compare a session's outputs with the NumPy LSTM's, and leave;
-        returns how many steps that was."""
+    def rest(self) -> None:
+        """Take the last replies, and send nothing until it is to `go` again."""
         for stream in self.streams:
             stream.running = False
         while any(stream.waits for stream in self.streams):
             self._turn()
+
+    def leave(self) -> None:
+        """Close the connections."""
         for stream in self.streams:
             stream.connection.close()
+
+    def finish(self, tolerance: float = TOLERANCE) -> int:
+        """Take the last replies, compare a session's outputs with the NumPy LSTM's, and leave;
+        returns how many steps that was."""
+        self.rest()
+        self.leave()
         return self.streams[0].groups[0].followed.check(tolerance)
 
     def _turn(self) -> None:

@@ -24,7 +24,7 @@ FORMS = (
     *(Form(opset=opset) for opset in OPSETS[1:]),
     *(Form(SCAN, GEMM, precision=precision) for precision in PRECISIONS[1:]),
 )
-FOR_CUDA = (Form(cuda=GEMM), Form(OPERATOR, OPERATOR, cuda=OPERATOR))
+FOR_CUDA = (Form(packed=False), Form(cuda=GEMM), Form(OPERATOR, OPERATOR, cuda=OPERATOR))
 SHAPES = (H64, Shape("2x256", 2, 256, 32))
 
 
@@ -49,7 +49,7 @@ def _table(shape: Shape, device: Device) -> None:
     for form, times in measure(shape.weights(), forms, device).items():
         cells = [times.get((batch, t)) for t in (1, CHUNK) for batch in BATCHES]
         told = " | ".join("-" if each is None else f"{each * 1e6:,.0f}" for each in cells)
-        name = _name(form, form.cuda if on_cuda else form.single)
+        name = _name(form, form.cuda + " apart" * (not form.packed) if on_cuda else form.single)
         print(f"| {name} | {told} |")
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": ("training.commands.replay", "stream held-out sessions through a server"),
     "verify": ("training.commands.verify", "check that a bundle keeps its promises"),
     "predict": ("training.commands.predict", "write a bundle's predictions of held-out sessions"),
+    "upgrade": ("training.commands.upgrade", "give an older bundle the graph for a GPU"),
     "sign": ("training.commands.sign", "vouch for a bundle with a key"),
     "examples": ("training.commands.examples", "write held-out sessions as CSV"),
     "import": ("training.commands.importer", "serve any recurrent single-step ONNX graph"),

@@ -28,6 +28,7 @@ from training.graphs.stepping import (
     by_single_steps,
     neighbour_difference,
     serve,
+    with_cuda_single,
     with_single,
 )
 from training.graphs.whole import PRECISIONS, SCAN, Form, graphs
@@ -167,7 +168,8 @@ def prove(
         "ragged_chunks": by_chunks(engine, truth.signals, np.random.default_rng(0)),
     }
     if SINGLE_CUDA in files:
-        own = serve(network, form, len(truth.signals), device, with_single(files, SINGLE_CUDA))
+        files = with_cuda_single(files, network.states(), device)
+        own = serve(network, form, len(truth.signals), device, files)
         found["cuda_single_steps"] = by_single_steps(own, truth.signals)
     if torch_outputs is not None:
         found["torch"] = [torch_outputs(signal) for signal in truth.signals]

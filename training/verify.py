@@ -11,6 +11,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from training.errors import TrainingError
-from training.graphs.stepping import by_chunks, by_single_steps, rows, with_single
+from training.graphs.stepping import (
+    by_chunks,
+    by_single_steps,
+    rows,
+    with_cuda_single,
+    with_single,
+)
 from training.network import FILE, Floats, Network, network_from_bytes
 from training.reference import NumpyNetwork
 
@@ -170,9 +177,13 @@ def cuda_parity(opened: Opened) -> str:
     graphs = opened.bundle.graphs
     if not {SINGLE, SINGLE_CUDA} <= graphs.keys():
         raise LeftOut("the bundle has no graph of single steps for CUDA")
+    states = [(state.name, prod(state.shape)) for state in opened.manifest.states]
     ours, theirs = (
-        replace(opened, bundle=replace(opened.bundle, graphs=with_single(graphs, name)))
-        for name in (SINGLE_CUDA, SINGLE)
+        replace(opened, bundle=replace(opened.bundle, graphs=alone))
+        for alone in (
+            with_cuda_single(graphs, states, opened.device),
+            with_single(graphs, SINGLE),
+        )
     )
     steps = single_steps(theirs, theirs.engine())
     return _within(opened, single_steps(ours, ours.engine()), steps, SINGLE)

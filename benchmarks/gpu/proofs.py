@@ -14,7 +14,7 @@ from benchmarks.gpu.hardware import the_device
 from benchmarks.gpu.options import Options, Say
 from benchmarks.gpu.parity import Finding, check_captured, check_outputs
 from benchmarks.gpu.sharing import check_memory, check_thread, check_together
-from benchmarks.gpu.subjects import Subject
+from benchmarks.gpu.subjects import APART, Subject
 from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.engine.device import Device
 
@@ -87,9 +87,10 @@ def proofs(options: Options, device: Device) -> Iterator[Proof]:
 
 
 def subjects(models: Sequence[str]) -> list[Subject]:
-    """Each model as it is usually served; the first ones in their other forms as well."""
+    """Each model as it is usually served; the first ones in other forms as well."""
     others = ((SINGLE, "float32"), (SINGLE_CUDA, "float16"))
     return [
         *(Subject(model) for model in models),
         *(Subject(model, *how) for model in models[:IN_ALL_FORMS] for how in others),
+        *(Subject(model, APART) for model in models[:1]),
     ]

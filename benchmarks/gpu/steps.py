@@ -43,7 +43,7 @@ Way = tuple[str, Subject, Device, int]
 def _ways(models: Sequence[str], device: Device) -> Iterator[Way]:
     cores = len(os.sched_getaffinity(0))
     on_gpu = device.kind == "cuda"
-    for graph in (SINGLE_CUDA, SINGLE) if on_gpu else ():
+    for graph in WAYS if on_gpu else ():
         for model in models:
             yield f"captured, {WAYS[graph]}", Subject(model, graph), device, 1
     for model in models:

@@ -22,8 +22,14 @@ from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from training.graphs.whole import Form, graphs
 
-WAYS = {SINGLE: "ScatterND", SINGLE_CUDA: "ScatterElements"}
-"""By the graph of single steps that CUDA is given: how it puts states back."""
+APART = "states apart"
+WAYS = {
+    SINGLE_CUDA: "ScatterElements",
+    APART: "ScatterElements, states apart",
+    SINGLE: "ScatterND",
+}
+"""By the graph of single steps that CUDA is given: how it puts states back. `APART` is CUDA's own
+of a network whose states cannot lie in one row."""
 CPU = Device("cpu")
 MAX_CHUNK = 64
 Floats = NDArray[np.float32]
@@ -61,7 +67,7 @@ class Subject:
     def bundle(self, max_batch: int = 4096) -> Bundle:
         """As the server would load it."""
         shape = _shape(self.model)
-        files = dict(_graphs(self.model, self.precision))
+        files = dict(_graphs(self.model, self.precision, self.graph != APART))
         if self.graph == SINGLE:
             del files[SINGLE_CUDA]
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -89,8 +95,8 @@ def _shape(model: str) -> Shape:
 
 
 @cache
-def _graphs(model: str, precision: str) -> dict[str, bytes]:
-    return graphs(_shape(model).weights(), Form(precision=precision))
+def _graphs(model: str, precision: str, packed: bool) -> dict[str, bytes]:
+    return graphs(_shape(model).weights(), Form(precision=precision, packed=packed))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ Three traps of capture shape this, each seen with onnxruntime:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from server.engine.buckets import Bucket
+from server.engine.device_arenas import Places
 from server.engine.gate import gate
-from server.engine.gpu import EAGER, GpuSession, Tensor, run_options
+from server.engine.gpu import EAGER, GpuSession, run_options
 from server.engine.graph import GraphError
 
 Floats = NDArray[np.float32]
@@ -31,22 +32,19 @@ class CapturedRows:
     """The graph of single steps in buckets of all sizes, 1, 2, 4 ... rows.
 
     Args:
-        states: where the arenas are, by the names of the graph's inputs.
-        after: the same places, by the names of its outputs.
+        places: where the arenas are; it is told slots as they are, so they must be `places` of one
+            row a slot.
     """
 
-    def __init__(
-        self,
-        session: GpuSession,
-        buckets: Sequence[Bucket],
-        states: Mapping[str, Tensor],
-        after: Mapping[str, Tensor],
-    ) -> None:
+    def __init__(self, session: GpuSession, buckets: Sequence[Bucket], places: Places) -> None:
+        assert places.stride == 1
         self._session, self._stream = session, session.stream
         self._buckets = [
             (
                 bucket,
-                session.bind({**bucket.inputs, **states}, {**bucket.outputs, **after}),
+                session.bind(
+                    {**bucket.inputs, **places.states}, {**bucket.outputs, **places.after}
+                ),
                 run_options(bucket.size),
             )
             for bucket in buckets

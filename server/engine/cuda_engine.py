@@ -1,8 +1,8 @@
 """The engine on CUDA: arenas by cudaMalloc, single steps captured, the rest eager on one stream.
 
 An arena has two rows more than sessions: row 0 is scratch, as on the CPU, and the last one is for
-padding. Graphs are bound to where it begins; onnxruntime's own memory holds weights and what comes
-between operators, and no state.
+padding. How they lie is said by the graph of single steps (`device_arenas`). onnxruntime's own
+memory holds weights and what comes between operators, and no state.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
 from traceback import clear_frames
 from typing import Any
 
@@ -27,9 +26,19 @@ from server.engine.buckets import Bucket
 from server.engine.captured import CapturedRows
 from server.engine.cuda import CudaError
 from server.engine.device import Device
+from server.engine.device_arenas import (
+    LARGEST,
+    DeviceArena,
+    DeviceArenas,
+    Places,
+    largest,
+    may_pack,
+    nbytes_of,
+    takes_packed,
+)
 from server.engine.engine import Engine, EngineRows, Floats, Graph, check_types
 from server.engine.gate import gate
-from server.engine.gpu import Gpu, GpuSession, Stream, Tensor
+from server.engine.gpu import Gpu, GpuSession
 from server.engine.graph import GraphError, first_line
 from server.engine.transfers import EagerGraph
 from server.errors import BadModel
@@ -50,19 +59,8 @@ class WrongThread(RuntimeError):
     """An engine is run by another thread than its graphs belong to."""
 
 
-class DeviceArena:
-    """The buffer `[capacity + 2, *state.shape]` behind `state.<name>`, on a GPU."""
-
-    def __init__(self, state: State, rows: int, stream: Stream) -> None:
-        shape = (rows, *state.shape)
-        dtype = np.dtype(state.dtype)
-        self.name, self.nbytes = state.name, prod(shape) * dtype.itemsize
-        self.tensor = Tensor(stream.allocate(self.nbytes), dtype.type, shape)
-
-    @property
-    def address(self) -> int:
-        """Where the buffer begins."""
-        return self.tensor.address
+class Released(RuntimeError):
+    """An engine is run that holds nothing any more."""
 
 
 class CudaEngine(Engine):
@@ -87,13 +85,21 @@ class CudaEngine(Engine):
     ) -> None:
         self._thread = 0
         self._uncaptured: list[tuple[str, bytes]] = []  # what `begin` is to capture
-        with gate:
+        self._busy, self._released = threading.Lock(), False
+        with gate.long():
             try:
                 self._gpu = gpu or Gpu(device)
                 self._left = self._room_left(bundle, capacity)
             except CudaError as error:
                 where = f"{bundle.manifest.name}/{bundle.manifest.version}"
                 raise BadModel(f"{where}: {device.name} cannot be used: {error}") from error
+            self._single_file, packed = self._choose_single(bundle, capacity)
+            self._memory = DeviceArenas(
+                bundle.manifest.states,
+                capacity + device.spare_rows,
+                self._gpu.stream,
+                packed,
+            )
             super().__init__(bundle, device, capacity, threads)
 
     def begin(self) -> None:
@@ -142,8 +148,9 @@ class CudaEngine(Engine):
             super().write(slots, rows)
 
     def release(self) -> None:
-        """As `Engine.release`; any thread may."""
-        with gate:
+        """As `Engine.release`; any thread may, once: a run that is under way comes to its end."""
+        with self._busy, gate.long():
+            self._released = True
             super().release()
             self._gpu.stream.close()
 
@@ -151,7 +158,9 @@ class CudaEngine(Engine):
     def _calls(self) -> Iterator[None]:
         """Call the device; where that fails, see whether it ever could again."""
         self._check_thread()
-        with gate:
+        with self._busy, gate:
+            if self._released:
+                raise Released(f"{self._where} has given its memory back")
             try:
                 yield
             except Exception:
@@ -166,10 +175,7 @@ class CudaEngine(Engine):
         """What of the device's free memory is left for onnxruntime, once all of ours is taken."""
         manifest, free = bundle.manifest, self._gpu.stream.free_bytes()
         states = sum(
-            (capacity + self._gpu.device.spare_rows)
-            * prod(state.shape)
-            * np.dtype(state.dtype).itemsize
-            for state in manifest.states
+            (capacity + self._gpu.device.spare_rows) * nbytes_of(state) for state in manifest.states
         )
         most = min(manifest.max_batch, capacity)
         rows = buckets.nbytes_of(most, manifest.inputs_width, manifest.outputs_width)
@@ -182,14 +188,33 @@ class CudaEngine(Engine):
             )
         return free - states - rows
 
+    def _choose_single(self, bundle: Bundle, capacity: int) -> tuple[str | None, bool]:
+        """The graph of single steps: CUDA's own, or the CPU's in a bundle that has no other, and
+        for arenas that are too large for CUDA's; and whether it takes all states in one.
+
+        Raises:
+            BadModel: it does so, and they cannot lie so.
+        """
+        manifest, rows = bundle.manifest, capacity + self._gpu.device.spare_rows
+        where = f"{manifest.name}/{manifest.version}"
+        for name in SINGLES:
+            if name not in bundle.graphs:
+                continue
+            packed = takes_packed(bundle.graphs[name])
+            if packed and not may_pack(manifest.states):
+                raise BadModel(f"{where}/{name} takes all states in one tensor, and they are not "
+                               "of one shape and type")  # fmt: skip
+            if name == files.SINGLE or largest(manifest.states, rows, packed) <= LARGEST:
+                return name, packed
+            log.info("%s: %s is left out, for it counts to %d values", where, name, LARGEST)
+        return None, False
+
     def _make_arena(self, state: State) -> DeviceArena:
-        rows = self.capacity + self.device.spare_rows
-        return DeviceArena(state, rows, self._gpu.stream)
+        return self._memory.make(state)
 
     def _step_alone(self, bundle: Bundle) -> Graph | None:
-        """CUDA's own graph of single steps, or the CPU's in a bundle that has no other; eager
-        before `begin`."""
-        name = next((each for each in SINGLES if each in bundle.graphs), None)
+        """Eager before `begin`."""
+        name = self._single_file
         if name is None:
             return None
         self._uncaptured = [(name, bundle.graphs[name])]
@@ -199,9 +224,10 @@ class CudaEngine(Engine):
         """In a session of its own, since what onnxruntime has for a thread it keeps where graphs
         are captured. Where it would run a part of the graph on the CPU, steps stay eager."""
         try:
-            with gate:
+            with gate.long():
                 session = self._open(graph, captured=True)
-                rows = CapturedRows(session, self._buckets(), *self._places())
+                places = self._places(session)
+                rows = CapturedRows(session, self._buckets(), places)
         except GraphError as error:
             if REFUSED not in str(error):
                 raise
@@ -209,7 +235,7 @@ class CudaEngine(Engine):
             return
         rows.begin()
         with gate:
-            self._single, self._bound = EagerGraph(session, *self._places(), ("output",)), rows
+            self._single, self._bound = EagerGraph(session, places, ("output",)), rows
 
     def _buckets(self) -> list[Bucket]:
         """Of all sizes that a run may have; no two rows of one are of the same slot."""
@@ -220,8 +246,8 @@ class CudaEngine(Engine):
         ]
 
     def _graph(self, graph: bytes, outputs: Sequence[str], writes: bool) -> Graph:
-        states, after = self._places()
-        return EagerGraph(self._open(graph), states, after if writes else {}, outputs)
+        session = self._open(graph)
+        return EagerGraph(session, self._places(session), outputs, writes)
 
     def _open(self, graph: bytes, captured: bool = False) -> GpuSession:
         opened = self._gpu.open(graph, self._threads, captured, self._left)
@@ -234,11 +260,8 @@ class CudaEngine(Engine):
             )
         return opened
 
-    def _places(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Where the arenas are, by the names under which they go into a graph and come out."""
-        arenas = [each for each in self.arenas if isinstance(each, DeviceArena)]
-        states = {f"state.{each.name}": each.tensor for each in arenas}
-        return states, {f"{name}.next": tensor for name, tensor in states.items()}
+    def _places(self, session: GpuSession) -> Places:
+        return self._memory.places({each.name for each in session.session.get_inputs()})
 
 
 def operators_of(graph: bytes) -> set[str]:

@@ -193,7 +193,8 @@ class Engine:
 def check_types(session: onnxruntime.InferenceSession, states: Iterable[State]) -> None:
     """Whatever lies in a buffer of ours is of the type that the graph writes there."""
     wanted = {"output": "float32"}
-    for state in states:
+    for state in states:  # of which all are of one type where a graph takes them in one
+        wanted |= dict.fromkeys(("states", "states.next"), state.dtype)
         names = (f"state.{state.name}", f"state.{state.name}.next", f"row.{state.name}")
         wanted |= dict.fromkeys(names, state.dtype)
     for edge in (*session.get_inputs(), *session.get_outputs()):

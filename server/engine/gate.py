@@ -1,5 +1,8 @@
 """While one thread captures a CUDA graph, no other calls CUDA: it would spoil the capture, and its
 own call would fail. Captures are rare (as a model is loaded); runs of all models pass side by side.
+
+A capture keeps out whoever comes while it waits for those inside. So what is inside for long, as a
+model is that opens, is announced: a capture waits for that first, and nobody for the capture yet.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from contextlib import contextmanager
 
 
 class Gate:
-    """`with gate:` around whatever calls CUDA, in any thread and as deep as it comes; `alone`
-    around a capture."""
+    """`with gate:` around whatever calls CUDA, in any thread and as deep as it comes; `long` in its
+    place around what takes more than a run does; `alone` around a capture."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed, self._long = threading.Condition(), threading.Lock()
         self._inside: dict[int, int] = {}  # how deep each thread is
         self._alone = 0  # the thread that captures, or is about to
 
@@ -36,6 +39,16 @@ class Gate:
                 self._changed.notify_all()
 
     @contextmanager
+    def long(self) -> Iterator[None]:
+        """Inside, for long: one thread at a time. Within another call it is a part of that."""
+        if threading.get_ident() in self._inside:
+            with self:
+                yield
+        else:
+            with self._long, self:
+                yield
+
+    @contextmanager
     def alone(self) -> Iterator[None]:
         """Once everybody else is out, and until the end nobody else comes in.
 
@@ -43,18 +56,18 @@ class Gate:
             RuntimeError: this thread is inside already: two such would wait for each other.
         """
         me = threading.get_ident()
-        with self._changed:
-            if me in self._inside or self._alone == me:
-                raise RuntimeError("a capture begins amid another call of CUDA")
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = me
-            self._changed.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
+        if me in self._inside or self._alone == me:
+            raise RuntimeError("a capture begins amid another call of CUDA")
+        with self._long:
             with self._changed:
-                self._alone = 0
-                self._changed.notify_all()
+                self._alone = me
+                self._changed.wait_for(lambda: not self._inside)
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._alone = 0
+                    self._changed.notify_all()
 
 
 gate = Gate()

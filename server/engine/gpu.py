@@ -98,7 +98,7 @@ class GpuSession:
         places = (*session.get_input_memory_infos(), *session.get_output_memory_infos())
         found = {edge.name for edge, at in zip(edges, places, strict=True) if at.name != "Cuda"}
         for name in sorted(found):
-            if name.startswith("state."):
+            if name.startswith(("state.", "states")):
                 raise GraphError(f"takes {name[:100]!r} to the CPU at each run")
         return found
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from server.engine.device_arenas import Places
 from server.engine.gpu import (
     EAGER,
     Bytes,
@@ -35,24 +36,20 @@ class EagerGraph:
     """A graph whose state inputs and outputs are the arenas themselves, as `BoundGraph` is.
 
     Args:
-        states: where the arenas are, by the names of the graph's inputs.
-        after: the same places, by the names of its outputs, for a graph that writes.
+        places: where the arenas are.
         outputs: what else it gives, which is fetched.
+        writes: whether it gives the arenas, too.
     """
 
     def __init__(
-        self,
-        session: GpuSession,
-        states: Mapping[str, Tensor],
-        after: Mapping[str, Tensor],
-        outputs: Sequence[str],
+        self, session: GpuSession, places: Places, outputs: Sequence[str], writes: bool = True
     ) -> None:
-        self.session = session
+        self.session, self._stride = session, places.stride
         self._stream, self._outputs = session.stream, tuple(outputs)
         self._binding = session.bind({}, {})
         session.leave_outputs(self._binding, self._outputs)  # so that they lead get_outputs()
-        session.bind_inputs(self._binding, states)
-        session.bind_outputs(self._binding, after)
+        session.bind_inputs(self._binding, places.states)
+        session.bind_outputs(self._binding, places.after if writes else {})
         self._sent, self._got = _Block(self._stream), _Block(self._stream, mirror_alone=True)
         self._options = run_options(EAGER)
 
@@ -67,7 +64,7 @@ class EagerGraph:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """One run. Returns the plain outputs, on the host."""
-        self._send(feeds)
+        self._send({**feeds, "slots": feeds["slots"] * self._stride})
         self.session.leave_outputs(self._binding, self._outputs)
         self.session.run(self._binding, self._options)
         given = self._binding.get_outputs()[: len(self._outputs)]

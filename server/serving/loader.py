@@ -96,11 +96,16 @@ class Loader:
         return model
 
     def _start(self, model: ServedModel) -> None:
+        """A model that does not start gives back what it holds, whatever is wrong."""
         try:
             model.start()
         except BadModel:
             model.discard()
             raise
+        except Exception as error:  # no thread is to be had
+            model.discard()
+            where = f"{model.manifest.name}/{model.manifest.version}"
+            raise BadModel(f"{where} cannot be started: {repr(error)[:300]}") from error
 
     def _make(self, entry: Entry) -> ServedModel:
         where = f"{entry.name}/{entry.version}"

@@ -26,8 +26,9 @@ from server.errors import BadModel
 from tests.standin.trace import RUNTIME, part
 from tests.standin.watching import EAGER, Run, watched
 from tests.training.graphs.networks import NETWORKS
+from training.graphs.arenas import may_pack
 from training.graphs.stepping import rows, serve, with_single
-from training.graphs.whole import GEMM, JOINED, OPERATOR, SCAN, Form, graphs, usual_form
+from training.graphs.whole import GEMM, JOINED, OPERATOR, SCAN, Form, graphs, rows_of, usual_form
 from training.network import Network, random_network
 
 SESSIONS, CHUNK, WARM = 10_000, 4, 2
@@ -40,6 +41,7 @@ SHAPES = {
 }
 FORMS = (
     *(Form(cuda=how) for how in (JOINED, GEMM)),
+    Form(packed=False),
     Form(SCAN, cuda=JOINED),
     Form(cuda=OPERATOR),
     *(Form(step, precision="float16") for step in (OPERATOR, SCAN)),
@@ -65,7 +67,15 @@ class Case:
     def name(self) -> str:
         """As in marks and tests' names."""
         written = f"{self.single}-{self.form.step}-{self.form.precision}"
-        return f"{self.network_name} {written}{'-older' * self.older}".replace(" ", "-")
+        more = "-older" if self.older else "-apart" * (not self.form.packed)
+        return f"{self.network_name} {written}{more}".replace(" ", "-")
+
+    @property
+    def stride(self) -> int:
+        """Rows of a state's arena from one session's to the next one's."""
+        states = rows_of(self.network)
+        packed = self.form.packed and not self.older and may_pack(states)
+        return len(states) if packed else 1
 
     def files(self) -> dict[str, bytes]:
         """The bundle's graphs."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.standin.libraries import run
-from tests.standin.trace import Captured, Refusal, Replay
+from tests.standin.trace import Allocation, Capture, Captured, Free, Refusal, Replay
 
 BESIDE = """
 import threading
@@ -81,6 +81,31 @@ used = whole - free_memory()
 print(json.dumps([short(spare * 2**20) for spare in range(2, 32, 2)]))
 """
 
+BROKEN = """
+import numpy as np
+from server.engine.device import choose
+from server.errors import BadModel
+from tests.standin.runs import SHAPES, free_memory
+from tests.standin.trace import part
+from training.graphs import arenas
+from training.graphs.stepping import rows, serve
+from training.graphs.whole import Form
+from training.network import random_network
+
+device, many = choose("cuda"), random_network(16, 8, 17, 32, seed=1, softmax=False)
+serving, before = serve(SHAPES["1x64"], Form(), 300, device), free_memory()
+arenas.MOST_PACKED = 99
+with part("broken"):
+    try:
+        serve(many, Form(), 300, device)
+    except BadModel as error:
+        print(error)
+assert free_memory() == before
+with part("later"):
+    serving.run(rows(range(5), np.ones((5, 1, 16), np.float32), np.zeros(5, bool)))
+    serve(SHAPES["2x128"], Form(), 300, device).release()
+"""
+
 
 def test_models_load_and_go_while_another_is_stepped_and_no_capture_is_lost(
     libraries: Path, tmp_path: Path
@@ -106,3 +131,19 @@ def test_a_model_is_refused_wherever_memory_ends_while_it_loads_and_gives_all_of
     assert not any(refused[first:]) and all(refused[:first])
     for told in ("no room for 10,000 sessions", "are not to be had", "Failed to allocate memory"):
         assert any(told in each for each in refused[:first]), told
+
+
+def test_a_capture_that_fails_amid_its_graph_is_ended_and_spoils_nothing(
+    libraries: Path, tmp_path: Path
+) -> None:
+    """onnxruntime captures no Concat of 34 states; an export would not write one."""
+    trace, printed = run(libraries, tmp_path, "-c", BROKEN)
+    assert "single.cuda.onnx cannot be captured" in printed and "Concat" in printed
+    broken, later = trace.part("broken"), trace.part("later")
+    assert len(broken.of(Capture)) == len(broken.of(Captured)) == 1
+    for place in ("device", "pinned"):
+        taken = sum(each.bytes for each in broken.of(Allocation) if each.place == place)
+        given = sum(each.bytes for each in broken.of(Free) if each.place == place)
+        assert taken == given > 0, place
+    assert later.of(Replay) and not trace.of(Refusal)
+    assert not [each for each in later.of(Captured) if each.lost]

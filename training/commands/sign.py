@@ -6,6 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from server.bundle import signature
 from server.bundle.repository import MANIFEST, SIGNATURE
 from training.errors import TrainingError
@@ -28,13 +30,21 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         TrainingError: the bundle or the key cannot be read, or a file is not as the manifest says.
     """
-    folder = arguments.bundle.resolve()
-    try:
-        key = signature.read_private(arguments.key)
-    except signature.KeyProblem as error:
-        raise TrainingError(str(error)) from error
+    folder, key = arguments.bundle.resolve(), key_of(arguments.key)
     text = open_bundle(folder, "cpu", seed=0).bundle.text
     temporary = folder / f".{SIGNATURE}.writing"
     temporary.write_bytes(signature.sign(text, key))
     temporary.rename(folder / SIGNATURE)
     log.info("signed %s: %s is in %s", folder, MANIFEST, SIGNATURE)
+
+
+def key_of(path: Path) -> Ed25519PrivateKey:
+    """The private key in a file.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    try:
+        return signature.read_private(path)
+    except signature.KeyProblem as error:
+        raise TrainingError(str(error)) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -56,6 +57,44 @@ def arenas(rows: Rows, suffix: str = "") -> list[ValueInfoProto]:
         value(f"state.{name}{suffix}", kind_of(row.dtype), "N", *row.shape)
         for name, row in rows.items()
     ]
+
+
+MOST_PACKED = 32
+"""States: of more, onnxruntime's Concat cannot be captured."""
+
+
+def may_pack(rows: Rows) -> bool:
+    """Whether the states may lie side by side in one row, and there is any use in it."""
+    alike = len({(row.shape, row.dtype, row.initial) for row in rows.values()}) == 1
+    return alike and 2 <= len(rows) <= MOST_PACKED
+
+
+def packed_arena(rows: Rows, suffix: str = "") -> list[ValueInfoProto]:
+    """All arenas as one input, or with the suffix ".next" as one output."""
+    first = next(iter(rows.values()))
+    width = len(rows) * prod(first.shape)
+    return [value(f"states{suffix}", kind_of(first.dtype), "N", width)]
+
+
+def gather_packed(b: Builder, rows: Rows) -> dict[str, str]:
+    """As `gather`, of vectors, in one go for all states."""
+    first = next(iter(rows.values()))
+    before = b.add("Gather", "states", "slots", outputs=["before"], axis=0)
+    start = b.constant("initial", np.array(first.initial, np.dtype(first.dtype)))
+    row = _choose(b, b.unsqueeze("fresh", 1), start, before, first.dtype)
+    names = [f"row.{name}" for name in rows]
+    b.add("Split", row, b.integers(*(prod(each.shape) for each in rows.values())),
+          outputs=names, axis=1)  # fmt: skip
+    return dict(zip(rows, names, strict=True))
+
+
+def scatter_packed(b: Builder, rows: Rows, after: Mapping[str, str], good: str) -> None:
+    """As `scatter`, by element, in one go for all states."""
+    first = next(iter(rows.values()))
+    row = b.add("Concat", *(after[name] for name in rows), axis=1)
+    kept = _choose(b, good, row, "before", first.dtype)
+    index = b.add("Expand", b.unsqueeze("slots", 1), b.integers(1, len(rows) * prod(first.shape)))
+    b.add("ScatterElements", "states", index, kept, outputs=["states.next"], axis=0)
 
 
 def gather(b: Builder, rows: Rows) -> dict[str, str]:

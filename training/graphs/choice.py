@@ -55,7 +55,8 @@ def choose_form(network: Network, device: Device) -> tuple[Form, list[dict[str, 
 
 
 def _for_cuda(form: Form) -> list[Form]:
-    return [replace(form, cuda=how) for how in (JOINED, GEMM, OPERATOR)]
+    apart = replace(form, packed=False)
+    return [*(replace(form, cuda=how) for how in (JOINED, GEMM, OPERATOR)), apart]
 
 
 def measure(
@@ -151,4 +152,6 @@ def _graph(compared: str, chunk: int) -> str:
 def _way(compared: str, form: Form, chunk: int) -> str:
     if chunk > 1:
         return form.step
-    return form.cuda if compared == "cuda" else form.single
+    if compared == "cuda":
+        return form.cuda + ("" if form.packed else ", states apart")
+    return form.single

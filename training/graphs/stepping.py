@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from server.bundle.repository import Bundle
 from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from server.engine.opening import open_engine
+from training.graphs.packing import apart
 from training.graphs.whole import Form, graphs
 from training.network import Floats, Network
 
@@ -74,6 +75,16 @@ def with_single(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
     """The files of a bundle whose one graph of single steps, on any device, is that of `name`."""
     others = {each: text for each, text in files.items() if each not in (SINGLE, SINGLE_CUDA)}
     return others | {SINGLE: files[name]}
+
+
+def with_cuda_single(
+    files: Mapping[str, bytes], states: Iterable[tuple[str, int]], device: Device
+) -> dict[str, bytes]:
+    """The same of CUDA's, with these states and widths, to be run on the device."""
+    alone = with_single(files, SINGLE_CUDA)
+    if device.kind == "cpu":
+        alone[SINGLE] = apart(alone[SINGLE], states)
+    return alone
 
 
 def by_single_steps(engine: Engine, signals: Sequence[Floats]) -> list[Floats]:

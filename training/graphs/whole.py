@@ -16,10 +16,14 @@ from training.graphs.arenas import (
     Row,
     arenas,
     gather,
+    gather_packed,
     guard,
+    may_pack,
+    packed_arena,
     read_graph,
     row_inputs,
     scatter,
+    scatter_packed,
     write_graph,
 )
 from training.graphs.builder import FLOAT, INT32, INT64, Builder, value
@@ -38,6 +42,7 @@ class Form:
     step: "operator" (ONNX LSTM, GRU, RNN) or "scan" (one cell in a loop over time).
     single: "gemm" (one cell, no time axis) or "operator" (the operator at T = 1).
     cuda: as `single`, or "joined" (one product of input and h a layer, where that can be).
+    packed: single.cuda.onnx takes all states as one tensor, where all are of one width.
     precision: what matrix products of the recurrent layers are computed in; states, gates, inputs
     and the head are float32 in all.
     """
@@ -47,6 +52,7 @@ class Form:
     opset: int = OPSETS[0]
     precision: str = "float32"
     cuda: str = JOINED
+    packed: bool = True
 
     def allows(self, network: Network) -> bool:
         """ONNX's operators know neither projections nor products in int8."""
@@ -85,7 +91,9 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
     """One step for each row: input [B, F] -> output [B, O]."""
     b, how = Builder(), form.cuda if for_cuda else form.single
     states = rows_of(network)
-    before, after, hs = gather(b, states), dict[str, str](), list[str]()
+    packed = for_cuda and form.packed and may_pack(states)
+    before = gather_packed(b, states) if packed else gather(b, states)
+    after, hs = dict[str, str](), list[str]()
     encoded = signal = _encode(b, network, "input")
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
@@ -95,9 +103,14 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
         hs.append(h)
     _head(b, network, signal, "input", "output")
     watched = _watched(network, hs, encoded, how)
-    scatter(b, states, after, guard(b, ["output", *watched], rank=2), by_element=for_cuda)
-    inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *arenas(states)]
-    outputs = [value("output", FLOAT, "B", network.outputs), *arenas(states, ".next")]
+    good = guard(b, ["output", *watched], rank=2)
+    if packed:
+        scatter_packed(b, states, after, good)
+    else:
+        scatter(b, states, after, good, by_element=for_cuda)
+    held = packed_arena if packed else arenas
+    inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *held(states)]
+    outputs = [value("output", FLOAT, "B", network.outputs), *held(states, ".next")]
     return b.model("single", inputs, outputs, form.opset)
 
 

@@ -107,7 +107,13 @@ class DoubleStream:
             work()
 
     def is_lost(self) -> bool:
+        self.wait()
         return False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to be done."""
+        return not self._todo
 
     def free_bytes(self) -> int:
         return self.memory - sum(map(len, self.held.values()))

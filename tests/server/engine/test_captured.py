@@ -4,7 +4,7 @@ each session's state and answers are those that an engine on the CPU gives, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.bundle.manifest import SINGLE
 from server.bundle.repository import Bundle
 from server.engine.buckets import sizes
+from server.engine.device import Device
 from server.engine.engine import Engine, EngineRows
 from server.errors import BadModel
-from tests.server.core.parts import CPU, make_bundle
-from tests.server.engine.double import double_engine
+from tests.server.core.parts import CPU, WEIGHTS, make_bundle
+from tests.server.engine.double import CUDA, double_engine
 from tests.server.engine.wrong import WRONG
+from training.graphs.stepping import with_single
+from training.graphs.whole import Form, graphs
 
 CAPACITY = 11  # buckets of 1, 2, 4, 8 and 11 rows
 ALL = np.arange(CAPACITY + 1)
@@ -63,8 +67,8 @@ class Pair:
     theirs: Engine
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Pair:
-        ours = double_engine(bundle, CAPACITY)
+    def of(cls, bundle: Bundle, device: Device = CUDA) -> Pair:
+        ours = double_engine(bundle, CAPACITY, device=device)
         ours.begin()
         return cls(ours, Engine(bundle, CPU, CAPACITY))
 
@@ -104,6 +108,17 @@ def test_at_every_number_of_rows_the_rest_of_the_bucket_is_nobody(pair: Pair) ->
     numbers = [*range(CAPACITY, 0, -1), *range(1, CAPACITY + 1)]
     runs = [Run(tuple(range(1, n + 1)), 1, 0) for n in numbers]
     pair.walk(runs, 0)
+
+
+@pytest.mark.parametrize("captures", [True, False], ids=["captured", "eager"])
+@pytest.mark.parametrize("lying", ["side by side", "apart", "apart, by single.onnx"])
+def test_wherever_states_lie_they_are_the_same(bundle: Bundle, lying: str, captures: bool) -> None:
+    files = graphs(WEIGHTS, Form(packed=lying == "side by side"))
+    if lying.endswith(SINGLE):
+        files = with_single(files, SINGLE)
+    batches = [(1, 5, 2), (11, 3), tuple(range(1, 12)), (SCRATCH,), (7,), (10, 4, 1, 2, 9)]
+    runs = [Run(batch, width, 6) for batch in batches for width in (1, 3)]
+    Pair.of(replace(bundle, graphs=files), Device("cuda", captures=captures)).walk(runs, 1)
 
 
 def test_sizes_double_up_to_the_most() -> None:

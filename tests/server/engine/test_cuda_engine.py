@@ -3,7 +3,6 @@ cannot be served there is told in a sentence."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,22 +17,21 @@ from hypothesis import strategies as st
 from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.bundle.repository import Bundle
 from server.config import Config
+from server.engine import cuda_engine
 from server.engine.buckets import Bucket
 from server.engine.captured import CapturedRows
-from server.engine.cuda_engine import CudaEngine, WrongThread
+from server.engine.cuda_engine import WrongThread
 from server.engine.device import Device
-from server.engine.engine import Engine, EngineRows
-from server.engine.gate import Gate
-from server.engine.graph import GraphError
+from server.engine.engine import Engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
-from server.serving.loader import Loader
 from server.serving.model import ServedModel
-from server.serving.registry import Registry
 from tests.server.core.parts import CPU, WEIGHTS, make_bundle
 from tests.server.core.test_walks import OPERATIONS, SLOTS, WAIT, Walk, assert_state
-from tests.server.engine.double import CUDA, DoubleStream, double_engine
+from tests.server.engine.double import DoubleStream, double_engine
+from tests.server.engine.stepped import alike, rows
+from tests.training.graphs.networks import NETWORKS
 from training.graphs.whole import Form, graphs
 
 SLOT = np.array([1])
@@ -42,20 +40,6 @@ SLOT = np.array([1])
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(tmp_path_factory.mktemp("models"))
-
-
-def rows(count: int, fresh: bool = True) -> EngineRows:
-    ones = np.ones((count, 1, 5), np.float32)
-    flags, lengths = np.full(count, fresh), np.ones(count, np.int32)
-    return EngineRows(np.arange(1, count + 1), flags, lengths, ones)
-
-
-def alike(ours: Engine, bundle: Bundle) -> None:
-    """Three steps of three sessions are those of an engine on the CPU."""
-    theirs = Engine(bundle, CPU, ours.capacity)
-    for k in range(3):
-        found, wanted = (each.run(rows(3, k == 0)) for each in (ours, theirs))
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_before_it_begins_any_thread_may_run_it_and_then_one_alone(bundle: Bundle) -> None:
@@ -86,6 +70,46 @@ def test_it_is_probed_as_any_other_and_all_its_memory_comes_back(bundle: Bundle)
     assert isinstance(stream, DoubleStream) and stream.held
     engine.release()
     assert not stream.held
+
+
+def test_the_states_of_a_session_lie_in_one_row_where_the_graph_takes_them_so(
+    bundle: Bundle,
+) -> None:
+    row = 4 * 12 * 4
+    engine = double_engine(bundle, 4)
+    first, *others = [arena.address for arena in engine.arenas]
+    assert [each - first for each in others] == [12 * 4, 2 * 12 * 4, 3 * 12 * 4]
+    stream = engine._gpu.stream
+    assert isinstance(stream, DoubleStream)
+    assert len(stream.held[first]) == engine.state_bytes == (4 + 2) * row
+    apart = replace(bundle, graphs=graphs(WEIGHTS, Form(packed=False)))
+    assert double_engine(apart, 4).state_bytes == engine.state_bytes
+
+
+def test_arenas_beyond_32_bits_are_left_to_the_graph_that_can_count_so_far(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CUDA's ScatterElements would put rows beyond them somewhere else, ScatterND does not."""
+    values = (4 + 2) * 4 * 12
+    with mock.patch.object(cuda_engine, "LARGEST", values):
+        assert double_engine(bundle, 4)._single_file == SINGLE_CUDA
+        with caplog.at_level("INFO"):
+            engine = double_engine(bundle, 5)
+    assert engine._single_file == SINGLE
+    assert f"small/1: single.cuda.onnx is left out, for it counts to {values} values" in caplog.text
+    engine.begin()
+    alike(engine, bundle)
+
+
+def test_states_of_several_widths_are_not_taken_in_one(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, NETWORKS["projected"])
+    double_engine(bundle, 4).begin()
+    packed = bundle.graphs | {SINGLE_CUDA: graphs(WEIGHTS, Form())[SINGLE_CUDA]}
+    says = (
+        r"small/1/single\.cuda\.onnx takes all states in one tensor, and they are not of one shape"
+    )
+    with pytest.raises(BadModel, match=says):
+        double_engine(replace(bundle, graphs=packed), 4)
 
 
 def test_an_older_bundle_is_served_by_the_graph_that_it_has(bundle: Bundle) -> None:
@@ -158,40 +182,6 @@ def test_a_replay_that_answers_something_else_is_refused(bundle: Bundle) -> None
         double_engine(bundle, 4).begin()
 
 
-def test_a_capture_waits_for_runs_of_others_and_they_for_it(bundle: Bundle) -> None:
-    """The double breaks a capture that another thread's call meets, as CUDA does."""
-    serving, over = double_engine(bundle, 8), threading.Event()
-
-    def serve() -> int:
-        serving.begin()
-        count = 0
-        while not over.is_set():
-            serving.run(rows(5))
-            serving.read(SLOT)
-            count += 1
-        return count
-
-    with ThreadPoolExecutor(1) as other:
-        runs = other.submit(serve)
-        try:
-            for _ in range(5):
-                engine = double_engine(bundle, 40)
-                engine.begin()
-                engine.release()
-        finally:
-            over.set()
-        assert runs.result(20) > 0
-
-
-def test_a_capture_within_another_call_would_wait_for_itself() -> None:
-    gate = Gate()
-    with gate, gate, pytest.raises(RuntimeError, match="amid another call"):  # noqa: SIM117
-        with gate.alone():
-            pass
-    with gate.alone(), gate:
-        pass
-
-
 @pytest.fixture(scope="module")
 def model(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     folder = tmp_path_factory.mktemp("repository")
@@ -216,31 +206,3 @@ def test_sessions_walk_on_cuda_as_on_the_cpu(
         walk.go(*operation)
     for name, seen in walk.live.items():
         assert_state(model.operations.export(name).result(WAIT), seen)
-
-
-def test_a_model_that_cannot_be_captured_is_not_served_and_gives_all_back(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, metrics = list[CudaEngine](), Metrics()
-
-    def begin(self: CapturedRows) -> None:
-        raise GraphError("cudaErrorStreamCaptureUnsupported")
-
-    def opened(bundle: Bundle, _: Device, capacity: int, __: int) -> CudaEngine:
-        made.append(double_engine(bundle, capacity))
-        return made[-1]
-
-    monkeypatch.setattr(CapturedRows, "begin", begin)
-    monkeypatch.setattr("server.serving.loader.open_engine", opened)
-    make_bundle(tmp_path)
-    config = Config(model_repository=tmp_path, max_sessions=10, store="none")
-    registry, before = Registry(metrics), set(threading.enumerate())
-    loader = Loader(config, CUDA, metrics, registry, lambda: None)
-    loader.load()
-    says = "small/1/single.cuda.onnx cannot be captured: cudaErrorStreamCaptureUnsupported; it may "
-    assert [*registry.broken()] == [("small", 1, says + "be without (cuda_graphs)")]
-    streams = [each._gpu.stream for each in made]
-    assert len(streams) == 2
-    assert not any(stream.held for stream in streams if isinstance(stream, DoubleStream))
-    new = set(threading.enumerate()) - before
-    assert not [thread for thread in new if thread.name.startswith("scheduler")]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -16,6 +17,7 @@ from server.engine import captured
 from server.engine.buckets import Bucket
 from server.engine.captured import CapturedRows
 from server.engine.cuda_engine import CudaEngine
+from server.engine.device_arenas import DeviceArenas, Places
 from server.engine.gpu import run_options
 
 SCRATCH = 0
@@ -108,6 +110,31 @@ def captured_by_another_thread() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def slots_of_a_row_told_as_they_are() -> Iterator[None]:
+    """To graphs that know nothing of the others' states in between."""
+
+    def places(self: DeviceArenas, inputs: Any) -> Places:
+        return replace(placed(self, inputs), stride=1)
+
+    placed = DeviceArenas.places
+    with mock.patch.object(DeviceArenas, "places", places):
+        yield
+
+
+@contextmanager
+def states_of_a_row_in_another_order() -> Iterator[None]:
+    """The graph of single steps has them in the manifest's."""
+
+    def init(self: DeviceArenas, *given: Any) -> None:
+        made(self, *given)
+        self._offsets = [*reversed(self._offsets)]
+
+    made = DeviceArenas.__init__
+    with mock.patch.object(DeviceArenas, "__init__", init):
+        yield
+
+
 WRONG = [
     one_id_for_all,
     captured_as_it_is_first_used,
@@ -117,4 +144,6 @@ WRONG = [
     padding_left_as_it_was,
     answered_before_it_is_done,
     answers_not_copied,
+    slots_of_a_row_told_as_they_are,
+    states_of_a_row_in_another_order,
 ]

@@ -16,7 +16,7 @@ from server.engine.engine import Engine
 from tests.training.graphs.networks import NETWORKS, drawn
 from training.graphs.builder import FLOAT, Builder, value
 from training.graphs.layers import ROW_STEPS, ROW_ZERO, WEIGHT_STEPS, product
-from training.graphs.stepping import by_chunks, by_single_steps, serve, with_single
+from training.graphs.stepping import by_chunks, by_single_steps, serve, with_cuda_single
 from training.graphs.whole import GEMM, JOINED, OPERATOR, OPSETS, SCAN, Form, graphs
 from training.network import Network
 from training.reference import NumpyNetwork
@@ -25,6 +25,7 @@ FORMS = [Form(step, single) for step in (OPERATOR, SCAN) for single in (GEMM, OP
 CASES = [(name, form) for name, network in NETWORKS.items()
          for form in FORMS if form.allows(network)]  # fmt: skip
 NAMES = [f"{name}-{form.step}-{form.single}" for name, form in CASES]
+CPU = choose("cpu")
 
 
 @cache
@@ -57,17 +58,20 @@ def test_single_steps_and_ragged_chunks_are_the_reference(
 
 
 FOR_CUDA = [(name, form) for name, network in NETWORKS.items()
-            for form in (Form(SCAN, GEMM, cuda=how) for how in (JOINED, GEMM, OPERATOR))
+            for form in (Form(SCAN, GEMM, cuda=how, packed=packed)
+                         for how in (JOINED, GEMM, OPERATOR) for packed in (True, False))
             if form.allows(network)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), FOR_CUDA, ids=[f"{name}-{form.cuda}" for name, form in FOR_CUDA]
+    ("name", "form"),
+    FOR_CUDA,
+    ids=[f"{name}-{form.cuda}-{'packed' if form.packed else 'apart'}" for name, form in FOR_CUDA],
 )
 def test_the_graph_for_cuda_is_the_reference_wherever_it_runs(name: str, form: Form) -> None:
     network, signals = NETWORKS[name], drawn(NETWORKS[name], [60, 1, 33], 3)
-    files = with_single(graphs(network, form), "single.cuda.onnx")
-    served = serve(network, form, 6, choose("cpu"), files)
+    files = with_cuda_single(graphs(network, form), network.states(), CPU)
+    served = serve(network, form, 6, CPU, files)
     close(by_single_steps(served, signals), expected(network, signals), atol=1e-5)
     untouched = served.read(np.arange(4, 7))
     assert not any(state.any() for state in untouched)

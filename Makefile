@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 # Files of tests at once: many wait for a server more than they compute.
 AT_ONCE := -n 3 --dist loadfile
+# Files on what no transport has a part in, or that try both.
+ANY_TRANSPORT := $(addprefix --ignore=tests/server/wire/test_,bundles.py malicious_bundles.py metrics_port.py liveness.py drift_exported.py)
 SOURCES := server tidegate tidegate_train training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \
@@ -19,7 +21,7 @@ demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out 
 
 test: $(VENV)/.installed tools  ## all tests, with everything they need
 	$(BIN)/python -m pytest $(AT_ONCE)
-	TIDEGATE_TRANSPORT=aio $(BIN)/python -m pytest $(AT_ONCE) tests/server/wire tests/server/oip
+	TIDEGATE_TRANSPORT=aio $(BIN)/python -m pytest $(AT_ONCE) $(ANY_TRANSPORT) tests/server/wire tests/server/oip
 
 $(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(DEMO_VENV)

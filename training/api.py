@@ -123,11 +123,12 @@ def _compared(recipe: Recipe, dataset: Dataset, fitted: Fitted) -> Comparison:
     part, sessions = dataset.held_out
     outputs = [predict(fitted.network, session.x) for session in sessions]
     weights = class_weights(dataset, recipe)
+    doubles = None if weights is None else weights.double().numpy()
     simple = []
     if part != "training":
-        doubles = None if weights is None else weights.double().numpy()
         simple = baselines(dataset, recipe.baselines, sessions, doubles, recipe.loop.threads)
-    return compared(recipe, dataset.target, part, sessions, outputs, simple)
+    temperature = fitted.network.temperature
+    return compared(recipe, dataset.target, part, sessions, outputs, simple, temperature, doubles)
 
 
 def export(trained: Trained, folder: Folder | None = None) -> Path:

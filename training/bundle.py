@@ -151,9 +151,21 @@ def random_bundle(folder: Path, weights: Network) -> None:
         folder,
         weights,
         features=[_feature(weights, k) for k in range(weights.inputs)],
-        outputs=[{"name": "y", "size": weights.outputs, "kind": "value", "unit": ""}],
+        outputs=_outputs(weights),
         description="random weights",
     )
+
+
+def _outputs(weights: Network) -> list[dict[str, Any]]:
+    """One of all values, or one for each quantile."""
+    if weights.fan is None:
+        return [{"name": "y", "size": weights.outputs, "kind": "value", "unit": ""}]
+    return [
+        {"name": f"y{v}_q{100 * level:g}", "size": 1, "kind": "value", "unit": ""}
+        | {"of": f"y{v}", "quantile": level}
+        for v in range(len(weights.fan.scale))
+        for level in weights.fan.levels
+    ]
 
 
 def _feature(weights: Network, k: int) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def prove(
     """The largest difference of each implementation from the reference.
 
     Raises:
-        ParityError: one is above 1e-5.
+        ParityError: one is above 1e-5, or puts out quantiles that cross.
     """
     files = graphs(network, form)
     engine = serve(network, form, len(truth.signals), device, with_single(files, SINGLE))
@@ -173,11 +173,21 @@ def prove(
         found["cuda_single_steps"] = by_single_steps(own, truth.signals)
     if torch_outputs is not None:
         found["torch"] = [torch_outputs(signal) for signal in truth.signals]
+    for name, outputs in found.items():
+        _check_order(network, name, np.concatenate(outputs))
     errors = {name: float(truth.differences(each).max()) for name, each in found.items()}
     for name, error in errors.items():
         if not error <= TOLERANCE:
             raise ParityError(f"{name} differs from the reference by {error:.2e}")
     return errors
+
+
+def _check_order(network: Network, name: str, outputs: Floats) -> None:
+    if network.fan is None:
+        return
+    fans = outputs.reshape(len(outputs), -1, len(network.fan.levels))
+    if crossing := int((np.diff(fans, axis=-1) < 0).any(axis=(1, 2)).sum()):
+        raise ParityError(f"{name} puts out quantiles that cross, at {crossing:,} steps")
 
 
 def _bounded(sessions: Sequence[Session]) -> list[Session]:

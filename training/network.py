@@ -2,7 +2,8 @@
 
 One observation x [F] of raw features goes through, in this order: the mirror; normalisation to
 (x - mean) / std, clipped to ±clip; embeddings in place of categories; recurrent layers; a linear
-head, whose outputs may be added to features; softmax, if the outputs are probabilities.
+head. What that says becomes outputs: probabilities, by softmax; values, which may be added to
+features; or a fan of quantiles about each value.
 
 `network.npz` holds plain arrays and one line of JSON, and is never pickled.
 """
@@ -93,13 +94,32 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Fan:
+    """Quantiles at ascending `levels` in place of each of V values; scale [V].
+
+    Output v·Q + q is quantile levels[q] of value v. The head says the median, as it says a value
+    without a fan; every other score z says how far its quantile lies beyond the one next to it
+    towards the median: scale[v] · softplus(z). That is never below 0, so quantiles never cross.
+    """
+
+    levels: tuple[float, ...]
+    scale: Floats
+
+    @property
+    def middle(self) -> int:
+        """The place of the median among the levels."""
+        return self.levels.index(0.5)
+
+
+@dataclass(frozen=True)
 class Network:
     """mean, std [F] of all features (unused where embedded); head_w [O, P], head_b [O].
 
     The first layer sees: the normalised features that are not embedded, in order; for each feature
     in `missing` a 1 where it was NaN, else 0; the embeddings in order. NaN is allowed in those of
-    `missing` and in embedded features alone, and is normalised to 0. With `add` [O], output k is
-    added to the raw feature add[k] (to its mean where NaN): the head says the change.
+    `missing` and in embedded features alone, and is normalised to 0. With `add` [V], value k is
+    added to the raw feature add[k] (to its mean where NaN): the head says the change. Scores of
+    classes are divided by `temperature` before softmax. Without a `fan`, V is O.
     """
 
     mean: Floats
@@ -113,6 +133,8 @@ class Network:
     embeddings: tuple[Embedding, ...] = ()
     missing: tuple[int, ...] = ()
     add: tuple[int, ...] | None = None
+    temperature: float = 1.0
+    fan: Fan | None = None
 
     @property
     def inputs(self) -> int:
@@ -123,6 +145,13 @@ class Network:
     def outputs(self) -> int:
         """O: values in one step's output."""
         return len(self.head_b)
+
+    @property
+    def medians(self) -> list[int]:
+        """The outputs [V] that say a value itself: with a fan its median, else all."""
+        if self.fan is None:
+            return list(range(self.outputs))
+        return list(range(self.fan.middle, self.outputs, len(self.fan.levels)))
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -198,6 +227,8 @@ def _structure(network: Network) -> dict[str, Any]:
         "mirror": None if mirror is None else {"by": mirror.by, "flip": list(mirror.flip)},
         "missing": list(network.missing),
         "add": None if network.add is None else list(network.add),
+        "temperature": network.temperature,
+        "levels": None if network.fan is None else list(network.fan.levels),
         "layers": [{"cell": each.cell, "residual": each.residual} for each in network.layers],
         "embeddings": [embedding.feature for embedding in network.embeddings],
     }
@@ -211,10 +242,13 @@ def _arrays(network: Network) -> Iterator[tuple[str, Floats]]:
         yield from ((name, array) for name, array in held if array is not None)
     for k, embedding in enumerate(network.embeddings):
         yield f"table{k}", embedding.table
+    if network.fan is not None:
+        yield "fan_scale", network.fan.scale
 
 
 def _from_arrays(structure: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Network:
     mirror, add = structure["mirror"], structure["add"]
+    levels = structure.get("levels")  # networks were written before there were fans
     return Network(
         mean=arrays["mean"],
         std=arrays["std"],
@@ -230,6 +264,8 @@ def _from_arrays(structure: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) 
         ),
         missing=tuple(structure["missing"]),
         add=None if add is None else tuple(add),
+        temperature=float(structure.get("temperature", 1.0)),
+        fan=None if levels is None else Fan(tuple(levels), arrays["fan_scale"]),
     )
 
 

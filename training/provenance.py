@@ -45,13 +45,22 @@ def feature_entries(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def output_entries(target: Target) -> list[dict[str, Any]]:
-    """The manifest's `outputs`: one of probabilities, or one for each value."""
+    """The manifest's `outputs`: one of probabilities, or one for each value or quantile of it. A
+    median has its value's own name, by which forecasts feed it back."""
     if target.classes:
         labels = list(target.labels)
         return [{"name": target.names[0], "size": len(labels), "kind": "probability",
                  "labels": labels}]  # fmt: skip
     pairs = zip(target.names, target.units, strict=True)
-    return [{"name": name, "size": 1, "kind": "value", "unit": unit} for name, unit in pairs]
+    plain = [{"name": name, "size": 1, "kind": "value", "unit": unit} for name, unit in pairs]
+    if not target.quantiles:
+        return plain
+    named = iter(target.fan_names)
+    return [
+        each | {"name": next(named), "of": each["name"], "quantile": level}
+        for each in plain
+        for level in target.quantiles
+    ]
 
 
 def _feature(feature: Feature, values: np.ndarray) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import cells
-from training.network import Embedding, Layer, Network
+from training.network import Embedding, Fan, Layer, Network
 
 Array = NDArray[np.floating]
 State = list[tuple[Array, ...]]
-Part = TypeVar("Part", Network, Layer, Embedding)
+Part = TypeVar("Part", Network, Layer, Embedding, Fan)
 
 
 class NumpyNetwork:
@@ -70,13 +70,30 @@ class NumpyNetwork:
         network = self._network
         scores: Array = hidden @ network.head_w.T + network.head_b
         if network.softmax:
+            scores = scores / self._dtype(network.temperature)
             powers = np.exp(scores - scores.max(axis=1, keepdims=True))
             return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        added: Array = np.zeros(1, self._dtype)
         if network.add is not None:
             columns = list(network.add)
             now = raw[:, columns]
-            scores = scores + np.where(np.isnan(now), network.mean[columns], now)
-        return scores
+            added = np.where(np.isnan(now), network.mean[columns], now)
+        if network.fan is None:
+            return scores + added
+        return _opened(network.fan, scores, added)
+
+
+def _opened(fan: Fan, scores: Array, added: Array) -> Array:
+    """Quantiles [T, V·Q]: out from the median, to which what is `added` belongs."""
+    apart = scores.reshape(len(scores), len(fan.scale), len(fan.levels))
+    gaps = np.logaddexp(0, apart) * fan.scale[:, None]
+    quantiles = np.empty_like(gaps)
+    quantiles[..., fan.middle] = apart[..., fan.middle] + added
+    for q in reversed(range(fan.middle)):
+        quantiles[..., q] = quantiles[..., q + 1] - gaps[..., q]
+    for q in range(fan.middle + 1, len(fan.levels)):
+        quantiles[..., q] = quantiles[..., q - 1] + gaps[..., q]
+    return quantiles.reshape(len(scores), -1)
 
 
 def _cast(part: Part, dtype: type[np.floating]) -> Part:
@@ -93,5 +110,7 @@ def _cast_value(value: Any, dtype: type[np.floating]) -> Any:
     if isinstance(value, tuple):
         return tuple(_cast_value(each, dtype) for each in value)
     if isinstance(value, Layer):
+        return _cast(value, dtype)
+    if isinstance(value, Fan):
         return _cast(value, dtype)
     return _cast(value, dtype) if isinstance(value, Embedding) else value

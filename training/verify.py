@@ -225,6 +225,32 @@ def missing(opened: Opened) -> str:
     return f"{int(may.sum())} features may be missing, outputs stay finite{agrees}"
 
 
+def quantiles(opened: Opened) -> str:
+    """Of each value a higher quantile never lies below a lower one, by single steps and chunks, on
+    signals as they lie and a thousand times as large."""
+    groups = _quantiles(opened.raw["outputs"])
+    if not groups:
+        raise LeftOut("no output is a quantile")
+    large = replace(opened, signals=tuple(np.float32(1000) * each for each in opened.signals))
+    for each in (opened, large):
+        for way in (single_steps, chunks):
+            outputs = np.concatenate(way(each, each.engine()))
+            for name, places in groups.items():
+                if (np.diff(outputs[:, places], axis=1) < 0).any():
+                    raise TrainingError(f"quantiles of {name!r} cross")
+    return f"quantiles of {', '.join(map(repr, groups))} never cross"
+
+
+def _quantiles(outputs: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The places of each value's quantiles, by their levels."""
+    found, start = dict[str, list[tuple[float, int]]](), 0
+    for output in outputs:
+        if isinstance(output.get("quantile"), float):
+            found.setdefault(str(output.get("of")), []).append((output["quantile"], start))
+        start += int(output["size"])
+    return {name: [place for _, place in sorted(pairs)] for name, pairs in found.items()}
+
+
 def round_trip(opened: Opened) -> str:
     """What is written into slots is read from them, and nothing else changes."""
     engine, rng = opened.engine(), np.random.default_rng(0)
@@ -355,5 +381,6 @@ CHECKS: dict[str, Callable[[Opened], str]] = {
     "neighbours": neighbours,
     "poisoned row": poison,
     "missing features": missing,
+    "quantiles": quantiles,
     "read and write": round_trip,
 }

@@ -11,6 +11,8 @@ from training.errors import TrainingError
 from training.recipe.recipe import read_recipe
 from training.recipes import find_recipe
 
+VALUES, LEVELS = "target={kind='next', columns=['load']", "target.quantiles must"
+
 
 @pytest.mark.parametrize(
     ("override", "text"),
@@ -26,6 +28,22 @@ from training.recipes import find_recipe
         ("target.kind='guess'", "target.kind must be one of class, value, next, not 'guess'"),
         ("target.columns=[]", "target.columns must name one column of classes"),
         ("target={kind='next', horizon=0}", "target.horizon must be at least 1"),
+        (f"{VALUES}, quantiles=[0.9, 0.5]}}", f"{LEVELS} ascend, each once, not [0.9, 0.5]"),
+        (f"{VALUES}, quantiles=[0.5, 0.5]}}", f"{LEVELS} ascend, each once, not [0.5, 0.5]"),
+        (f"{VALUES}, quantiles=[0.0, 0.5]}}", f"{LEVELS} each be above 0 and below 1, not [0.0, "),
+        (f"{VALUES}, quantiles=[0.5, 1]}}", f"{LEVELS} each be above 0 and below 1, not [0.5, 1"),
+        (f"{VALUES}, quantiles=[0.1, 0.9]}}", f"{LEVELS} have the median, 0.5, among them, not [0"),
+        (f"{VALUES}, quantiles=[]}}", f"{LEVELS} name at least one, not []"),
+        (f"{VALUES}, quantiles=0.5}}", f"{LEVELS} be a list, not 0.5"),
+        (f"{VALUES}, quantiles=['low']}}", "target.quantiles[0] must be a number, not 'low'"),
+        (f"{VALUES}, quantiles=[0.5, nan]}}", "target.quantiles[1] must be a finite number, not n"),
+        ("target.quantiles=[0.5]", "target.quantiles are of values; classes have probabilities"),
+        (f"{VALUES}, temperature=true}}", "target.temperature is for classes; values have quan"),
+        ("target.temperature=1.5", "target.temperature must be true or false, not 1.5"),
+        (f"{VALUES}, focal=2.0}}", "target.focal is for classes"),
+        ("target.focal=0", "target.focal must be above 0, not 0"),
+        ("target.focal=11.0", "target.focal must be at most 10, not 11.0"),
+        ("target.focal=true", "target.focal must be a number, not True"),
         ("target.weights=3", "target.weights must be a table or text, not 3"),
         ("split.by='group'", "split.group must name the column of the groups, where split.by is"),
         ("split.test=1.2", "split.test must be from 0 to below 1, not 1.2"),

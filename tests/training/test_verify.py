@@ -48,12 +48,26 @@ def test_a_good_bundle_passes_every_check(
     status, out, err = verify(folder, capsys)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     left_out = [line for line in lines if not line.startswith("ok ")]
-    if NETWORKS[name].missing:
-        assert left_out == []
-    else:
-        assert left_out == ["  -  missing features: left out, no feature may be missing"]
+    expected = []
+    if not NETWORKS[name].missing:
+        expected.append("  -  missing features: left out, no feature may be missing")
+    if NETWORKS[name].fan is None:
+        expected.append("  -  quantiles: left out, no output is a quantile")
+    assert left_out == expected
+
+
+def test_quantiles_that_cross_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "drawn" / "1"
+    random_bundle(folder, NETWORKS["fan"])
+    manifest = json.loads((folder / "model.json").read_text())
+    for output, level in zip(manifest["outputs"], (0.9, 0.5, 0.1), strict=True):
+        output["quantile"] = level
+    (folder / "model.json").write_text(json.dumps(manifest))
+    status, _, err = verify(folder, capsys)
+    assert status == 2
+    assert "quantiles of 'y0' cross" in err
 
 
 def test_anybody_can_run_it_on_the_shipped_bundle() -> None:

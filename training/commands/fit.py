@@ -88,4 +88,5 @@ def _tell_figures(comparison: Comparison) -> None:
                  ", ".join(figure_lines(each.figures)))  # fmt: skip
     for name, figures in comparison.baselines.items():
         log.info("  for comparison, %s: %s", name, ", ".join(figure_lines(figures)))
-    log.info("%s", comparison.sentence)
+    for line in (comparison.sentence, *comparison.sure):
+        log.info("%s", line)

@@ -84,11 +84,8 @@ def _place(again: Again, segment: Segment, order: str) -> pl.DataFrame:
 def _said(target: Target, session: Session, outputs: Floats) -> pl.DataFrame:
     """What is true of each step, as far as it is known, and what was predicted."""
     if not target.classes:
-        columns = {
-            f"{what}_{name}": values[:, k]
-            for what, values in (("true", session.y), ("predicted", outputs))
-            for k, name in enumerate(target.names)
-        }
+        columns = {f"true_{name}": session.y[:, k] for k, name in enumerate(target.names)}
+        columns |= {f"predicted_{name}": outputs[:, k] for k, name in enumerate(target.fan_names)}
         return pl.DataFrame(columns).fill_nan(None)
     (name,), labels = target.names, target.labels
     truths = [None if np.isnan(k) else labels[int(k)] for k in session.y[:, 0]]

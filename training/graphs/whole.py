@@ -28,6 +28,7 @@ from training.graphs.arenas import (
 )
 from training.graphs.builder import FLOAT, INT32, INT64, Builder, value
 from training.graphs.layers import Cell, State, operator_over_time, scan_over_time
+from training.graphs.outputs import write_outputs
 from training.network import Embedding, Mirror, Network
 
 OPERATOR, GEMM, JOINED, SCAN = "operator", "gemm", "joined", "scan"
@@ -207,15 +208,6 @@ def _encode(b: Builder, network: Network, raw: str) -> str:
     return parts[0] if len(parts) == 1 else b.add("Concat", *parts, axis=-1)
 
 
-def _base(b: Builder, network: Network, raw: str) -> str:
-    """What `add` adds to the outputs: raw features, their means where they are missing."""
-    assert network.add is not None
-    columns = list(network.add)
-    now = b.add("Gather", raw, b.integers(*columns), axis=-1)
-    mean = b.constant("add_mean", network.mean[columns])
-    return b.add("Where", b.add("IsNaN", now), mean, now)
-
-
 def _numbers(b: Builder, network: Network, raw: str) -> str:
     """(x - mean) / std, clipped: no finite input, however large, can make the cell overflow."""
     numbers = list(network.numbers)
@@ -250,16 +242,10 @@ def _embedded(b: Builder, embedding: Embedding, raw: str) -> str:
 
 
 def _head(b: Builder, network: Network, hidden: str, raw: str, name: str) -> None:
-    """Write `name` [..., O] from hidden [..., P] and raw [..., F].
-
-    Always in float32, for outputs have units.
-    """
+    """Write `name` [..., O] from hidden [..., P] and raw [..., F]."""
     scores = b.add("MatMul", hidden, b.constant("head_w", network.head_w.T))
     bias = b.constant("head_b", network.head_b)
-    if network.softmax:
-        b.add("Softmax", b.add("Add", scores, bias), outputs=[name], axis=-1)
-    elif network.add is not None:
-        change = b.add("Add", scores, bias)
-        b.add("Add", _base(b, network, raw), change, outputs=[name])
+    if network.softmax or network.add is not None or network.fan is not None:
+        write_outputs(b, network, b.add("Add", scores, bias), raw, name)
     else:
         b.add("Add", scores, bias, outputs=[name])

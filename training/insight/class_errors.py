@@ -23,10 +23,10 @@ from training.insight.picture import (
     picture,
     short,
 )
+from training.scoring.calibration import BINS, bins_of
 
 Counts = NDArray[np.int64]
 Doubles = NDArray[np.float64]
-BINS = 15
 FEW = 12
 """Up to so many classes, a cell has room for its share beside its count."""
 
@@ -102,8 +102,8 @@ def _write(axis: Axes, counts: Counts, shares: NDArray[np.float64]) -> None:
 
 @dataclass(frozen=True)
 class Reliability:
-    """For each of 15 equal-width bins (k/15, (k+1)/15] of confidence: steps, mean confidence and
-    share right (NaN where empty); `error` is the expected calibration error (Guo et al. 2017)."""
+    """For each bin of confidence, as `calibration` has them: steps, mean confidence and share right
+    (NaN where empty); `error` is the expected calibration error (Guo et al. 2017)."""
 
     counts: NDArray[np.int64]
     confidence: Doubles
@@ -114,7 +114,7 @@ class Reliability:
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> Reliability:
     """From the confidence [N > 0] of each step's predicted class, and whether it was right [N]."""
     sure = confidence.astype(np.float64)
-    index = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    index = bins_of(sure)
     counts = np.bincount(index, minlength=BINS)
     with np.errstate(invalid="ignore"):
         means = np.bincount(index, sure, BINS) / counts

@@ -165,9 +165,10 @@ class Evaluation:
 
     def value(self, k: int) -> Value:
         """The value `k`."""
+        singles = map(self.target.single, self.outputs)
         tracks = [
             Track(session.name, session.y[:, k].astype(np.float64), outputs[:, k].astype(float))
-            for session, outputs in zip(self.sessions, self.outputs, strict=True)
+            for session, outputs in zip(self.sessions, singles, strict=True)
         ]
         known = tuple(track for track in tracks if track.known.any())
         return Value(self.target.names[k], self.target.units[k], self.target.horizon, known)

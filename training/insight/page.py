@@ -33,6 +33,7 @@ from training.insight.class_errors import (
 )
 from training.insight.diagnose import Diagnosis, diagnose
 from training.insight.evaluation import Evaluation, Subject, evaluate
+from training.insight.fans import draw_fans
 from training.insight.moved import Movement
 from training.insight.picture import (
     BLUE,
@@ -113,7 +114,9 @@ def aim_words(target: Target) -> str:
     """What is predicted, and when it is to be."""
     names = [with_unit(name, unit) for name, unit in zip(target.names, target.units, strict=True)]
     when = f"{counted(target.horizon, 'step')} ahead" if target.horizon else "of the present step"
-    return f"Predicts {', '.join(names)} {when}, after every step."
+    levels = ", ".join(f"{each:g}" for each in target.quantiles)
+    how = f", as the quantiles {levels} of each" if levels else ""
+    return f"Predicts {', '.join(names)} {when}{how}, after every step."
 
 
 def _interval(plain: Mapping[str, float | None]) -> str:
@@ -155,7 +158,9 @@ def _pictures(
 ) -> Mapping[str, list[Picture]]:
     return {
         "curves": [draw_curves(subject.provenance["curve"])],
-        "errors": _confusions(evaluation) if evaluation.target.classes else draw_errors(evaluation),
+        "errors": _confusions(evaluation)
+        if evaluation.target.classes
+        else [*draw_fans(evaluation), *draw_errors(evaluation)],
         "diagnosis": found.pictures,
     }
 

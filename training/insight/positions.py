@@ -15,6 +15,7 @@ from server.engine.engine import Engine
 from training.graphs.stepping import rows
 from training.insight.evaluation import Evaluation, Subject
 from training.insight.picture import BLUE, GREY, Picture, axes, name, picture, with_unit
+from training.network import Floats
 from training.table.session import Target
 
 BINS, RESAMPLES, FEWEST = 20, 200, 3
@@ -114,11 +115,11 @@ def _bin(evaluation: Evaluation, parts: Sequence[Doubles], start: int, stop: int
     return Bin(start, stop, len(parts), whole, float(low), float(high))
 
 
-def _scores(target: Target, y: NDArray[np.floating], outputs: NDArray[np.floating]) -> Doubles:
+def _scores(target: Target, y: Floats, outputs: Floats) -> Doubles:
     truth = y[:, 0].astype(np.float64)
     if target.classes:
         return np.where(np.isnan(truth), np.nan, outputs.argmax(axis=1) == truth)
-    return (outputs[:, 0] - truth) ** 2
+    return np.asarray((target.single(outputs)[:, 0] - truth) ** 2)
 
 
 @dataclass(frozen=True)
@@ -190,4 +191,4 @@ def _last_scores(
     truth = np.array([evaluation.sessions[k].y[t, 0] for k, t in places], np.float64)
     if evaluation.target.classes:
         return np.asarray(last[:, 0].argmax(axis=1) == truth, np.float64)
-    return np.asarray((last[:, 0, 0] - truth) ** 2)
+    return np.asarray((evaluation.target.single(last[:, 0])[:, 0] - truth) ** 2)

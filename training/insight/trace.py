@@ -24,8 +24,9 @@ KEEPS = {"lstm": "forget", "gru": "keep"}
 class Trace:
     """T steps from zeros.
 
-    scores [T, O]: logits, or values. states: after each step, every state tensor of every layer, as
-    it goes into the next step and nowhere else. gates: for each layer, by name, [T, H].
+    scores [T, V]: logits, or values (of quantiles the medians). states: after each step, every
+    state tensor of every layer, as it goes into the next step and nowhere else. gates: for each
+    layer, by name, [T, H].
     """
 
     scores: Tensor
@@ -63,7 +64,9 @@ def trace(network: Network, x: Floats) -> Trace:
 
 
 def _scores(network: Network, tops: Tensor, x: Floats) -> Tensor:
-    scores = tops @ torch.from_numpy(network.head_w).T + torch.from_numpy(network.head_b)
+    said = network.medians
+    head = torch.from_numpy(network.head_w[said]), torch.from_numpy(network.head_b[said])
+    scores = (tops @ head[0].T + head[1]) / network.temperature
     if network.add is None:
         return scores
     columns = list(network.add)

@@ -31,6 +31,7 @@ from training.errors import TrainingError
 from training.loop.data import SessionData
 from training.loop.learner import Learner
 from training.loop.module import StreamingNetwork, mirror_of
+from training.loop.temperature import calibrate
 from training.loop.trackers import tracker as track
 from training.loop.windows import Windows, lay
 from training.recipe.recipe import Recipe, to_mapping
@@ -85,7 +86,9 @@ def fit(
         data = SessionData(dataset, recipe, lambda: len(learner.curve))
         trainer.fit(learner, data, ckpt_path=checkpoint)
     _take_best(trainer, learner)
-    return Fitted(learner.network.eval().cpu().float(), learner.curve, trainer.is_global_zero)
+    network = learner.network.eval().cpu().float()
+    calibrate(network, dataset, recipe)
+    return Fitted(network, learner.curve, trainer.is_global_zero)
 
 
 def new_network(dataset: Dataset, recipe: Recipe) -> StreamingNetwork:
@@ -101,7 +104,8 @@ def new_network(dataset: Dataset, recipe: Recipe) -> StreamingNetwork:
 def new_learner(dataset: Dataset, recipe: Recipe) -> Learner:
     """What Lightning drives, before training."""
     network = new_network(dataset, recipe)
-    return Learner(network, dataset.target, recipe.loop, class_weights(dataset, recipe))
+    weights, focal = class_weights(dataset, recipe), recipe.target.focal or 0.0
+    return Learner(network, dataset.target, recipe.loop, weights, focal)
 
 
 def class_weights(dataset: Dataset, recipe: Recipe) -> torch.Tensor | None:

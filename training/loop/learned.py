@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist, fmean
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from training.recipe.recipe import Recipe
 from training.table.session import Dataset
 
 WORSE = 1.5
+NORMAL = NormalDist()
 
 
 def check_learned(dataset: Dataset, recipe: Recipe, fitted: Fitted) -> None:
@@ -33,10 +35,17 @@ def check_learned(dataset: Dataset, recipe: Recipe, fitted: Fitted) -> None:
 
 
 def _guessing(dataset: Dataset, recipe: Recipe) -> float:
-    """The loss of who says the mean (values are standardised), or all classes to be as likely."""
-    if not dataset.target.classes:
+    """The loss of who says the mean or the fixed quantiles of a normal distribution (values are
+    standardised), or all classes to be as likely."""
+    target = dataset.target
+    if target.quantiles:
+        # Twice the pinball loss of a normal distribution's own quantile is twice its density there.
+        densities = [NORMAL.pdf(NORMAL.inv_cdf(level)) for level in target.quantiles]
+        return 2.0 * fmean(densities)
+    if not target.classes:
         return 1.0
-    weights = class_weights(dataset, recipe)
+    weights, focal = class_weights(dataset, recipe), recipe.target.focal or 0.0
     y = np.concatenate([session.y[:, 0] for session in dataset.train])
     share = 1.0 if weights is None else float(weights.numpy()[y[~np.isnan(y)].astype(int)].mean())
-    return math.log(dataset.target.outputs) * share
+    wrong = 1 - 1 / target.outputs
+    return math.log(target.outputs) * share * math.pow(wrong, focal)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import TrainingError
+from training.loop import heads
 from training.loop.module import State, StreamingNetwork
 from training.loop.windows import Window
-from training.recipe.recipe import Loop
+from training.recipe.recipe import MEDIAN, Loop
 from training.table.session import Target
 
 
@@ -25,11 +26,16 @@ class Learner(pl.LightningModule):
     """
 
     def __init__(
-        self, network: StreamingNetwork, target: Target, loop: Loop, class_weights: Tensor | None
+        self,
+        network: StreamingNetwork,
+        target: Target,
+        loop: Loop,
+        class_weights: Tensor | None,
+        focal: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
-        self._target, self._loop = target, loop
+        self._target, self._loop, self._focal = target, loop, focal
         self._class_weights: Tensor | None
         self.register_buffer("_class_weights", class_weights)
         self._carried: State | None = None
@@ -128,25 +134,28 @@ class Learner(pl.LightningModule):
 
     def _class_loss(self, window: Window, raw: Tensor) -> Tensor:
         labels, weights = window["y"][..., 0].long(), self._class_weights
-        each = nn.functional.cross_entropy(
+        each = heads.cross_entropy(
             raw.flatten(0, 1),
             labels.flatten(),
-            weight=None if weights is None else weights.float(),
-            reduction="none",
-            label_smoothing=self._loop.smoothing if self.training else 0.0,
+            None if weights is None else weights.float(),
+            self._loop.smoothing if self.training else 0.0,
+            self._focal,
         )
         return each.view(labels.shape)
 
     def _value_loss(self, window: Window, raw: Tensor) -> Tensor:
         wanted = (window["y"] - self.network.base(window["x"])) / self.network.scale
+        if self._target.quantiles:
+            return heads.pinball(raw, wanted, self._target.quantiles)
         return nn.functional.mse_loss(raw, wanted, reduction="none").mean(-1)
 
     def _right(self, raw: Tensor, y: Tensor) -> Tensor:
         return (raw.argmax(-1) == y[..., 0]).float()
 
     def _squares(self, window: Window, raw: Tensor) -> Tensor:
-        values = self.network.base(window["x"]) + self.network.scale * raw.float()
-        return (values - window["y"])[..., 0].square()
+        values = self.network.in_units(window["x"], raw.float())
+        first = self._target.quantiles.index(MEDIAN) if self._target.quantiles else 0
+        return (values[..., first] - window["y"][..., 0]).square()
 
     def _over_all(self, sums: Tensor) -> Tensor:
         """Summed over all processes."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import TrainingError
-from training.network import Embedding, Floats, Layer, Mirror, Network
-from training.recipe.recipe import NetworkShape
+from training.loop import heads
+from training.network import Embedding, Fan, Floats, Layer, Mirror, Network
+from training.recipe.recipe import MEDIAN, NetworkShape
 from training.table.session import Feature, Statistics, Target
 
 State = tuple[Tensor, ...]
@@ -25,8 +26,8 @@ KINDS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.
 class StreamingNetwork(nn.Module):
     """x [B, T, F] of raw features and a state -> [B, T, O] and the state after the last step.
 
-    What comes out is logits for classes; for values the standardised distance from their base (see
-    `base`), so that errors of all outputs weigh alike.
+    What comes out is logits for classes; for values (or quantiles of them) the standardised
+    distance from their base (see `base`), so that errors of all outputs weigh alike.
     """
 
     mean: Tensor
@@ -61,6 +62,9 @@ class StreamingNetwork(nn.Module):
         self.layers = nn.ModuleList(_layers(shape, width))
         self.dropout = nn.Dropout(shape.dropout)
         self.head = nn.Linear(shape.projection or shape.hidden, target.outputs)
+        self.temperature = 1.0
+        if target.quantiles:
+            heads.begin_as_normal(self.head, target.quantiles)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Step through `x`, from zeros where no state is given."""
@@ -71,10 +75,13 @@ class StreamingNetwork(nn.Module):
             after.append(torch.cat(new, dim=-1) if isinstance(new, tuple) else new)
             if self._residual(k):
                 signal = signal + given
-        return self.head(self.dropout(signal)), tuple(after)
+        scores: Tensor = self.head(self.dropout(signal))
+        if self._target.quantiles:
+            scores = heads.open_fan(scores, self._target.quantiles)
+        return scores, tuple(after)
 
     def base(self, x: Tensor) -> Tensor:
-        """What the outputs add to, [B, T, O] or [O]: the shift, with `add` the features now."""
+        """What values add to, [B, T, V] or [V]: the shift, with `add` the features now."""
         if self._target.add is None:
             return self.shift
         columns = list(self._target.add)
@@ -85,20 +92,27 @@ class StreamingNetwork(nn.Module):
         """What the graphs put out, from a fresh state: probabilities, or values in their units."""
         raw, _ = self(x)
         if self._target.classes:
-            return torch.softmax(raw, -1)
-        values: Tensor = self.base(x) + self.scale * raw
-        return values
+            return torch.softmax(raw / self.temperature, -1)
+        return self.in_units(x, raw)
+
+    def in_units(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Values, or all their quantiles, [B, T, O], of what comes out."""
+        if not self._target.quantiles:
+            return self.base(x) + self.scale * raw
+        apart = heads.by_value(raw, len(self._target.quantiles))
+        fans: Tensor = self.base(x).unsqueeze(-1) + self.scale.unsqueeze(-1) * apart
+        return fans.flatten(-2)
 
     def network(self) -> Network:
         """The trained parameters as plain arrays."""
-        scale = _array(self.scale)
+        scale, shift = self._of_scores()
         return Network(
             mean=_array(self.mean),
             std=_array(self.std),
             clip=self._shape.clip,
             layers=tuple(self._plain(k) for k in range(len(self.layers))),
             head_w=_array(self.head.weight) * scale[:, None],
-            head_b=_array(self.head.bias) * scale + _array(self.shift),
+            head_b=_array(self.head.bias) * scale + shift,
             softmax=self._target.classes,
             mirror=self._mirror,
             embeddings=tuple(
@@ -107,7 +121,23 @@ class StreamingNetwork(nn.Module):
             ),
             missing=tuple(self._missing),
             add=self._target.add,
+            temperature=self.temperature,
+            fan=self._fan(),
         )
+
+    def _fan(self) -> Fan | None:
+        levels = self._target.quantiles
+        return Fan(levels, _array(self.scale)) if len(levels) > 1 else None
+
+    def _of_scores(self) -> tuple[Floats, Floats]:
+        """The scale and shift [O] of each score; gaps of a fan have theirs outside of softplus."""
+        scale, shift, levels = _array(self.scale), _array(self.shift), self._target.quantiles
+        if not levels:
+            return scale, shift
+        is_median = np.array(levels) == MEDIAN
+        scales = np.where(is_median, scale[:, None], 1.0).ravel()
+        shifts = np.where(is_median, shift[:, None], 0.0).ravel()
+        return scales.astype(np.float32), shifts.astype(np.float32)
 
     def _tables(self) -> list[nn.Embedding]:
         return [table for table in self.embeddings if isinstance(table, nn.Embedding)]

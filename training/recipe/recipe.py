@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +23,9 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Focus = Annotated[float, Field(gt=0, le=10)]
 Names = tuple[str, ...]
+MEDIAN, MOST_LEVELS = 0.5, 99
 
 
 class Settings(BaseModel):
@@ -81,6 +84,10 @@ class TargetColumns(Settings):
     The target of a step is read `horizon` steps later (0; for `next`, 1). `difference` learns the
     change from the present value, for values that are features. `labels` fixes the order of the
     classes. Steps whose target is missing are passed over if `missing` says so.
+
+    With `quantiles` a value is put out as those of its distribution, the median among them. Classes
+    may be learned by the focal loss of exponent `focal`, and their probabilities are calibrated by
+    a `temperature` unless that is false.
     """
 
     kind: Literal["class", "value", "next"] = "class"
@@ -91,6 +98,16 @@ class TargetColumns(Settings):
     units: dict[str, str] = {}
     labels: Names = ()
     weights: dict[str, float] | str = "equal"
+    focal: Focus | None = None
+    temperature: bool | None = None
+    quantiles: tuple[float, ...] | None = None
+
+    @field_validator("quantiles")
+    @classmethod
+    def _levels(cls, quantiles: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if quantiles is not None and (problem := problem_of_levels(quantiles)):
+            raise PydanticCustomError(MUST, "{must}", {"must": problem})
+        return quantiles
 
     @field_validator("weights")
     @classmethod
@@ -107,6 +124,16 @@ class TargetColumns(Settings):
             raise ValueError("columns must name at least one column")
         if self.kind == "next" and self.horizon == 0:
             raise ValueError("horizon must be at least 1 where the next step is predicted")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Self:
+        if self.kind == "class" and self.quantiles is not None:
+            raise ValueError("quantiles are of values; classes have probabilities")
+        if self.kind != "class" and self.temperature is not None:
+            raise ValueError("temperature is for classes; values have quantiles")
+        if self.kind != "class" and self.focal is not None:
+            raise ValueError("focal is for classes")
         return self
 
     @property
@@ -244,6 +271,19 @@ class Recipe(Settings):
     loop: Loop = Loop()
     baselines: Baselines = Baselines()
     export: Export = Export()
+
+
+def problem_of_levels(levels: Sequence[float]) -> str:
+    """What quantiles must be and these are not; nothing where they may be asked for."""
+    if not levels:
+        return "name at least one"
+    if len(levels) > MOST_LEVELS:
+        return f"be at most {MOST_LEVELS}"
+    if not all(0 < level < 1 for level in levels):
+        return "each be above 0 and below 1"
+    if any(after <= before for before, after in pairwise(levels)):
+        return "ascend, each once"
+    return "" if MEDIAN in levels else "have the median, 0.5, among them"
 
 
 def read_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:

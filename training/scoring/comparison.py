@@ -12,6 +12,7 @@ from typing import Any
 
 from training.network import Floats
 from training.recipe.recipe import Recipe
+from training.scoring.balance import Balance, balance_of
 from training.scoring.baselines import Baseline
 from training.scoring.intervals import Interval, differences
 from training.scoring.scorer import (
@@ -22,7 +23,7 @@ from training.scoring.scorer import (
     scorer_of,
     targets_of,
 )
-from training.scoring.scores import Scores, known_intervals, plain, scores_of
+from training.scoring.scores import Scores, known_intervals, plain, scores_of, sure_scores
 from training.scoring.words import name_of, told, told_difference, verdict
 from training.table.session import Session, Target
 
@@ -39,6 +40,8 @@ class Comparison:
     best: str | None
     difference: Interval
     sentence: str
+    balance: Balance | None = None
+    """What class weights cost, where there are any."""
 
     @property
     def baseline_figures(self) -> dict[str, float]:
@@ -54,7 +57,17 @@ class Comparison:
             "best": self.best,
             "difference": self.difference.plain(),
             "sentence": self.sentence,
+            "sure": self.sure,
+            "balance": None if self.balance is None else self.balance.plain(),
         }
+
+    @property
+    def sure(self) -> list[str]:
+        """What is to be said of probabilities, quantiles and weights, a sentence or line each."""
+        lines = [line for each in self.scores.fans for line in each.lines()]
+        if self.scores.calibration is not None:
+            lines.append(self.scores.calibration.sentence())
+        return [*lines, self.balance.sentence()] if self.balance else lines
 
 
 def compared(
@@ -64,12 +77,16 @@ def compared(
     sessions: Sequence[Session],
     outputs: Sequence[Floats],
     simple: Sequence[Baseline],
+    temperature: float = 1.0,
+    weights: Doubles | None = None,
 ) -> Comparison:
-    """The network's outputs [T, O] on `sessions`, beside those of the `simple` baselines."""
+    """The network's outputs [T, O] on `sessions`, beside those of the `simple` baselines;
+    `weights` [C] is what training gave each class, if anything."""
     targets = targets_of(sessions)
     scorer = scorer_of(target, targets)
     ours = scorer.sums(outputs, targets)
-    scores = scores_of(scorer, ours, part)
+    plain_scores = scores_of(scorer, ours, part)
+    scores = sure_scores(plain_scores, target, outputs, targets, temperature)
     weighted = recipe.target.weights != "equal"
     main = scorer.main(weighted)
     theirs = {each.name: scorer.sums(each.outputs, targets) for each in simple}
@@ -83,6 +100,9 @@ def compared(
         best=best,
         difference=apart.get(main, Interval(float("nan"))),
         sentence=_sentence(scorer, main, best, ours, theirs, simple, apart, weighted),
+        balance=None
+        if weights is None
+        else balance_of(scorer, outputs, targets, weights, temperature),
     )
 
 
@@ -123,7 +143,7 @@ def _sentence(
         text += "; it is told what was to be predicted of the steps before, as the network is not"
     if weighted and scorer.target.classes:
         text += (
-            "; class weights trade accuracy for balance: accuracy per step "
+            "; of accuracy per step, which class weights do not aim at, "
             f"{float(scorer.figures(ours.sum(axis=0))[ACCURACY]):.3f} against "
             f"{float(scorer.figures(theirs[best].sum(axis=0))[ACCURACY]):.3f}"
         )

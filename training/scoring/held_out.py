@@ -17,7 +17,7 @@ import polars as pl
 from training.errors import TrainingError
 from training.insight.evaluation import Evaluation, Subject, evaluate, read_bundle
 from training.scoring.scorer import scorer_of, targets_of
-from training.scoring.scores import Scores, scores_of
+from training.scoring.scores import Scores, scores_of, sure_scores
 from training.table.again import read_again
 from training.table.columns import require
 from training.table.frame import kept_as_file
@@ -92,7 +92,10 @@ def scored(held: HeldOut) -> Scores:
     Raises:
         TrainingError: no step has a target, or the graphs do not run here.
     """
-    return scores_on(evaluate(held.subject), held.part)
+    evaluation = evaluate(held.subject)
+    scores, targets = scores_on(evaluation, held.part), targets_of(evaluation.sessions)
+    temperature = held.subject.network.temperature
+    return sure_scores(scores, evaluation.target, evaluation.outputs, targets, temperature)
 
 
 def scores_on(evaluation: Evaluation, part: str) -> Scores:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,15 @@ def _drawn(rng: np.random.Generator, count: int) -> Doubles:
     return np.stack(list(draws)).astype(np.float64)
 
 
-def intervals(scorer: Scorer, sums: Doubles) -> dict[str, Interval]:
+class Measure(Protocol):
+    """What makes figures [...] of sums [..., M]."""
+
+    def figures(self, totals: Doubles) -> dict[str, Doubles]:
+        """By name; NaN where there is nothing to tell one by."""
+        ...
+
+
+def intervals(scorer: Measure, sums: Doubles) -> dict[str, Interval]:
     """Every figure of sessions' sums [S, M]."""
     return _intervals(scorer.figures(sums.sum(axis=0)), scorer.figures(resampled(sums)))
 
@@ -98,7 +107,7 @@ def _of_class(
     return _intervals(here, {name: each[:, k] for name, each in drawn.items()})
 
 
-def differences(scorer: Scorer, ours: Doubles, theirs: Doubles) -> dict[str, Interval]:
+def differences(scorer: Measure, ours: Doubles, theirs: Doubles) -> dict[str, Interval]:
     """Every figure of `ours` less that of `theirs`, sums [S, M] of the same sessions."""
     whole = _less(*(scorer.figures(each.sum(axis=0)) for each in (ours, theirs)))
     drawn = _less(*(scorer.figures(resampled(each)) for each in (ours, theirs)))

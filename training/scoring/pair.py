@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.errors import TrainingError
-from training.insight.evaluation import evaluate
+from training.insight.evaluation import Evaluation, evaluate
 from training.network import Floats
 from training.scoring.held_out import HeldOut
 from training.scoring.scorer import Doubles, Scorer, scorer_of, targets_of
@@ -75,10 +75,21 @@ def pair(first: HeldOut, second: HeldOut) -> Pair:
         names=names,
         part=first.part if first.part == second.part else f"{first.part}; {second.part}",
         sessions=ours.sessions,
-        outputs=(ours.outputs, theirs.outputs),
-        scorer=scorer_of(targets[0], targets_of(ours.sessions)),
+        outputs=(_singles(ours), _singles(theirs)),
+        scorer=scorer_of(_common(targets), targets_of(ours.sessions)),
         weighted=any(held.subject.recipe.target.weights != "equal" for held in found),
     )
+
+
+def _singles(evaluation: Evaluation) -> list[Floats]:
+    """Probabilities, or a number for each value: of quantiles the median."""
+    return [evaluation.target.single(each) for each in evaluation.outputs]
+
+
+def _common(targets: Sequence[Target]) -> Target:
+    """With quantiles only if both have some: then by how far medians are off as well."""
+    first, second = targets
+    return first if second.quantiles else replace(first, quantiles=())
 
 
 def _shared(first: HeldOut, second: HeldOut, names: tuple[str, str]) -> list[str]:

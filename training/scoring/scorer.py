@@ -49,21 +49,26 @@ class Scorer:
         return np.concatenate([*each, [hit[-1:].sum(), min(len(hit), 1)]]).astype(np.float64)
 
     def _of_values(self, guess: Floats, y: Floats, among: NDArray[np.bool_]) -> Doubles:
-        """Squared errors of each value, and the steps at which it is known."""
+        """Squared errors of each value, and the steps at which it is known; absolute errors between
+        them where there are quantiles, whose median errs least by those."""
         known = ~np.isnan(y) & among[:, None]
-        error = np.where(known, guess.astype(np.float64) - y, 0.0)
-        return np.concatenate([(error**2).sum(axis=0), known.sum(axis=0)])
+        error = np.where(known, self.target.single(guess).astype(np.float64) - y, 0.0)
+        absolute = [np.abs(error).sum(axis=0)] if self.target.quantiles else []
+        return np.concatenate([(error**2).sum(axis=0), *absolute, known.sum(axis=0)])
 
     def figures(self, totals: Doubles) -> dict[str, Doubles]:
         """Each figure [...] of sums [..., M]; NaN where there is no step to tell it by."""
         with np.errstate(invalid="ignore", divide="ignore"):
             if self.target.classes:
                 return self._class_figures(totals)
-            squared, steps = np.split(totals, 2, axis=-1)
+            squared, *absolute, steps = np.split(totals, 3 if self.target.quantiles else 2, axis=-1)
             errors = np.sqrt(squared / steps)
+            distances = [each / steps for each in absolute]
         found = {f"rmse_{name}": errors[..., k] for k, name in enumerate(self.target.names)}
         if len(found) > 1:
             found[RELATIVE] = _mean(errors / self.scale)
+        for each in distances:
+            found |= {f"mae_{name}": each[..., k] for k, name in enumerate(self.target.names)}
         return found
 
     def _class_figures(self, totals: Doubles) -> dict[str, Doubles]:
@@ -101,8 +106,10 @@ class Scorer:
 
     def unit(self, figure: str) -> str:
         """What a figure is in; nothing for a share."""
-        units = zip(self.target.names, self.target.units, strict=True)
-        return {f"rmse_{name}": unit for name, unit in units}.get(figure, "")
+        for name, unit in zip(self.target.names, self.target.units, strict=True):
+            if figure in (f"rmse_{name}", f"mae_{name}"):
+                return unit
+        return ""
 
 
 def scorer_of(target: Target, targets: Sequence[Floats]) -> Scorer:
@@ -122,7 +129,7 @@ def targets_of(sessions: Sequence[Session]) -> list[Floats]:
 
 def is_better_high(figure: str) -> bool:
     """Shares of what is right; errors are better low."""
-    return not figure.startswith("rmse")
+    return not figure.startswith(("rmse", "mae"))
 
 
 def known_figures(figures: Mapping[str, Doubles]) -> dict[str, float]:

@@ -1,14 +1,18 @@
-"""What one network, or one way to run it, comes to on some sessions: figures, and for classes a
-line of each, all with intervals."""
+"""What one network, or one way to run it, comes to on some sessions: figures, for classes a line of
+each and how well they are calibrated, for quantiles what lies between them, all with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from training.network import Floats
+from training.scoring.calibration import Calibration, calibration_of
+from training.scoring.fans import FanScores, fans_of
 from training.scoring.intervals import RESAMPLES, Interval, class_intervals, intervals
 from training.scoring.scorer import Doubles, Scorer
+from training.table.session import Target
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Scores:
     sessions: int
     figures: Mapping[str, Interval]
     classes: Sequence[ClassLine]
+    fans: Sequence[FanScores] = ()
+    calibration: Calibration | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -46,12 +52,27 @@ class Scores:
             "resamples": RESAMPLES,
             "network": plain(self.figures),
             "classes": classes,
+            "fans": [each.plain() for each in self.fans],
+            "calibration": None if self.calibration is None else self.calibration.plain(),
         }
 
 
 def scores_of(scorer: Scorer, sums: Doubles, part: str) -> Scores:
     """Of the sums [S, M] of sessions of `part`."""
     return Scores(part, len(sums), known_intervals(scorer, sums), _class_lines(scorer, sums))
+
+
+def sure_scores(
+    scores: Scores,
+    target: Target,
+    outputs: Sequence[Floats],
+    targets: Sequence[Floats],
+    temperature: float,
+) -> Scores:
+    """The same, with what outputs [T, O] of a network of that temperature say of how sure it is."""
+    fans = fans_of(target, outputs, targets)
+    calibration = calibration_of(outputs, targets, temperature) if target.classes else None
+    return replace(scores, fans=fans, calibration=calibration)
 
 
 def known_intervals(scorer: Scorer, sums: Doubles) -> dict[str, Interval]:

@@ -41,6 +41,8 @@ def told_difference(figure: str, unit: str, difference: Interval, sessions: int)
 
 def name_of(figure: str) -> str:
     """A figure's name in words."""
+    if figure.startswith("mae_"):
+        return figure.replace("mae_", "mean absolute error of ", 1)
     return NAMES.get(figure, figure.replace("rmse_", "RMSE of ", 1))
 
 

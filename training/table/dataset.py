@@ -145,7 +145,19 @@ def _target(
         for name in names
     )
     add = tuple(plain[name] for name in names) if recipe.target.difference else None
-    return Target(names, units, (), recipe.target.ahead, add), y
+    quantiles = recipe.target.quantiles or ()
+    target = Target(names, units, (), recipe.target.ahead, add, quantiles)
+    _check_names(target, features)
+    return target, y
+
+
+def _check_names(target: Target, features: Sequence[Feature]) -> None:
+    """A quantile of a feature's name would be fed back as that in forecasts."""
+    taken = {*target.names, *(feature.name for feature in features)}
+    for name in sorted({*target.fan_names} - {*target.names}):
+        if name in taken:
+            raise TrainingError(f"target.quantiles: an output would be called {name!r}, as a "
+                                "column is; rename that (table.derive)")  # fmt: skip
 
 
 def _check_varied(rows: Rows, parts: Parts, names: Sequence[str], y: Doubles) -> None:

@@ -29,7 +29,8 @@ class Target:
     """What is predicted at each step: one of `labels`, or a value for each of `names`.
 
     The target of step t is read at step t + horizon of its session. With `add`, the network says
-    the change from feature add[k] to value k.
+    the change from feature add[k] to value k. With `quantiles` it puts out those of each value,
+    one value behind the other.
     """
 
     names: tuple[str, ...]
@@ -37,6 +38,7 @@ class Target:
     labels: tuple[str, ...] = ()
     horizon: int = 0
     add: tuple[int, ...] | None = None
+    quantiles: tuple[float, ...] = ()
 
     @property
     def classes(self) -> bool:
@@ -46,7 +48,30 @@ class Target:
     @property
     def outputs(self) -> int:
         """O: values in one step's output."""
-        return len(self.labels) or len(self.names)
+        return len(self.labels) or len(self.names) * max(1, len(self.quantiles))
+
+    def single(self, outputs: Floats) -> Floats:
+        """Outputs [..., O] as one number for each value [..., V]: of quantiles the median. What
+        has one number for each already (a baseline's) stays as it is."""
+        if not self.quantiles or outputs.shape[-1] == len(self.names):
+            return outputs
+        return self.fans(outputs)[..., self.quantiles.index(0.5)]
+
+    def fans(self, outputs: Floats) -> Floats:
+        """Outputs [..., O] as quantiles of each value [..., V, Q]."""
+        return outputs.reshape(*outputs.shape[:-1], len(self.names), len(self.quantiles))
+
+    @property
+    def fan_names(self) -> tuple[str, ...]:
+        """What each output of values is called: a median as its value, "load_q90" what 90 % of
+        values lie below."""
+        if not self.quantiles:
+            return self.names
+        return tuple(
+            name if level == 0.5 else f"{name}_q{100 * level:.10g}"
+            for name in self.names
+            for level in self.quantiles
+        )
 
 
 @dataclass(frozen=True)
@@ -96,8 +121,8 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Statistics:
-    """mean, std [F] of the (mirrored) features, 0 and 1 for categories; scale, shift [O] of the
-    targets, or of their changes, 1 and 0 for classes."""
+    """mean, std [F] of the (mirrored) features, 0 and 1 for categories; scale, shift of the
+    targets, or of their changes, 1 and 0 for classes: [V] for values, whatever their quantiles."""
 
     mean: Floats
     std: Floats

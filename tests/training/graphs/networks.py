@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.network import Embedding, Floats, Layer, Mirror, Network, random_network
+from training.network import Embedding, Fan, Floats, Layer, Mirror, Network, random_network
 
 WIDTH, OUTPUTS, HIDDEN = 5, 3, 8
 LABELS = 4  # known labels of feature 4, where it is a category
@@ -50,6 +50,20 @@ def _gappy(cell: str, seed: int) -> Network:
     )
 
 
+def _fanned(plain: Network, levels: tuple[float, ...]) -> Network:
+    """Quantiles of each of its values."""
+    rng = np.random.default_rng(len(levels))
+    values, count = plain.outputs, plain.outputs * len(levels)
+    weights = rng.normal(scale=0.5, size=(count, HIDDEN)).astype(np.float32)
+    bias = rng.normal(size=count).astype(np.float32)
+    scale = rng.uniform(0.2, 3.0, values).astype(np.float32)
+    return replace(plain, head_w=weights, head_b=bias, fan=Fan(levels, scale))
+
+
+def _one_value(seed: int) -> Network:
+    return random_network(WIDTH, HIDDEN, 1, 1, seed, softmax=False)
+
+
 NETWORKS = {
     "lstm": random_network(WIDTH, HIDDEN, 2, OUTPUTS, 1),
     "gru": random_network(WIDTH, HIDDEN, 2, OUTPUTS, 2, cell="gru"),
@@ -62,6 +76,9 @@ NETWORKS = {
     "residual gru": _residual("gru", 7),
     "gappy lstm": _gappy("lstm", 8),
     "gappy rnn": _gappy("rnn", 9),
+    "calibrated": replace(random_network(WIDTH, HIDDEN, 1, OUTPUTS, 10), temperature=1.7),
+    "fan": _fanned(_one_value(11), (0.1, 0.5, 0.9)),
+    "fans of gappy": _fanned(_gappy("lstm", 12), (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)),
 }
 
 

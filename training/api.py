@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from training.recipe.recipe import Recipe, from_mapping
 from training.scoring.baselines import baselines
 from training.scoring.comparison import Comparison, compared
 from training.scoring.held_out import scored, subject_on
+from training.scoring.rolled import rolled
 from training.scoring.scores import Scores
 from training.table.dataset import load
 from training.table.frame import kept_as_file
@@ -128,7 +129,8 @@ def _compared(recipe: Recipe, dataset: Dataset, fitted: Fitted) -> Comparison:
     if part != "training":
         simple = baselines(dataset, recipe.baselines, sessions, doubles, recipe.loop.threads)
     temperature = fitted.network.temperature
-    return compared(recipe, dataset.target, part, sessions, outputs, simple, temperature, doubles)
+    found = compared(recipe, dataset.target, part, sessions, outputs, simple, temperature, doubles)
+    return replace(found, rolled=rolled(fitted.network, dataset, sessions))
 
 
 def export(trained: Trained, folder: Folder | None = None) -> Path:

@@ -7,7 +7,7 @@ the root mean square error. Ends in one sentence.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.network import Floats
@@ -15,6 +15,7 @@ from training.recipe.recipe import Recipe
 from training.scoring.balance import Balance, balance_of
 from training.scoring.baselines import Baseline
 from training.scoring.intervals import Interval, differences
+from training.scoring.rolled import Rolled
 from training.scoring.scorer import (
     ACCURACY,
     Doubles,
@@ -42,6 +43,8 @@ class Comparison:
     sentence: str
     balance: Balance | None = None
     """What class weights cost, where there are any."""
+    rolled: Rolled = field(default_factory=dict)
+    """How the quantiles of forecasts hold, where forecasts feed themselves."""
 
     @property
     def baseline_figures(self) -> dict[str, float]:
@@ -58,6 +61,10 @@ class Comparison:
             "difference": self.difference.plain(),
             "sentence": self.sentence,
             "sure": self.sure,
+            "rolled": [
+                {"ahead": ahead, "fans": [each.plain() for each in fans]}
+                for ahead, fans in self.rolled.items()
+            ],
             "balance": None if self.balance is None else self.balance.plain(),
         }
 
@@ -65,6 +72,9 @@ class Comparison:
     def sure(self) -> list[str]:
         """What is to be said of probabilities, quantiles and weights, a sentence or line each."""
         lines = [line for each in self.scores.fans for line in each.lines()]
+        for ahead, fans in self.rolled.items():
+            start = f"a forecast {ahead} steps ahead, medians fed back: "
+            lines += [start + line for each in fans for line in each.coverage_lines()]
         if self.scores.calibration is not None:
             lines.append(self.scores.calibration.sentence())
         return [*lines, self.balance.sentence()] if self.balance else lines

@@ -65,13 +65,16 @@ class FanScores:
 
     def lines(self) -> list[str]:
         """In words, for the summary that `fit` prints."""
-        found = [
+        loss = f"{told_interval(self.pinball)} {self.unit}".rstrip()
+        return [*self.coverage_lines(), f"{self.name}: mean pinball loss {loss}"]
+
+    def coverage_lines(self) -> list[str]:
+        """Each interval."""
+        return [
             f"{self.name} between its quantiles {each.low:g} and {each.high:g}: "
             f"{each.nominal:.1%} of truths should lie there, {told_interval(each.seen)} do"
             for each in self.coverage
         ]
-        loss = f"{told_interval(self.pinball)} {self.unit}".rstrip()
-        return [*found, f"{self.name}: mean pinball loss {loss}"]
 
 
 @dataclass(frozen=True)

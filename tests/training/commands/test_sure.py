@@ -55,6 +55,8 @@ def test_a_fan_is_measured_and_named(bundle: Path) -> None:
     assert interval["seen"]["low"] < interval["seen"]["value"] < interval["seen"]["high"]
     assert set(manifest["parity"]) == {
         "single_steps", "ragged_chunks", "cuda_single_steps", "torch"}  # fmt: skip
+    rolled = manifest["training"]["comparison"]["rolled"]
+    assert [each["ahead"] for each in rolled] == [2, 4, 8, 16]
     (found,) = evaluate(bundle).fans
     assert found.coverage[0].seen.value == pytest.approx(interval["seen"]["value"], abs=0.005)
 
@@ -85,7 +87,8 @@ def test_a_report_predictions_and_comparisons_show_the_fan(bundle: Path, tmp_pat
     assert main(["report", str(bundle), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     for words in ("load: does the fan hold?", "as the quantiles 0.1, 0.5, 0.95 of each",
-                  "load, 0.1 and 0.95", "load_q95 (V)", "mean absolute error of load"):  # fmt: skip
+                  "load, 0.1 and 0.95", "load_q95 (V)", "mean absolute error of load",
+                  "16 steps ahead"):  # fmt: skip
         assert words in page
     assert main(["predict", str(bundle), "--out", str(tmp_path / "said.csv")]) == 0
     header = (tmp_path / "said.csv").read_text().splitlines()[0].split(",")

@@ -171,7 +171,7 @@ class Evaluation:
             for session, outputs in zip(self.sessions, singles, strict=True)
         ]
         known = tuple(track for track in tracks if track.known.any())
-        return Value(self.target.names[k], self.target.units[k], self.target.horizon, known)
+        return Value(self.target.names[k], self.target.units[k], self.target.horizons[k], known)
 
 
 def evaluate(subject: Subject) -> Evaluation:

@@ -48,7 +48,7 @@ def _draw(evaluation: Evaluation, scores: FanScores) -> Picture:
         f"{told_interval(each.seen)} seen"
         for each in scores.coverage
     )
-    ahead = evaluation.target.horizon
+    ahead = evaluation.target.horizons[k]
     what = f"the value {counted(ahead, 'step')} later" if ahead else "the value of that step"
     caption = (
         f"{scores.name}: left, the share of held-out truths at or below each quantile, with its "

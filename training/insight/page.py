@@ -113,7 +113,10 @@ def number(value: float | str) -> str:
 def aim_words(target: Target) -> str:
     """What is predicted, and when it is to be."""
     names = [with_unit(name, unit) for name, unit in zip(target.names, target.units, strict=True)]
-    when = f"{counted(target.horizon, 'step')} ahead" if target.horizon else "of the present step"
+    steps = sorted(set(target.horizons))
+    when = f"{counted(steps[-1], 'step')} ahead" if any(steps) else "of the present step"
+    if len(steps) > 1:
+        when = f"{', '.join(map(str, steps[:-1]))} and {steps[-1]} steps ahead"
     levels = ", ".join(f"{each:g}" for each in target.quantiles)
     how = f", as the quantiles {levels} of each" if levels else ""
     return f"Predicts {', '.join(names)} {when}{how}, after every step."

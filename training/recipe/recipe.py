@@ -25,7 +25,7 @@ Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Focus = Annotated[float, Field(gt=0, le=10)]
 Names = tuple[str, ...]
-MEDIAN, MOST_LEVELS = 0.5, 99
+MEDIAN, MOST_LEVELS, MOST_HORIZONS = 0.5, 99, 48
 
 
 class Settings(BaseModel):
@@ -81,7 +81,8 @@ class FeatureColumn(Settings):
 class TargetColumns(Settings):
     """What to predict: one class, values, or with `next` features (all numbers, if none is named).
 
-    The target of a step is read `horizon` steps later (0; for `next`, 1). `difference` learns the
+    The target of a step is read `horizon` steps later (0; for `next`, 1); a list of horizons makes
+    of each value one for each. `difference` learns the
     change from the present value, for values that are features. `labels` fixes the order of the
     classes. Steps whose target is missing are passed over if `missing` says so.
 
@@ -92,7 +93,7 @@ class TargetColumns(Settings):
 
     kind: Literal["class", "value", "next"] = "class"
     columns: Names = ()
-    horizon: Count | None = None
+    horizon: Count | tuple[Count, ...] | None = None
     difference: bool = False
     missing: bool = False
     units: dict[str, str] = {}
@@ -101,6 +102,16 @@ class TargetColumns(Settings):
     focal: Focus | None = None
     temperature: bool | None = None
     quantiles: tuple[float, ...] | None = None
+
+    @field_validator("horizon")
+    @classmethod
+    def _ascends(cls, horizon: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if isinstance(horizon, tuple):
+            if not 0 < len(horizon) <= MOST_HORIZONS:
+                raise PydanticCustomError(MUST, f"be 1 to {MOST_HORIZONS} whole numbers")
+            if any(after <= before for before, after in pairwise(horizon)):
+                raise PydanticCustomError(MUST, "ascend, each once")
+        return horizon
 
     @field_validator("quantiles")
     @classmethod
@@ -122,12 +133,14 @@ class TargetColumns(Settings):
             raise ValueError("columns must name one column of classes")
         if self.kind == "value" and not self.columns:
             raise ValueError("columns must name at least one column")
-        if self.kind == "next" and self.horizon == 0:
+        if self.kind == "next" and 0 in self.horizons:
             raise ValueError("horizon must be at least 1 where the next step is predicted")
         return self
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
+        if self.kind == "class" and self.several:
+            raise ValueError("horizon must be a whole number; lists are for values")
         if self.kind == "class" and self.quantiles is not None:
             raise ValueError("quantiles are of values; classes have probabilities")
         if self.kind != "class" and self.temperature is not None:
@@ -137,9 +150,16 @@ class TargetColumns(Settings):
         return self
 
     @property
-    def ahead(self) -> int:
-        """The horizon, in steps."""
-        return self.horizon if self.horizon is not None else int(self.kind == "next")
+    def several(self) -> bool:
+        """Whether they are a list."""
+        return isinstance(self.horizon, tuple)
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """All there are, in steps."""
+        if isinstance(self.horizon, tuple):
+            return self.horizon
+        return (self.horizon if self.horizon is not None else int(self.kind == "next"),)
 
 
 class Split(Settings):

@@ -130,7 +130,7 @@ def _column(dataset: Dataset, k: int) -> int | None:
     """The feature that value or class `k` is; a category is no value."""
     for column, feature in enumerate(dataset.features):
         if (
-            feature.name == dataset.target.names[k]
+            feature.name == dataset.target.column(k)
             and bool(feature.labels) == dataset.target.classes
         ):
             return column
@@ -142,12 +142,12 @@ def _is_told(dataset: Dataset, k: int) -> bool:
 
 
 def _has_history(dataset: Dataset, k: int) -> bool:
-    return dataset.target.horizon > 0 or not _is_told(dataset, k)
+    return dataset.target.horizons[k] > 0 or not _is_told(dataset, k)
 
 
 def _history(dataset: Dataset, session: Session, k: int) -> Doubles:
     """What value or class `k` was at each step [T], NaN where it is not known."""
-    column, ahead = _column(dataset, k), dataset.target.horizon
+    column, ahead = _column(dataset, k), dataset.target.horizons[k]
     if column is not None and not dataset.target.classes:
         return session.x[:, column].astype(np.float64)
     past = np.full(len(session), np.nan)
@@ -176,9 +176,11 @@ def _present(dataset: Dataset, means: Doubles, session: Session) -> Doubles:
 def _season_ago(dataset: Dataset, now: Doubles, season: int) -> Floats:
     """What was, at each step, whole seasons before the step that is asked for; where the session
     has no such step yet, the present value."""
-    ahead = dataset.target.horizon
-    at = np.arange(len(now)) + ahead - season * -(-max(ahead, 1) // season)
-    return _floats(np.where((at >= 0)[:, None], now[np.maximum(at, 0)], now))
+    columns = list[Doubles]()
+    for k, ahead in enumerate(dataset.target.horizons):
+        at = np.arange(len(now)) + ahead - season * -(-max(ahead, 1) // season)
+        columns.append(np.where(at >= 0, now[np.maximum(at, 0), k], now[:, k]))
+    return _floats(np.stack(columns, axis=1))
 
 
 def found_season(dataset: Dataset) -> int:

@@ -74,7 +74,7 @@ class Comparison:
         lines = [line for each in self.scores.fans for line in each.lines()]
         for ahead, fans in self.rolled.items():
             start = f"a forecast {ahead} steps ahead, medians fed back: "
-            lines += [start + line for each in fans for line in each.coverage_lines()]
+            lines += [start + line for each in fans for line in each.coverage_lines()[:1]]
         if self.scores.calibration is not None:
             lines.append(self.scores.calibration.sentence())
         return [*lines, self.balance.sentence()] if self.balance else lines

@@ -106,7 +106,7 @@ def _shared(first: HeldOut, second: HeldOut, names: tuple[str, str]) -> list[str
 
 
 def _check_targets(targets: Sequence[Target], names: tuple[str, str]) -> None:
-    ours, theirs = ((each.names, each.labels, each.horizon) for each in targets)
+    ours, theirs = ((each.names, each.labels, each.horizons) for each in targets)
     if ours != theirs:
         raise TrainingError(f"{names[0]} predicts {_told(targets[0])}, and {names[1]} "
                             f"{_told(targets[1])}")  # fmt: skip
@@ -114,7 +114,8 @@ def _check_targets(targets: Sequence[Target], names: tuple[str, str]) -> None:
 
 def _told(target: Target) -> str:
     labels = f" ({', '.join(target.labels)})" if target.labels else ""
-    return f"{', '.join(target.names)}{labels} {target.horizon} steps ahead"
+    steps = ", ".join(map(str, sorted(set(target.horizons))))
+    return f"{', '.join(target.names)}{labels} {steps} steps ahead"
 
 
 def _on(held: HeldOut, names: Sequence[str]) -> HeldOut:

@@ -2,7 +2,7 @@
 as the server's `Forecast` feeds them, against what came.
 
 Each step's quantiles are those of one step, were all before it as their medians say, so further
-ahead the fan is too narrow. How much so is told.
+ahead the fan is too narrow. How much so is told. A list of horizons has a fan of its own for each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def feeds_back(dataset: Dataset) -> bool:
     """Whether each feature is a value that is said of the next step, and quantiles are."""
     target = dataset.target
     fed = all(each.name in target.names and not each.labels for each in dataset.features)
-    return bool(target.quantiles) and fed and target.horizon == 1
+    return bool(target.quantiles) and fed and set(target.horizons) == {1}
 
 
 def rolled(network: StreamingNetwork, dataset: Dataset, sessions: Sequence[Session]) -> Rolled:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.network import Floats
-from training.recipe.recipe import FeatureColumn, Recipe
+from training.recipe.recipe import FeatureColumn, Names, Recipe
 from training.table.columns import Doubles, at, numbers, texts
 from training.table.reading import Rows, read_rows
 from training.table.segments import PARTS, TEST, TRAIN, VALIDATION, Parts, Segment, Segments, cut
@@ -35,7 +35,7 @@ def load(recipe: Recipe) -> Dataset:
         for part in (TRAIN, VALIDATION, TEST)
     )
     for part, sessions in ((TRAIN, train), (VALIDATION, validation), (TEST, test)):
-        _check_targets(PARTS[part], sessions, encoded.target.horizon)
+        _check_targets(PARTS[part], sessions, max(encoded.target.horizons))
     return Dataset(encoded.features, encoded.target, train, validation, test, rows.source)
 
 
@@ -49,17 +49,17 @@ def number_columns(recipe: Recipe) -> set[str]:
 def session_of(segments: Segments, encoded: Encoded, segment: Segment) -> Session:
     """A segment's rows, each with the target that it is to say."""
     rows = slice(segment.start, segment.stop)
-    y = _ahead(encoded.y[rows], encoded.target.horizon)
+    y = _ahead(encoded.y[rows], encoded.target.horizons)
     order = segments.order[rows]
     return Session(segment.name, segment.group, as_floats(encoded.x[rows]), as_floats(y), order)
 
 
-def _ahead(y: Doubles, steps: int) -> Doubles:
-    """Row t holds what row t + steps held; the last ones have no target."""
-    if not steps:
-        return y
+def _ahead(y: Doubles, horizons: Sequence[int]) -> Doubles:
+    """In each column, row t holds what the row so many steps later held; the last ones have no
+    target."""
     shifted = np.full_like(y, np.nan)
-    shifted[: max(0, len(y) - steps)] = y[steps:]
+    for k, steps in enumerate(horizons):
+        shifted[: max(0, len(y) - steps), k] = y[steps:, k]
     return shifted
 
 
@@ -132,32 +132,56 @@ def _target(
     if recipe.target.kind == "class":
         return _classes_known(rows, recipe, terms) if terms else _classes(rows, parts, recipe)
     plain = {feature.name: k for k, feature in enumerate(features) if not feature.labels}
-    names = recipe.target.columns or tuple(plain)
+    columns = recipe.target.columns or tuple(plain)
     if recipe.target.difference or recipe.target.kind == "next":
-        for name in names:
+        for name in columns:
             if name not in plain:
                 raise TrainingError(f"target.columns: {name!r} is no feature that is a number")
-    y = np.stack([_values(rows, name, recipe, terms is not None) for name in names], axis=1)
+    y = np.stack([_values(rows, name, recipe, terms is not None) for name in columns], axis=1)
     if terms is None:
-        _check_varied(rows, parts, names, y)
-    units = tuple(
-        recipe.target.units.get(name, features[plain[name]].unit if name in plain else "")
-        for name in names
-    )
-    add = tuple(plain[name] for name in names) if recipe.target.difference else None
-    quantiles = recipe.target.quantiles or ()
-    target = Target(names, units, (), recipe.target.ahead, add, quantiles)
+        _check_varied(rows, parts, columns, y)
+    target = _target_of_values(recipe, columns, features, plain)
     _check_names(target, features)
-    return target, y
+    return target, np.repeat(y, len(recipe.target.horizons), axis=1)
+
+
+def _target_of_values(
+    recipe: Recipe, columns: Names, features: Sequence[Feature], plain: Mapping[str, int]
+) -> Target:
+    """Each column at each horizon, the horizons of a column one behind the other."""
+    told = recipe.target
+    pairs = [(column, steps) for column in columns for steps in told.horizons]
+    units = tuple(
+        told.units.get(column, features[plain[column]].unit if column in plain else "")
+        for column, _ in pairs
+    )
+    return Target(
+        names=tuple(_name_at(*pair, told.horizons[0], told.several) for pair in pairs),
+        units=units,
+        horizon=told.horizons[0],
+        add=tuple(plain[column] for column, _ in pairs) if told.difference else None,
+        quantiles=told.quantiles or (),
+        several=tuple(steps for _, steps in pairs) if told.several else (),
+        columns=tuple(column for column, _ in pairs) if told.several else (),
+    )
+
+
+def _name_at(column: str, steps: int, nearest: int, several: bool) -> str:
+    """One horizon alone has the column's name; of several the next step, which forecasts feed back
+    by that name (or the present one)."""
+    plain = not several or steps == nearest <= 1
+    return column if plain else f"{column}_in_{steps}"
 
 
 def _check_names(target: Target, features: Sequence[Feature]) -> None:
-    """A quantile of a feature's name would be fed back as that in forecasts."""
-    taken = {*target.names, *(feature.name for feature in features)}
-    for name in sorted({*target.fan_names} - {*target.names}):
-        if name in taken:
-            raise TrainingError(f"target.quantiles: an output would be called {name!r}, as a "
-                                "column is; rename that (table.derive)")  # fmt: skip
+    """An output of a feature's name would be fed back as that in forecasts."""
+    own = {target.column(k) for k in range(len(target.names))}
+    taken = own | {feature.name for feature in features}
+    names = [name for name in target.fan_names if name not in own]
+    for name in names:
+        if name in taken or names.count(name) > 1:
+            raise TrainingError(f"target: an output would be called {name!r}, as another column or "
+                                "output is; rename one (table.derive)")  # fmt: skip
 
 
 def _check_varied(rows: Rows, parts: Parts, names: Sequence[str], y: Doubles) -> None:
@@ -192,13 +216,13 @@ def _classes(rows: Rows, parts: Parts, recipe: Recipe) -> tuple[Target, Doubles]
         raise at(rows, unseen, name, f"{values[k]!r}, in the {part} part, is not in {where}")
     if len(labels) < 2:
         raise TrainingError(f"{rows.name}, column {name!r}: there is only one class, {labels[0]!r}")
-    target = Target((name,), ("",), labels, recipe.target.ahead)
+    target = Target((name,), ("",), labels, recipe.target.horizons[0])
     return target, _indices(values, labels)[:, None]
 
 
 def _classes_known(rows: Rows, recipe: Recipe, terms: Terms) -> tuple[Target, Doubles]:
     (name,) = recipe.target.columns
-    target = Target((name,), ("",), terms.classes, recipe.target.ahead)
+    target = Target((name,), ("",), terms.classes, recipe.target.horizons[0])
     if name not in rows.frame.columns:
         return target, np.full((len(rows.frame), 1), np.nan)
     values = texts(rows, name, "target", missing=True)

@@ -28,7 +28,8 @@ class Feature:
 class Target:
     """What is predicted at each step: one of `labels`, or a value for each of `names`.
 
-    The target of step t is read at step t + horizon of its session. With `add`, the network says
+    The target of step t is read at step t + horizon of its session; with `several` horizons, one
+    for each name, value k at step t + several[k]. With `add`, the network says
     the change from feature add[k] to value k. With `quantiles` it puts out those of each value,
     one value behind the other.
     """
@@ -39,6 +40,18 @@ class Target:
     horizon: int = 0
     add: tuple[int, ...] | None = None
     quantiles: tuple[float, ...] = ()
+    several: tuple[int, ...] = ()
+    columns: tuple[str, ...] = ()
+    """The column that each value is read from, where that is not its name."""
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """That of each name."""
+        return self.several or (self.horizon,) * len(self.names)
+
+    def column(self, k: int) -> str:
+        """What value or class `k` is read from."""
+        return self.columns[k] if self.columns else self.names[k]
 
     @property
     def classes(self) -> bool:

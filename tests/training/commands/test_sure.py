@@ -102,7 +102,7 @@ def test_a_report_predictions_and_comparisons_show_the_fan(bundle: Path, tmp_pat
 def test_a_name_that_a_quantile_would_have_is_refused(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", rows(), "device,second,load,load_q10,state\n")
     whole = recipe(table, "features={load={}, load_q10={embedding=1}}", FAN)
-    with pytest.raises(TrainingError, match=r"^target\.quantiles: .* called 'load_q10', as a col"):
+    with pytest.raises(TrainingError, match=r"^target: .* called 'load_q10', as another col"):
         load(whole)
 
 

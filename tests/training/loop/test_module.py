@@ -26,7 +26,7 @@ SHAPES = [
 ]
 GAPS = ("features.load.missing=true", "features.mode.missing=true")
 CHANGE = "target={kind='next', columns=['load'], difference=true}"
-FAN = "target={kind='next', columns=['load'], difference=true, quantiles=[0.2, 0.5, 0.9]}"
+FANS = CHANGE.replace("}", ", horizon=[1, 3], quantiles=[0.2, 0.5, 0.9]}")
 
 
 def gappy(tmp_path: Path, *overrides: str) -> tuple[Dataset, Recipe]:
@@ -40,7 +40,7 @@ def gappy(tmp_path: Path, *overrides: str) -> tuple[Dataset, Recipe]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("target", ["target.missing=false", CHANGE, FAN])
+@pytest.mark.parametrize("target", ["target.missing=false", CHANGE, FANS])
 def test_its_arrays_in_numpy_give_the_same_outputs(
     tmp_path: Path, shape: NetworkShape, target: str
 ) -> None:

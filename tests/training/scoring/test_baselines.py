@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,22 @@ def test_the_season_is_found_and_what_was_then_is_predicted(horizon: int) -> Non
     assert naive.outputs[0][0, 0] == load[max(0, horizon - back)]
     if horizon == 5:  # half a course on, the present value is the worst guess there is
         assert score(dataset, naive) < 0.5 * score(dataset, found["persistence"])
+
+
+def test_baselines_of_several_horizons_are_those_of_each() -> None:
+    near, far = waves(2), waves(5)
+    both = [session(a.name, a.x, np.concatenate([a.y, b.y], axis=1))
+            for a, b in zip(near.train + near.test, far.train + far.test, strict=True)]  # fmt: skip
+    target = replace(near.target, names=("load_in_2", "load_in_5"), units=("V", "V"),
+                     several=(2, 5), columns=("load", "load"))  # fmt: skip
+    dataset = replace(near, target=target, train=tuple(both[:8]), test=tuple(both[8:]))
+    settings = Baselines(trees=0)
+    found, *alone = (named(each, settings) for each in (dataset, near, far))
+    assert set(found) == set(alone[0])
+    for name, baseline in found.items():
+        for k, each in enumerate(alone):
+            for ours, theirs in zip(baseline.outputs, each[name].outputs, strict=True):
+                np.testing.assert_allclose(ours[:, k], theirs[:, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_noise_has_no_season_and_a_season_that_is_told_is_taken() -> None:

@@ -142,6 +142,23 @@ def test_the_target_of_a_step_is_read_horizon_steps_later(tmp_path: Path) -> Non
     assert (dataset.target.add, dataset.target.units) == ((0,), ("V",))
 
 
+def test_of_several_horizons_each_value_is_read_at_its_own(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "t.csv", rows())
+    target = "target={kind='next', columns=['load'], horizon=[1, 4], difference=true}"
+    dataset = load(recipe(file, target))
+    assert dataset.target.names == ("load", "load_in_4")
+    assert (dataset.target.horizons, dataset.target.units) == ((1, 4), ("V", "V"))
+    assert dataset.target.add == (0, 0)
+    for session in every(dataset):
+        for k, steps in enumerate((1, 4)):
+            np.testing.assert_array_equal(session.y[:-steps, k], session.x[steps:, 0])
+            assert np.isnan(session.y[-steps:, k]).all()
+    far = load(recipe(file, "target={kind='next', columns=['load'], horizon=[3]}"))
+    assert far.target.names == ("load_in_3",)  # no forecast takes it for the next step
+    near = load(recipe(file, "target={kind='value', columns=['load'], horizon=[0, 1]}"))
+    assert near.target.names == ("load", "load_in_1")
+
+
 def test_missing_values_are_nan_where_they_are_allowed(tmp_path: Path) -> None:
     table = rows()
     table[30][2], table[40][3], table[50][4] = "NA", "", "NA"

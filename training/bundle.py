@@ -12,7 +12,7 @@ from typing import Any
 
 from training.errors import TrainingError
 from training.graphs.whole import Form, graphs, usual_form
-from training.network import FILE, Network, network_to_bytes
+from training.network import FILE, Network, network_to_bytes, outputs_order
 
 FORMAT = 1
 SPLIT, MANY = "split.json", 100
@@ -163,8 +163,8 @@ def _outputs(weights: Network) -> list[dict[str, Any]]:
     return [
         {"name": f"y{v}_q{100 * level:g}", "size": 1, "kind": "value", "unit": ""}
         | {"of": f"y{v}", "quantile": level}
-        for v in range(len(weights.fan.scale))
-        for level in weights.fan.levels
+        for level in (weights.fan.levels[k] for k in outputs_order(weights.fan.levels))
+        for v in range(weights.values)
     ]
 
 

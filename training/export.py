@@ -32,7 +32,7 @@ from training.graphs.stepping import (
     with_single,
 )
 from training.graphs.whole import PRECISIONS, SCAN, Form, graphs
-from training.network import Floats, Network
+from training.network import Floats, Network, ascending
 from training.reference import Array, NumpyNetwork
 from training.table.session import Session, Target
 
@@ -185,7 +185,7 @@ def prove(
 def _check_order(network: Network, name: str, outputs: Floats) -> None:
     if network.fan is None:
         return
-    fans = outputs.reshape(len(outputs), -1, len(network.fan.levels))
+    fans = ascending(outputs, network.fan.levels)
     if crossing := int((np.diff(fans, axis=-1) < 0).any(axis=(1, 2)).sum()):
         raise ParityError(f"{name} puts out quantiles that cross, at {crossing:,} steps")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +93,27 @@ class Embedding:
         return len(self.table) - 1
 
 
+def outputs_order(levels: Sequence[float]) -> list[int]:
+    """The places of ascending levels as outputs have them: the median first, so that whoever reads
+    outputs by their places finds values where they are without quantiles; then the others."""
+    middle = levels.index(0.5)
+    return [middle, *(k for k in range(len(levels)) if k != middle)]
+
+
+def ascending(outputs: NDArray[Any], levels: Sequence[float]) -> NDArray[Any]:
+    """Outputs [..., Q·V] as quantiles [..., V, Q] of each value, the lowest first."""
+    by_level = outputs.reshape(*outputs.shape[:-1], len(levels), -1)
+    return np.swapaxes(by_level[..., np.argsort(outputs_order(levels)), :], -1, -2)
+
+
 @dataclass(frozen=True)
 class Fan:
     """Quantiles at ascending `levels` in place of each of V values; scale [V].
 
-    Output v·Q + q is quantile levels[q] of value v. The head says the median, as it says a value
-    without a fan; every other score z says how far its quantile lies beyond the one next to it
-    towards the median: scale[v] · softplus(z). That is never below 0, so quantiles never cross.
+    Outputs are all values' medians, then all values' lowest quantiles, and so on. The head says
+    medians as it says values without a fan; every other score z says how far its quantile lies
+    beyond the next one towards the median: scale[v] · softplus(z). That is never below 0, so
+    quantiles never cross.
     """
 
     levels: tuple[float, ...]
@@ -147,11 +161,9 @@ class Network:
         return len(self.head_b)
 
     @property
-    def medians(self) -> list[int]:
-        """The outputs [V] that say a value itself: with a fan its median, else all."""
-        if self.fan is None:
-            return list(range(self.outputs))
-        return list(range(self.fan.middle, self.outputs, len(self.fan.levels)))
+    def values(self) -> int:
+        """V: how many of the outputs, the first ones, say a value itself (or are probabilities)."""
+        return self.outputs if self.fan is None else len(self.fan.scale)
 
     @property
     def numbers(self) -> tuple[int, ...]:

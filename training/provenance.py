@@ -55,11 +55,10 @@ def output_entries(target: Target) -> list[dict[str, Any]]:
     plain = [{"name": name, "size": 1, "kind": "value", "unit": unit} for name, unit in pairs]
     if not target.quantiles:
         return plain
-    named = iter(target.fan_names)
+    fan = zip(target.fan_names, target.fan, strict=True)
     return [
-        each | {"name": next(named), "of": each["name"], "quantile": level}
-        for each in plain
-        for level in target.quantiles
+        plain[k] | {"name": name, "of": plain[k]["name"], "quantile": level}
+        for name, (k, level) in fan
     ]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import cells
-from training.network import Embedding, Fan, Layer, Network
+from training.network import Embedding, Fan, Layer, Network, outputs_order
 
 Array = NDArray[np.floating]
 State = list[tuple[Array, ...]]
@@ -84,15 +84,16 @@ class NumpyNetwork:
 
 
 def _opened(fan: Fan, scores: Array, added: Array) -> Array:
-    """Quantiles [T, V·Q]: out from the median, to which what is `added` belongs."""
-    apart = scores.reshape(len(scores), len(fan.scale), len(fan.levels))
-    gaps = np.logaddexp(0, apart) * fan.scale[:, None]
+    """Quantiles [T, Q·V]: out from the median, to which what is `added` belongs."""
+    apart = scores.reshape(len(scores), len(fan.levels), -1)
+    gaps = np.logaddexp(0, apart) * fan.scale
+    place = np.argsort(outputs_order(fan.levels))  # by level
     quantiles = np.empty_like(gaps)
-    quantiles[..., fan.middle] = apart[..., fan.middle] + added
+    quantiles[:, 0] = apart[:, 0] + added
     for q in reversed(range(fan.middle)):
-        quantiles[..., q] = quantiles[..., q + 1] - gaps[..., q]
+        quantiles[:, place[q]] = quantiles[:, place[q + 1]] - gaps[:, place[q]]
     for q in range(fan.middle + 1, len(fan.levels)):
-        quantiles[..., q] = quantiles[..., q - 1] + gaps[..., q]
+        quantiles[:, place[q]] = quantiles[:, place[q - 1]] + gaps[:, place[q]]
     return quantiles.reshape(len(scores), -1)
 
 

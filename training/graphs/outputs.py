@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.graphs.builder import Builder
-from training.network import Fan, Network
+from training.network import Fan, Network, outputs_order
 
 
 def write_outputs(b: Builder, network: Network, scores: str, raw: str, name: str) -> None:
@@ -37,31 +37,28 @@ def _base(b: Builder, network: Network, raw: str) -> str:
 def _fan(b: Builder, network: Network, fan: Fan, scores: str, raw: str, name: str) -> None:
     """Out from the median, whatever it adds to first: adding what is not below 0 never makes a
     float32 smaller, so rounding cannot make quantiles cross either."""
-    levels, values = len(fan.levels), len(fan.scale)
-    median = b.add("Gather", scores, b.integers(*network.medians), axis=-1)
+    median, gaps = _gaps(b, fan, scores)
     if network.add is not None:
         median = b.add("Add", _base(b, network, raw), median)
     places = {fan.middle: median}
-    gaps = _gaps(b, fan, scores)
     for level in reversed(range(fan.middle)):
         places[level] = b.add("Sub", places[level + 1], gaps[level])
-    for level in range(fan.middle + 1, levels):
+    for level in range(fan.middle + 1, len(fan.levels)):
         places[level] = b.add("Add", places[level - 1], gaps[level])
-    inner = [name] if values == 1 else []
-    whole = b.add("Concat", *(places[k] for k in range(levels)), outputs=inner, axis=-1)
-    if values > 1:
-        by_value = np.arange(levels * values).reshape(levels, values).T.ravel()
-        b.add("Gather", whole, b.integers(*by_value.tolist()), outputs=[name], axis=-1)
+    ordered = (places[level] for level in outputs_order(fan.levels))
+    b.add("Concat", *ordered, outputs=[name], axis=-1)
 
 
-def _gaps(b: Builder, fan: Fan, scores: str) -> list[str]:
-    """How far each level of all values [..., V] lies beyond the next; the median's has no use."""
-    levels, values = len(fan.levels), len(fan.scale)
-    if values > 1:
-        by_level = np.arange(values * levels).reshape(values, levels).T.ravel()
-        scores = b.add("Gather", scores, b.integers(*by_level.tolist()), axis=-1)
-    scale = b.constant("fan_scale", np.tile(fan.scale, levels))
-    gaps = b.add("Mul", b.add("Softplus", scores), scale)
-    names = [f"gap_{k}" for k in range(levels)]
-    b.add("Split", gaps, b.integers(*[values] * levels), outputs=names, axis=-1)
-    return names
+def _gaps(b: Builder, fan: Fan, scores: str) -> tuple[str, dict[int, str]]:
+    """The scores of medians [..., V], and by level how far each quantile lies beyond the next."""
+    _, *others = outputs_order(fan.levels)
+    values, more = len(fan.scale), len(others)
+    parts = ["fan_median", "fan_scores"]
+    b.add("Split", scores, b.integers(values, values * more), outputs=parts, axis=-1)
+    scale = b.constant("fan_scale", np.tile(fan.scale, more))
+    gaps = b.add("Mul", b.add("Softplus", parts[1]), scale)
+    if more == 1:
+        return parts[0], {others[0]: gaps}
+    names = {level: f"fan_gap_{level}" for level in others}
+    b.add("Split", gaps, b.integers(*[values] * more), outputs=list(names.values()), axis=-1)
+    return parts[0], names

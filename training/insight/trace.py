@@ -64,7 +64,7 @@ def trace(network: Network, x: Floats) -> Trace:
 
 
 def _scores(network: Network, tops: Tensor, x: Floats) -> Tensor:
-    said = network.medians
+    said = slice(network.values)
     head = torch.from_numpy(network.head_w[said]), torch.from_numpy(network.head_b[said])
     scores = (tops @ head[0].T + head[1]) / network.temperature
     if network.add is None:

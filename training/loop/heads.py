@@ -12,41 +12,42 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
+from training.network import outputs_order
 from training.recipe.recipe import MEDIAN
 
 
 def open_fan(scores: Tensor, levels: Sequence[float]) -> Tensor:
-    """Scores [..., V·Q] to quantiles [..., V·Q]: out from the median, each further one by the
+    """Scores [..., Q·V] to quantiles [..., Q·V]: out from the median, each further one by the
     softplus of its score, which is above 0."""
-    count, middle = len(levels), levels.index(MEDIAN)
-    apart = by_value(scores, count)
-    median, gaps = apart[..., middle : middle + 1], nn.functional.softplus(apart)
-    below = median - gaps[..., :middle].flip(-1).cumsum(-1).flip(-1)
-    above = median + gaps[..., middle + 1 :].cumsum(-1)
-    return torch.cat([below, median, above], dim=-1).flatten(-2)
+    middle, apart = levels.index(MEDIAN), by_level(scores, levels)
+    median, gaps = apart[..., :1, :], nn.functional.softplus(apart[..., 1:, :])
+    below = median - gaps[..., :middle, :].flip(-2).cumsum(-2).flip(-2)
+    above = median + gaps[..., middle:, :].cumsum(-2)
+    return torch.cat([median, below, above], dim=-2).flatten(-2)
 
 
-def by_value(outputs: Tensor, count: int) -> Tensor:
-    """Outputs [..., V·Q] as [..., V, Q]."""
-    return outputs.view(*outputs.shape[:-1], -1, count)
+def by_level(outputs: Tensor, levels: Sequence[float]) -> Tensor:
+    """Outputs [..., Q·V] as [..., Q, V], the median first."""
+    return outputs.view(*outputs.shape[:-1], len(levels), -1)
 
 
 def begin_as_normal(head: nn.Linear, levels: Sequence[float]) -> None:
     """Set the biases of gaps so that, before training, they are about those of a normal
     distribution: what is standardised has nearly that, and outer quantiles have not far to go."""
     places = [NormalDist().inv_cdf(level) for level in levels]
-    middle, bias = levels.index(MEDIAN), by_value(head.bias.data, len(levels))
-    for k in range(len(levels)):
-        if k != middle:
-            gap = abs(places[k] - places[k + (1 if k < middle else -1)])
-            bias[:, k] += math.log(math.expm1(gap))
+    middle, bias = levels.index(MEDIAN), by_level(head.bias.data, levels)
+    _, *others = outputs_order(levels)
+    for row, k in enumerate(others, start=1):
+        gap = abs(places[k] - places[k + (1 if k < middle else -1)])
+        bias[row] += math.log(math.expm1(gap))
 
 
 def pinball(quantiles: Tensor, wanted: Tensor, levels: Sequence[float]) -> Tensor:
-    """Twice the mean pinball loss (Koenker & Bassett 1978) of quantiles [..., V·Q] against values
+    """Twice the mean pinball loss (Koenker & Bassett 1978) of quantiles [..., Q·V] against values
     [..., V]: of the median alone it is the absolute error."""
-    over = wanted.unsqueeze(-1) - by_value(quantiles, len(levels))
-    level = torch.tensor(levels, dtype=over.dtype, device=over.device)
+    over = wanted.unsqueeze(-2) - by_level(quantiles, levels)
+    ordered = [levels[k] for k in outputs_order(levels)]
+    level = torch.tensor(ordered, dtype=over.dtype, device=over.device)[:, None]
     return 2 * torch.maximum(level * over, (level - 1) * over).mean((-2, -1))
 
 

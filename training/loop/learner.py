@@ -14,7 +14,7 @@ from training.errors import TrainingError
 from training.loop import heads
 from training.loop.module import State, StreamingNetwork
 from training.loop.windows import Window
-from training.recipe.recipe import MEDIAN, Loop
+from training.recipe.recipe import Loop
 from training.table.session import Target
 
 
@@ -154,8 +154,7 @@ class Learner(pl.LightningModule):
 
     def _squares(self, window: Window, raw: Tensor) -> Tensor:
         values = self.network.in_units(window["x"], raw.float())
-        first = self._target.quantiles.index(MEDIAN) if self._target.quantiles else 0
-        return (values[..., first] - window["y"][..., 0]).square()
+        return (values[..., 0] - window["y"][..., 0]).square()
 
     def _over_all(self, sums: Tensor) -> Tensor:
         """Summed over all processes."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.errors import TrainingError
 from training.loop import heads
 from training.network import Embedding, Fan, Floats, Layer, Mirror, Network
-from training.recipe.recipe import MEDIAN, NetworkShape
+from training.recipe.recipe import NetworkShape
 from training.table.session import Feature, Statistics, Target
 
 State = tuple[Tensor, ...]
@@ -99,8 +99,8 @@ class StreamingNetwork(nn.Module):
         """Values, or all their quantiles, [B, T, O], of what comes out."""
         if not self._target.quantiles:
             return self.base(x) + self.scale * raw
-        apart = heads.by_value(raw, len(self._target.quantiles))
-        fans: Tensor = self.base(x).unsqueeze(-1) + self.scale.unsqueeze(-1) * apart
+        apart = heads.by_level(raw, self._target.quantiles)
+        fans: Tensor = self.base(x).unsqueeze(-2) + self.scale * apart
         return fans.flatten(-2)
 
     def network(self) -> Network:
@@ -131,13 +131,9 @@ class StreamingNetwork(nn.Module):
 
     def _of_scores(self) -> tuple[Floats, Floats]:
         """The scale and shift [O] of each score; gaps of a fan have theirs outside of softplus."""
-        scale, shift, levels = _array(self.scale), _array(self.shift), self._target.quantiles
-        if not levels:
-            return scale, shift
-        is_median = np.array(levels) == MEDIAN
-        scales = np.where(is_median, scale[:, None], 1.0).ravel()
-        shifts = np.where(is_median, shift[:, None], 0.0).ravel()
-        return scales.astype(np.float32), shifts.astype(np.float32)
+        scale, shift = _array(self.scale), _array(self.shift)
+        gaps = np.ones(self._target.outputs - len(scale), np.float32)
+        return np.append(scale, gaps), np.append(shift, 0 * gaps)
 
     def _tables(self) -> list[nn.Embedding]:
         return [table for table in self.embeddings if isinstance(table, nn.Embedding)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network import Floats, Mirror
+from training.network import Floats, Mirror, ascending, outputs_order
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Target:
 
     The target of step t is read at step t + horizon of its session; with `several` horizons, one
     for each name, value k at step t + several[k]. With `add`, the network says
-    the change from feature add[k] to value k. With `quantiles` it puts out those of each value,
-    one value behind the other.
+    the change from feature add[k] to value k. With `quantiles` it puts out those of each value:
+    all medians, then all lowest ones, and so on.
     """
 
     names: tuple[str, ...]
@@ -64,15 +64,21 @@ class Target:
         return len(self.labels) or len(self.names) * max(1, len(self.quantiles))
 
     def single(self, outputs: Floats) -> Floats:
-        """Outputs [..., O] as one number for each value [..., V]: of quantiles the median. What
-        has one number for each already (a baseline's) stays as it is."""
-        if not self.quantiles or outputs.shape[-1] == len(self.names):
-            return outputs
-        return self.fans(outputs)[..., self.quantiles.index(0.5)]
+        """Outputs [..., O] as one number for each value [..., V]: of quantiles the medians, which
+        come first; or probabilities."""
+        return outputs if self.classes else outputs[..., : len(self.names)]
 
     def fans(self, outputs: Floats) -> Floats:
-        """Outputs [..., O] as quantiles of each value [..., V, Q]."""
-        return outputs.reshape(*outputs.shape[:-1], len(self.names), len(self.quantiles))
+        """Outputs [..., O] as quantiles of each value [..., V, Q], the lowest first."""
+        return ascending(outputs, self.quantiles)
+
+    @property
+    def fan(self) -> tuple[tuple[int, float], ...]:
+        """The value and the level that each output says, where there are quantiles."""
+        levels = (
+            [self.quantiles[k] for k in outputs_order(self.quantiles)] if self.quantiles else ()
+        )
+        return tuple((k, level) for level in levels for k in range(len(self.names)))
 
     @property
     def fan_names(self) -> tuple[str, ...]:
@@ -81,9 +87,8 @@ class Target:
         if not self.quantiles:
             return self.names
         return tuple(
-            name if level == 0.5 else f"{name}_q{100 * level:.10g}"
-            for name in self.names
-            for level in self.quantiles
+            self.names[k] if level == 0.5 else f"{self.names[k]}_q{100 * level:.10g}"
+            for k, level in self.fan
         )
 
 

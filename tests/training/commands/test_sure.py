@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_fan_is_measured_and_named(bundle: Path) -> None:
     manifest = manifest_of(bundle)
     assert [(each["name"], each["unit"], each["quantile"]) for each in manifest["outputs"]] == [
-        ("load_q10", "V", 0.1), ("load", "V", 0.5), ("load_q95", "V", 0.95)]  # fmt: skip
+        ("load", "V", 0.5), ("load_q10", "V", 0.1), ("load_q95", "V", 0.95)]  # fmt: skip
     (told,) = manifest["training"]["comparison"]["fans"]
     (interval,) = told["coverage"]
     assert interval["nominal"] == 0.85 and 0.7 < interval["seen"]["value"] < 1
@@ -78,9 +78,9 @@ def test_a_forecast_is_a_fan_whose_median_is_fed_back(bundle: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
     last = expected[-1:]
     for step in fan:
-        last, state = reference.run(last[:, 1:2], state)
+        last, state = reference.run(last[:, :1], state)
         np.testing.assert_allclose(step, last[0], atol=1e-4)
-        assert step[0] < step[1] < step[2]
+        assert step[1] < step[0] < step[2]
 
 
 def test_a_report_predictions_and_comparisons_show_the_fan(bundle: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_report_predictions_and_comparisons_show_the_fan(bundle: Path, tmp_pat
         assert words in page
     assert main(["predict", str(bundle), "--out", str(tmp_path / "said.csv")]) == 0
     header = (tmp_path / "said.csv").read_text().splitlines()[0].split(",")
-    assert header[-4:] == ["true_load", "predicted_load_q10", "predicted_load",
+    assert header[-4:] == ["true_load", "predicted_load", "predicted_load_q10",
                            "predicted_load_q95"]  # fmt: skip
     same = tmp_path / "same.json"
     assert main(["compare", str(bundle), str(bundle), "--out", str(same)]) == 0

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from sklearn.metrics import mean_pinball_loss
 
 from training.loop.heads import begin_as_normal, cross_entropy, open_fan, pinball
+from training.network import ascending
 
 LEVELS = (0.05, 0.3, 0.5, 0.9)
 
@@ -16,22 +17,25 @@ LEVELS = (0.05, 0.3, 0.5, 0.9)
 @pytest.mark.parametrize("size", [1.0, 100.0, 1e6])
 def test_quantiles_never_cross_whatever_the_scores(size: float) -> None:
     torch.manual_seed(0)
-    fans = open_fan(size * torch.randn(500, 3 * len(LEVELS)), LEVELS).view(500, 3, -1)
-    assert bool((fans.diff(dim=-1) >= 0).all())
+    fans = open_fan(size * torch.randn(500, 3 * len(LEVELS)), LEVELS).numpy()
+    assert (np.diff(ascending(fans, LEVELS), axis=-1) >= 0).all()
 
 
 def test_before_training_quantiles_are_those_of_a_normal_distribution() -> None:
     head = torch.nn.Linear(2, 2 * len(LEVELS))
     head.bias.data.zero_()
     begin_as_normal(head, LEVELS)
-    fans = open_fan(head.bias.data, LEVELS).view(2, -1)
-    np.testing.assert_allclose(fans, [norm.ppf(LEVELS)] * 2, atol=1e-5)
+    fans = open_fan(head.bias.data, LEVELS).numpy()
+    np.testing.assert_allclose(ascending(fans, LEVELS), [norm.ppf(LEVELS)] * 2, atol=1e-5)
 
 
 def test_the_loss_of_quantiles_is_twice_scikit_learn_s() -> None:
     rng = np.random.default_rng(0)
-    y, fans = rng.normal(size=(200, 2)), rng.normal(size=(200, 2, len(LEVELS)))
-    found = pinball(torch.tensor(fans).flatten(-2), torch.tensor(y), LEVELS).mean()
+    y, outputs = rng.normal(size=(200, 2)), rng.normal(size=(200, 2 * len(LEVELS)))
+    found, fans = (
+        pinball(torch.tensor(outputs), torch.tensor(y), LEVELS).mean(),
+        ascending(outputs, LEVELS),
+    )
     each = [mean_pinball_loss(y, fans[..., k], alpha=level) for k, level in enumerate(LEVELS)]
     assert float(found) == pytest.approx(2 * np.mean(each))
 

@@ -34,7 +34,7 @@ def test_what_is_measured_ahead_is_what_fed_medians_make(tmp_path: Path) -> None
             said, state = reference.run(session.x[: place + 1], reference.initial())
             last = said[-1:]
             for _ in range(3):
-                last, state = reference.run(last[:, 1:2].astype(np.float32), state)
+                last, state = reference.run(last[:, :1].astype(np.float32), state)
             made.append(last[0])
         outputs.append(np.array(made, np.float32))
         truths.append(session.x[places + 4])

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import log_loss, mean_pinball_loss
 
-from training.network import Floats
+from training.network import Floats, ascending, outputs_order
 from training.scoring.balance import balance_of
 from training.scoring.calibration import calibration_of, without
 from training.scoring.fans import fans_of
@@ -27,7 +27,9 @@ def drawn(sessions: int = 40, wide: float = 1.0) -> tuple[list[Floats], list[Flo
         y = mean[..., 0] + rng.normal(size=(50, 2))
         y[rng.random((50, 2)) < 0.1] = np.nan
         targets.append(y.astype(np.float32))
-        outputs.append((mean + wide * norm.ppf(LEVELS)).reshape(50, -1).astype(np.float32))
+        ordered = norm.ppf([LEVELS[k] for k in outputs_order(LEVELS)])
+        fans = np.swapaxes(mean + wide * ordered, 1, 2).reshape(50, -1)
+        outputs.append(fans.astype(np.float32))
     return outputs, targets
 
 
@@ -46,7 +48,7 @@ def test_the_true_quantiles_cover_what_they_say_and_narrow_ones_less() -> None:
 def test_figures_of_quantiles_are_those_counted_by_hand() -> None:
     outputs, targets = drawn(6)
     whole = np.concatenate(targets)[:, 1]
-    fans = np.concatenate(outputs).reshape(-1, 2, len(LEVELS))[~np.isnan(whole), 1]
+    fans = ascending(np.concatenate(outputs), LEVELS)[~np.isnan(whole), 1]
     y = whole[~np.isnan(whole)]
     heat = fans_of(FAN, outputs, targets)[1]
     losses = [mean_pinball_loss(y, fans[:, k], alpha=level) for k, level in enumerate(LEVELS)]

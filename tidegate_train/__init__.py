@@ -25,14 +25,21 @@ from training.recipe.recipe import (
     TargetColumns,
     read_recipe,
 )
+from training.scoring.balance import Balance
+from training.scoring.calibration import Calibration
 from training.scoring.comparison import Comparison
+from training.scoring.fans import Coverage, FanScores
 from training.scoring.intervals import Interval
 from training.scoring.scores import ClassLine, Scores
 
 __all__ = [
+    "Balance",
     "Baselines",
+    "Calibration",
     "ClassLine",
     "Comparison",
+    "Coverage",
+    "FanScores",
     "FeatureColumn",
     "Interval",
     "Loop",

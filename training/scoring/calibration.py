@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from training.network import Floats
 from training.scoring.intervals import Interval, differences, intervals
-from training.scoring.words import told_interval
+from training.scoring.words import told_interval, verdict
 
 Doubles = NDArray[np.float64]
 BINS = 15
@@ -66,7 +66,10 @@ class Calibration:
         return text + self._doubt()
 
     def _doubt(self) -> str:
-        if self.change[NLL].value > 0:
+        said = verdict(NLL, self.change[NLL])
+        if said == "not told apart":
+            return " Of the two likelihoods neither is told to be better."
+        if said == "worse":
             return " It does not help here: the validation part is unlike these, or too small."
         return ""
 

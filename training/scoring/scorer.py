@@ -129,7 +129,7 @@ def targets_of(sessions: Sequence[Session]) -> list[Floats]:
 
 def is_better_high(figure: str) -> bool:
     """Shares of what is right; errors are better low."""
-    return not figure.startswith(("rmse", "mae"))
+    return not figure.startswith(("rmse", "mae", "ece", "nll"))
 
 
 def known_figures(figures: Mapping[str, Doubles]) -> dict[str, float]:

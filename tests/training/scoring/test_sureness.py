@@ -95,6 +95,8 @@ def test_calibration_tells_before_and_after() -> None:
     assert "a temperature of 0.5" in found.sentence() and "does not help" not in found.sentence()
     worse = calibration_of(sure(30, 2.0)[0], targets, 2.0)
     assert worse.change["nll"].low > 0 and "It does not help here" in worse.sentence()
+    few = calibration_of(outputs[:5], targets[:5], 0.98)
+    assert "neither is told to be better" in few.sentence()
     none = calibration_of(outputs, targets, 1.0)
     assert none.temperature is None and none.before == none.after
     assert "without a temperature" in none.sentence()

@@ -24,9 +24,9 @@ KEEPS = {"lstm": "forget", "gru": "keep"}
 class Trace:
     """T steps from zeros.
 
-    scores [T, V]: logits, or values (of quantiles the medians). states: after each step, every
-    state tensor of every layer, as it goes into the next step and nowhere else. gates: for each
-    layer, by name, [T, H].
+    scores [T, V]: logits as training has them, before any temperature, or values (of quantiles the
+    medians). states: after each step, every state tensor of every layer, as it goes into the next
+    step and nowhere else. gates: for each layer, by name, [T, H].
     """
 
     scores: Tensor
@@ -66,7 +66,7 @@ def trace(network: Network, x: Floats) -> Trace:
 def _scores(network: Network, tops: Tensor, x: Floats) -> Tensor:
     said = slice(network.values)
     head = torch.from_numpy(network.head_w[said]), torch.from_numpy(network.head_b[said])
-    scores = (tops @ head[0].T + head[1]) / network.temperature
+    scores = tops @ head[0].T + head[1]
     if network.add is None:
         return scores
     columns = list(network.add)

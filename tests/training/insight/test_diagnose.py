@@ -32,7 +32,7 @@ def test_the_trace_puts_out_what_the_reference_does(name: str) -> None:
     reference = NumpyNetwork(network)
     expected = reference.run(x, reference.initial())[0]
     found = trace(network, x).scores.detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(found, expected[:, : network.values], rtol=1e-5, atol=2e-6)
 
 
 def linear_rnn(factor: float) -> Network:

@@ -82,9 +82,9 @@ class TargetColumns(Settings):
     """What to predict: one class, values, or with `next` features (all numbers, if none is named).
 
     The target of a step is read `horizon` steps later (0; for `next`, 1); a list of horizons makes
-    of each value one for each. `difference` learns the
-    change from the present value, for values that are features. `labels` fixes the order of the
-    classes. Steps whose target is missing are passed over if `missing` says so.
+    of each value one for each. `difference` learns the change from the present value, for values
+    that are features. `labels` fixes the order of the classes. Steps whose target is missing are
+    passed over if `missing` says so.
 
     With `quantiles` a value is put out as those of its distribution, the median among them. Classes
     may be learned by the focal loss of exponent `focal`, and their probabilities are calibrated by

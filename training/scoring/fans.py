@@ -108,31 +108,31 @@ class FanScorer:
         return row
 
     def figures(self, totals: Doubles) -> dict[str, Doubles]:
-        """Every share and loss by a name, of sums [..., V·M]."""
+        """Every share and loss, of sums [..., V·M], by its value's place and its own."""
         values = totals.reshape(*totals.shape[:-1], len(self.target.names), -1)
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = values[..., 1:] / values[..., :1]
         return {
-            f"{name}{k}": shares[..., v, k]
-            for v, name in enumerate(self.target.names)
+            f"{v}, {k}": shares[..., v, k]
+            for v in range(len(self.target.names))
             for k in range(shares.shape[-1])
         }
 
     def scores(self, sums: Doubles) -> list[FanScores]:
         """Of each value that is known somewhere."""
         found = intervals(self, sums)
-        every = zip(self.target.names, self.target.units, strict=True)
-        scores = [self._scores(name, unit, found) for name, unit in every]
+        scores = [self._scores(v, found) for v in range(len(self.target.names))]
         return [each for each in scores if not np.isnan(each.pinball.value)]
 
-    def _scores(self, name: str, unit: str, found: Mapping[str, Interval]) -> FanScores:
-        levels, count = self.target.quantiles, len(self.pairs)
+    def _scores(self, v: int, found: Mapping[str, Interval]) -> FanScores:
+        target, count = self.target, len(self.pairs)
+        levels = target.quantiles
         coverage = [
-            Coverage(levels[a], levels[b], found[f"{name}{1 + k}"])
+            Coverage(levels[a], levels[b], found[f"{v}, {1 + k}"])
             for k, (a, b) in enumerate(self.pairs)
         ]
-        below = {level: found[f"{name}{1 + count + k}"] for k, level in enumerate(levels)}
-        return FanScores(name, unit, found[f"{name}0"], coverage, below)
+        below = {level: found[f"{v}, {1 + count + k}"] for k, level in enumerate(levels)}
+        return FanScores(target.names[v], target.units[v], found[f"{v}, 0"], coverage, below)
 
 
 def fans_of(

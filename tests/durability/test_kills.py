@@ -1,5 +1,5 @@
-"""kill -9 at random moments: no answered step is lost, and none counts twice. `make torture` goes on
-for longer."""
+"""kill -9 at random moments: no answered step is lost, and none counts twice (`make torture`: many
+more)."""
 
 from __future__ import annotations
 

@@ -180,8 +180,8 @@ class Call(Incoming):
             self._weigh()
 
     def expire(self) -> None:
-        """Its deadline has passed."""
-        if self.timeout is not None and self.timeout < BRIEF:
+        """Its deadline has passed: that of a call that is over, too."""
+        if not self.over and self.timeout is not None and self.timeout < BRIEF:
             self.connection.tire()
         self.give_up(EXPIRED, "Deadline Exceeded")
 

@@ -396,6 +396,22 @@ def test_calls_with_no_time_to_be_answered_are_slowed_down(timeout: bytes, slowe
         assert (served.throttled > 0) == slowed
 
 
+def test_calls_answered_within_the_little_time_they_had_are_not_slowed_down() -> None:
+    """Their time passes afterwards, which says nothing against their connection."""
+    brief = HEAD + b"\x00\x0cgrpc-timeout\x021m"
+    with loop(lambda call: call.answer(b"")) as (served, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+            sock.sendall(frames.PREFACE + frames.settings([]))
+            calls = (frames.frame(frames.HEADERS, 5, stream, brief) for stream in range(1, 8_001, 2))
+            for what in (b"".join(calls), b""):
+                sock.sendall(what + frames.frame(frames.PING, 0, 0, b"the last"))
+                said = b""
+                while b"the last" not in said:
+                    said += sock.recv(65_536)
+                time.sleep(0.01)  # the time of all has passed
+        assert served.throttled == 0
+
+
 def test_malformed_calls_without_end_are_slowed_down() -> None:
     disorder = HEAD + b"\x83"  # HTTP's own fields come first
     with loop(echo) as (served, port), socket.create_connection(("127.0.0.1", port)) as sock:

@@ -69,10 +69,11 @@ class HealthServicer(health.HealthServicer):  # type: ignore[misc]
     async def _watch_model(self, service: str, context: Any) -> None:
         told: object = None
         while True:
+            going = self._going.is_set()  # before the state: what it is told last says so
             if (status := self._of_model(service)) != told:
                 await context.write(States(status=status))
                 told = status
-            if self._going.is_set():
+            if going:
                 await asyncio.get_running_loop().create_future()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._going.wait(), LOOK_SECONDS)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.metrics import Metrics
+from server.serving.registry import Registry
+from server.transport.rpcs.liveness import HealthServicer
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, await_ready, small_model, start
 
@@ -116,6 +122,31 @@ def test_a_server_that_drains_is_live_and_not_ready(small: SmallModel, transport
             next(live)
         assert ended.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert running.process.wait(20) == 0
+
+
+def test_who_watches_a_model_hears_of_a_drain_that_begins_as_it_is_told_the_state() -> None:
+    told: list[int] = []
+
+    async def main() -> None:
+        registry = Registry(Metrics())
+        registry.add(cast("Any", SimpleNamespace(name="small", version=1, leaving=False)))
+        registry.ready = True
+        servicer = HealthServicer(registry)
+
+        class Context:
+            async def write(self, state: health_pb2.HealthCheckResponse) -> None:
+                told.append(state.status)
+                if len(told) == 1:
+                    await servicer.enter_graceful_shutdown()
+
+        request = health_pb2.HealthCheckRequest(service=MODEL)
+        watch = asyncio.create_task(servicer.Watch(request, Context()))
+        while len(told) < 2:
+            await asyncio.sleep(0.01)
+        watch.cancel()
+        assert told == [SERVING, NOT_SERVING]
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_a_server_whose_only_model_is_broken_is_live_and_not_ready(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(arguments.config, tuple(arguments.set), grid, folder, not arguments.whole)
     if not sweep.is_full:
+        sweep.retry()
         _run_in(arguments.jobs, sweep)
     _report(sweep.done, grid, folder)
 
@@ -105,8 +106,24 @@ class Sweep:
         return len(self.done) >= math.prod(map(len, self.grid.values()))
 
     def work(self) -> None:
-        """Try what nobody has tried or tries."""
-        self.study.optimize(self._try)
+        """Try what nobody has tried or tries; then what others have but begun."""
+        study = self.study
+        study.optimize(self._try)
+        while study.get_trials(states=(TrialState.WAITING,)):  # optuna stops once all were begun
+            study.optimize(self._try, n_trials=1)
+
+    def retry(self) -> None:
+        """Have combinations tried again of which every trial has failed: optuna's grid takes them
+        for tried."""
+        study, failed = self.study, dict[int, dict[str, Any]]()
+        for trial in study.get_trials():
+            if trial.state == TrialState.FAIL:
+                failed[trial.system_attrs["grid_id"]] = trial.system_attrs
+        for trial in study.get_trials(states=(*DONE, TrialState.WAITING)):
+            failed.pop(trial.system_attrs["grid_id"], None)
+        for attributes in failed.values():
+            again = optuna.create_trial(state=TrialState.WAITING, system_attrs=attributes)
+            study.add_trial(again)
 
     def _pruner(self) -> BasePruner:
         return MedianPruner(n_startup_trials=UNPRUNED) if self.prunes else NopPruner()

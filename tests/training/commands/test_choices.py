@@ -10,6 +10,7 @@ import pytest
 
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
+from training.commands import sweep
 from training.table.segments import folds
 
 
@@ -44,6 +45,24 @@ def test_a_trial_that_lags_behind_the_others_is_left(tmp_path: Path) -> None:
     left = trials.filter(pl.col("state") == "pruned")
     assert left["loop.rate"].to_list() == [1e-7], "four are run to their end"
     assert trials["state"][-1] == "pruned"
+
+
+def test_a_sweep_of_which_trials_failed_tries_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["sweep", str(config_of(tmp_path)), "--runs", str(tmp_path), "--set", "loop.epochs=1",
+             "--grid", "network.hidden=4,5,6"]  # fmt: skip
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
+            patched.setattr(sweep, "fit", full)
+            main(words)
+    assert main(words) == 0
+    trials = pl.read_csv(tmp_path / "devices-sweep" / "trials.csv")
+    assert sorted(trials["network.hidden"]) == [4, 5, 6]
 
 
 def test_a_sweep_needs_something_to_measure_by(

@@ -15,6 +15,7 @@ from tests.client.proxy import Proxy
 from tests.client.rough import play_roughly
 from tests.harness import RunningServer
 from tidegate import Client, ClientOptions, Session, SyncClient, errors
+from tidegate._stream import stream
 from tidegate._stream.stream import Stream
 from tidegate.model import FloatArray
 
@@ -73,6 +74,29 @@ def test_a_connection_that_breaks_just_as_it_is_left_for_another_goes_unnoticed(
 
     asyncio.run(play())
     assert False in parted
+
+
+def test_once_a_stream_has_told_why_it_ends_the_next_is_written_to_at_once(
+    serving: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Stream._read
+    endings = [errors.MessageTooLarge("large"), errors.EndedUnread("no word of why")]
+
+    async def ends(self: Stream, call: Any) -> errors.TidegateError:
+        if not endings:
+            return await read(self, call)
+        self._wake.set()
+        return endings.pop()
+
+    monkeypatch.setattr(Stream, "_read", ends)
+    monkeypatch.setattr(stream, "ASKING_SECONDS", 3_600.0)
+
+    async def play() -> None:
+        async with Client(serving.address) as client, client.session(MODEL, name()) as session:
+            await asyncio.wait_for(session.step(observations(1)[0]), 20)
+
+    asyncio.run(play())
+    assert not endings
 
 
 def test_the_synchronous_client_does_not_notice_either(proxy: Proxy) -> None:

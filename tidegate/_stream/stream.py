@@ -258,9 +258,9 @@ class Stream:
         self.breaks += 1
         self.lanes.forget()
         self._put_back(error)
+        self._asking = self._unexplained(error)
         if isinstance(error, errors.MessageTooLarge):
             return  # smaller ones go at once
-        self._asking = self._unexplained(error)
         if self._asking:
             return
         self._failures += 1

@@ -39,6 +39,17 @@ def test_a_server_that_starts_is_waited_for_longer_than_grpc_tries(call: str) ->
     run(play, QUICK)
 
 
+def test_a_stream_that_waited_for_a_server_to_start_may_break_as_often_as_any() -> None:
+    async def play(server: FakeServer, client: Client) -> None:
+        stepped = await opened(client)
+        lost = (grpc.StatusCode.UNAVAILABLE, None)
+        server.refusals = [STARTING] * 17 + [lost] * (QUICK.retry.attempts - 1)
+        await stepped.step(X)
+        assert not server.refusals
+
+    run(play, QUICK)
+
+
 @pytest.mark.parametrize("call", UNARY)
 def test_a_server_that_never_ends_to_start_is_named_within_the_timeout(call: str) -> None:
     async def play(server: FakeServer, client: Client) -> None:

@@ -263,12 +263,12 @@ class Stream:
             return  # smaller ones go at once
         if self._asking:
             return
-        self._failures += 1
+        self._failures += not isinstance(error, errors.Starting)
         if not self._passes(error):
             self._fail(error)
             self._failures = 0
         elif self._outbox:
-            await asyncio.sleep(error.retry_after or self._retry.pause(self._failures))
+            await asyncio.sleep(error.retry_after or self._retry.pause(max(1, self._failures)))
 
     def _unexplained(self, error: TidegateError) -> bool:
         """Whether a stream ended before anything was heard on it, and while it was written to, in
@@ -279,8 +279,8 @@ class Stream:
     def _passes(self, error: TidegateError) -> bool:
         """Whether another attempt may succeed. A server that starts is waited for while anybody
         waits."""
-        if isinstance(error, errors.Starting) and self._retry.attempts > 1:
-            return True
+        if isinstance(error, errors.Starting):
+            return self._retry.attempts > 1
         if isinstance(error, errors.Unauthenticated) and self._heard:
             return True  # a token has run out, after which there is another
         if self._failures >= self._retry.attempts:

@@ -107,8 +107,8 @@ class Bridge:
 
     @property
     def waits(self) -> bool:
-        """Whether calls are yet to be handed over."""
-        return bool(self._waiting)
+        """Whether calls are yet to begin; any thread may ask."""
+        return bool(self._waiting or self._beginning)
 
     def serve(self, call: Call, handler: Handler, packed: bytes | None = None) -> None:
         """Serve a call from the loop's thread; `packed` is its message, if that was read."""
@@ -132,11 +132,12 @@ class Bridge:
         """Few at a time: what the event loop does at a stretch, steps wait for, since there is one
         interpreter; and who has given up meanwhile costs it nothing."""
         while self._waiting and self._beginning < MOST_BEGINNING:
+            self._beginning += 1  # first: `waits` must never miss it
             call, handler, packed = self._waiting.popleft()
             if call.over:
+                self._beginning -= 1
                 call.take_back()
             else:
-                self._beginning += 1
                 self._soon(self._start, call, handler, packed)
 
     def message(self, call: Call) -> asyncio.Future[bytes | None]:

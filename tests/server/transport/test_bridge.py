@@ -36,9 +36,10 @@ def bridged(rpc: Rpc, play: Play) -> None:
             grpc.insecure_channel(f"127.0.0.1:{port}") as opened,
         ):
             await asyncio.wait_for(play(opened), 60)
-            assert not bridge.waits
+            while bridge.waits:
+                await asyncio.sleep(0.001)
 
-    asyncio.run(bounded())
+    asyncio.run(asyncio.wait_for(bounded(), 120))
 
 
 def test_calls_given_up_while_the_event_loop_is_busy_are_never_begun() -> None:
@@ -70,6 +71,32 @@ def test_calls_given_up_while_the_event_loop_is_busy_are_never_begun() -> None:
         assert len(begun) <= 2 + MOST_BEGINNING and begun[-1] == b"last"
 
     bridged(rpc, play)
+
+
+def test_a_call_that_is_handed_over_is_waited_for_before_it_begins() -> None:
+    async def rpc(packed: bytes, context: Any) -> bytes:
+        return packed
+
+    async def main() -> None:
+        bridge, handed_over = Bridge({}), threading.Event()
+        handler: Handler = grpc.unary_unary_rpc_method_handler(rpc)
+
+        def begin(call: Call) -> None:
+            bridge.serve(call, handler, b"come")
+            handed_over.set()
+
+        with (
+            loop(begin) as (_, port),
+            grpc.insecure_channel(f"127.0.0.1:{port}") as opened,
+        ):
+            called = unary(opened).future(b"", timeout=60)
+            assert handed_over.wait(60)  # this event loop stands still meanwhile
+            assert bridge.waits
+            assert await asyncio.to_thread(called.result) == b"come"
+            while bridge.waits:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_calls_that_wait_for_something_do_not_keep_others_from_beginning() -> None:

@@ -27,7 +27,6 @@ from training.table.dataset import load
 log = logging.getLogger(__name__)
 Grid = dict[str, list[str]]
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 UNPRUNED = 4  # trials that are run to their end, whatever becomes of them
 LOSS = "validation_loss"
 
@@ -96,9 +95,14 @@ class Sweep:
         """Trials that came to something, one a combination; those of whole runs first, the best
         before the others."""
         found: dict[tuple[Any, ...], FrozenTrial] = {}
-        for trial in self.study.get_trials(states=DONE):
+        for trial in sorted(self.study.get_trials(states=self._ends), key=lambda t: t.state.name):
             found.setdefault(tuple(sorted(trial.params.items())), trial)
         return sorted(found.values(), key=lambda t: (t.state.name, t.user_attrs[LOSS]))
+
+    @property
+    def _ends(self) -> tuple[TrialState, ...]:
+        """How trials end that need not be tried again."""
+        return (TrialState.COMPLETE, TrialState.PRUNED) if self.prunes else (TrialState.COMPLETE,)
 
     @property
     def is_full(self) -> bool:
@@ -113,15 +117,15 @@ class Sweep:
             study.optimize(self._try, n_trials=1)
 
     def retry(self) -> None:
-        """Have combinations tried again of which every trial has failed: optuna's grid takes them
-        for tried."""
-        study, failed = self.study, dict[int, dict[str, Any]]()
+        """Have combinations tried again of which every trial has failed, or was left where none is
+        to be: optuna's grid takes them for tried."""
+        study, left = self.study, dict[int, dict[str, Any]]()
         for trial in study.get_trials():
-            if trial.state == TrialState.FAIL:
-                failed[trial.system_attrs["grid_id"]] = trial.system_attrs
-        for trial in study.get_trials(states=(*DONE, TrialState.WAITING)):
-            failed.pop(trial.system_attrs["grid_id"], None)
-        for attributes in failed.values():
+            if trial.state.is_finished():
+                left[trial.system_attrs["grid_id"]] = trial.system_attrs
+        for trial in study.get_trials(states=(*self._ends, TrialState.WAITING)):
+            left.pop(trial.system_attrs["grid_id"], None)
+        for attributes in left.values():
             again = optuna.create_trial(state=TrialState.WAITING, system_attrs=attributes)
             study.add_trial(again)
 

@@ -45,6 +45,10 @@ def test_a_trial_that_lags_behind_the_others_is_left(tmp_path: Path) -> None:
     left = trials.filter(pl.col("state") == "pruned")
     assert left["loop.rate"].to_list() == [1e-7], "four are run to their end"
     assert trials["state"][-1] == "pruned"
+    for more in (["--whole"], []):  # the one that was left is run to its end, and stays so
+        assert main([*words, *more]) == 0
+        trials = pl.read_csv(tmp_path / "devices-sweep" / "trials.csv")
+        assert trials["state"].to_list() == ["complete"] * 5
 
 
 def test_a_sweep_of_which_trials_failed_tries_them_again(

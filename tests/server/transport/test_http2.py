@@ -402,7 +402,7 @@ def test_calls_answered_within_the_little_time_they_had_are_not_slowed_down() ->
     with loop(lambda call: call.answer(b"")) as (served, port):
         with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             sock.sendall(frames.PREFACE + frames.settings([]))
-            calls = (frames.frame(frames.HEADERS, 5, stream, brief) for stream in range(1, 8_001, 2))
+            calls = (frames.frame(frames.HEADERS, 5, each, brief) for each in range(1, 8_001, 2))
             for what in (b"".join(calls), b""):
                 sock.sendall(what + frames.frame(frames.PING, 0, 0, b"the last"))
                 said = b""

@@ -165,6 +165,11 @@ class Loop:
         self._behind.append(work)
 
     @property
+    def lives(self) -> bool:
+        """Whether what is posted will be done; any thread may ask."""
+        return self._thread.is_alive()
+
+    @property
     def has_unsent(self) -> bool:
         """Whether a peer has not taken all that it was to be told; any thread may ask."""
         return any(each.has_unsent for each in list(self._connections.values()))

@@ -193,6 +193,8 @@ class NativeServer:
         return finished and not self._loop.lost
 
     def _idle(self) -> bool:
+        if not self._loop.lives:  # nothing more will begin, nor be sent
+            return self._services.idle
         idle = self._services.idle and not self._streams
         return idle and not (self._bridge.waits or self._loop.has_unsent)
 

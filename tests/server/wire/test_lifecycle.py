@@ -179,6 +179,21 @@ def test_a_loop_that_dies_takes_health_and_the_process_with_it(
     assert "struck by lightning" in log.read_text()
 
 
+def test_a_transport_that_dies_is_not_waited_for_by_the_drain(small: SmallModel) -> None:
+    """Calls that it had handed over then never begin, as far as anybody is told."""
+    code = DYING.format(module="transport.native.bridge", owner="Bridge", method="_begun", after=0)
+    code = code.replace("RuntimeError", "SystemExit")  # no failure of a call, but of the loop
+    process, log = start(small.repository, "--drain-seconds", "600", code=code)
+    try:
+        with connected(await_ready(process, log)) as stub, contextlib.suppress(grpc.RpcError):
+            stub.List(pb.ListRequest(model="small"), timeout=30)
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert "the transport's loop died" in log.read_text()
+
+
 def test_health_names_the_service_and_reflection_lists_it(server: RunningServer) -> None:
     assert health(server.address, "tidegate.v1.Tidegate") == SERVING
     with grpc.insecure_channel(server.address) as channel:

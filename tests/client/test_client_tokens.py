@@ -101,7 +101,7 @@ def test_a_stream_refused_while_it_is_written_to_tells_why(
 
     async def late(self: Stream, call: Any) -> None:
         await call.wait_for_connection()
-        time.sleep(0.05)  # gRPC has the refusal, and has not told this loop
+        time.sleep(0.02)  # gRPC has the refusal, and most often has not told this loop
         await write(self, call)
 
     monkeypatch.setattr(Stream, "_write", late)
@@ -109,14 +109,13 @@ def test_a_stream_refused_while_it_is_written_to_tells_why(
     async def play() -> None:
         async with Client(server.address, options("secret-a")) as client:
             await client.model("small")
-            stream = await client.stream_of("small", 1, "m")
             object.__setattr__(client.options, "token", "secret-looks")
             done = await client.step_many("small", ["m"], np.zeros(1, np.int64), X[None])
-            assert stream.breaks > 1  # the first was written to in vain
             raise done.errors[0]
 
-    with pytest.raises(NotAllowed):
-        asyncio.run(play())
+    for _ in range(10):
+        with pytest.raises(NotAllowed):
+            asyncio.run(play())
 
 
 def test_a_stream_goes_on_with_the_next_token_when_one_runs_out(

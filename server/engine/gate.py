@@ -59,10 +59,10 @@ class Gate:
         if me in self._inside or self._alone == me:
             raise RuntimeError("a capture begins amid another call of CUDA")
         with self._long:
-            with self._changed:
-                self._alone = me
-                self._changed.wait_for(lambda: not self._inside)
             try:
+                with self._changed:
+                    self._alone = me
+                    self._changed.wait_for(lambda: not self._inside)
                 yield
             finally:
                 with self._changed:

@@ -73,7 +73,7 @@ def test_a_connection_that_breaks_just_as_it_is_left_for_another_goes_unnoticed(
             assert_close(np.array([await session.step(x) for x in xs]), expected(xs))
 
     asyncio.run(play())
-    assert False in parted
+    assert parted.count(False) > 1, "but for the last, which is closed"
 
 
 def test_once_a_stream_has_told_why_it_ends_the_next_is_written_to_at_once(

@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Run what the grid still lacks: a sweep that was stopped goes on where it was.
 
     Raises:
-        TrainingError: a setting is none, there is no validation part to measure by, or a process
-            of it failed.
+        TrainingError: a setting is none, there is no validation part to measure by, a process of
+            it failed, or no trial came to anything.
     """
     grid = dict(_axis(text) for text in arguments.grid)
     recipe = read_recipe(find_recipe(arguments.config), arguments.set)
@@ -204,6 +204,8 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 
 def _report(done: list[FrozenTrial], grid: Grid, folder: Path) -> None:
+    if not done:
+        raise TrainingError("no combination came to a validation loss")
     lines = [
         trial.params | {"state": trial.state.name.lower()} | trial.user_attrs for trial in done
     ]

@@ -18,7 +18,7 @@ from training.bundle import bundle_folder
 from training.errors import TrainingError
 from training.export import export as prove_and_write
 from training.figures import predict
-from training.loop.budget import within
+from training.loop.budget import advice, within
 from training.loop.fit import Fitted, class_weights
 from training.loop.fit import fit as run_loop
 from training.loop.learned import check_learned
@@ -49,6 +49,11 @@ class Trained:
     fitted: Fitted
     comparison: Comparison | None
     seconds: float
+
+    @property
+    def advice(self) -> str | None:
+        """A sentence where more training would still have helped."""
+        return advice(self.fitted.curve, self.recipe.loop.epochs)
 
     @property
     def first(self) -> bool:
@@ -161,7 +166,14 @@ def write(trained: Trained, out: Path) -> dict[str, float]:
         torch_outputs=partial(predict, fitted.network),
         precision=recipe.export.precision,
         description=recipe.description,
-        provenance=provenance(dataset, recipe, trained.comparison, fitted.curve, trained.seconds),
+        provenance=provenance(
+            dataset,
+            recipe,
+            trained.comparison,
+            fitted.curve,
+            trained.seconds,
+            None if fitted.beginning is None else fitted.beginning.plain(),
+        ),
     )
 
 

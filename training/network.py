@@ -3,7 +3,7 @@
 One observation x [F] of raw features goes through, in this order: the mirror; normalisation to
 (x - mean) / std, clipped to ±clip; embeddings in place of categories; recurrent layers; a linear
 head. What that says becomes outputs: probabilities, by softmax; values, which may be added to
-features; or a fan of quantiles about each value.
+features; or a fan of quantiles about each value. A linear path may add to what the head says.
 
 `network.npz` holds plain arrays and one line of JSON, and is never pickled.
 """
@@ -14,7 +14,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 FILE = "network.npz"
 ARRAYS = ("w", "r", "b", "rb", "project")
+LAGS = "lags"
+FAR = 1000.0
+"""Deviations from the mean that the linear path takes no value beyond: no finite input, however
+large, can make its state or what it says overflow."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,26 @@ class Fan:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """What is linear in the present step and the `lags` before it: w [O, (lags + 1) W].
+
+    It adds w @ s to the head's scores, where s are W values of each step, from the oldest to the
+    present one: the normalised numbers, clipped to ±FAR, and of each embedding in order a 1 at its
+    label, none where that is unknown. A number that is missing is the last one known, or the mean
+    before there is any; and before the first step is the first. The state holds the lags, as s.
+    Of a fan it adds to the medians alone: all other rows of w are 0.
+    """
+
+    w: Floats
+    lags: int
+
+    @property
+    def width(self) -> int:
+        """W: values that it sees of a step."""
+        return int(self.w.shape[1]) // (self.lags + 1)
+
+
+@dataclass(frozen=True)
 class Network:
     """mean, std [F] of all features (unused where embedded); head_w [O, P], head_b [O].
 
@@ -133,7 +157,8 @@ class Network:
     in `missing` a 1 where it was NaN, else 0; the embeddings in order. NaN is allowed in those of
     `missing` and in embedded features alone, and is normalised to 0. With `add` [V], value k is
     added to the raw feature add[k] (to its mean where NaN): the head says the change. Scores of
-    classes are divided by `temperature` before softmax. Without a `fan`, V is O.
+    classes are divided by `temperature` before softmax. Without a `fan`, V is O. With `linear`
+    the head says what that leaves over.
     """
 
     mean: Floats
@@ -149,6 +174,7 @@ class Network:
     add: tuple[int, ...] | None = None
     temperature: float = 1.0
     fan: Fan | None = None
+    linear: Linear | None = None
 
     @property
     def inputs(self) -> int:
@@ -172,9 +198,11 @@ class Network:
         return tuple(k for k in range(self.inputs) if k not in embedded)
 
     def states(self) -> Iterator[tuple[str, int]]:
-        """All state tensors in order, with their widths: h0, c0, h1, c1, ..."""
+        """All state tensors in order, with their widths: h0, c0, h1, c1, ..., and any lags."""
         for k, layer in enumerate(self.layers):
             yield from ((f"{kind}{k}", width) for kind, width in layer.states)
+        if self.linear is not None:
+            yield LAGS, self.linear.lags * self.linear.width
 
 
 def random_network(
@@ -209,6 +237,13 @@ def random_network(
     return Network(mean, std, 20.0, tuple(stack), draw(outputs, hidden), draw(outputs), softmax)
 
 
+def with_random_linear(network: Network, lags: int, seed: int, scale: float = 0.3) -> Network:
+    """The same beside a linear path, for tests and measurements."""
+    width = len(network.numbers) + sum(embedding.labels for embedding in network.embeddings)
+    drawn = np.random.default_rng(seed).normal(size=(network.outputs, (lags + 1) * width))
+    return replace(network, linear=Linear((scale * drawn).astype(np.float32), lags))
+
+
 def network_to_bytes(network: Network) -> bytes:
     """The same bytes for the same network."""
     buffer = io.BytesIO()
@@ -232,7 +267,8 @@ def network_from_bytes(content: bytes) -> Network:
 
 
 def _structure(network: Network) -> dict[str, Any]:
-    mirror = network.mirror
+    mirror, linear = network.mirror, network.linear
+    told = {} if linear is None else {"linear": {"lags": linear.lags}}
     return {
         "clip": network.clip,
         "softmax": network.softmax,
@@ -243,6 +279,7 @@ def _structure(network: Network) -> dict[str, Any]:
         "levels": None if network.fan is None else list(network.fan.levels),
         "layers": [{"cell": each.cell, "residual": each.residual} for each in network.layers],
         "embeddings": [embedding.feature for embedding in network.embeddings],
+        **told,
     }
 
 
@@ -256,10 +293,12 @@ def _arrays(network: Network) -> Iterator[tuple[str, Floats]]:
         yield f"table{k}", embedding.table
     if network.fan is not None:
         yield "fan_scale", network.fan.scale
+    if network.linear is not None:
+        yield "linear_w", network.linear.w
 
 
 def _from_arrays(structure: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Network:
-    mirror, add = structure["mirror"], structure["add"]
+    mirror, add, linear = structure["mirror"], structure["add"], structure.get("linear")
     levels = structure.get("levels")  # networks were written before there were fans
     return Network(
         mean=arrays["mean"],
@@ -278,6 +317,7 @@ def _from_arrays(structure: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) 
         add=None if add is None else tuple(add),
         temperature=float(structure.get("temperature", 1.0)),
         fan=None if levels is None else Fan(tuple(levels), arrays["fan_scale"]),
+        linear=None if linear is None else Linear(arrays["linear_w"], linear["lags"]),
     )
 
 

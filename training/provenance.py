@@ -23,8 +23,10 @@ def provenance(
     comparison: Comparison,
     curve: Sequence[Mapping[str, float]],
     seconds: float,
+    linear: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest's `training`."""
+    """The manifest's `training`; `linear` is what it began with."""
+    began = {} if linear is None else {"linear": dict(linear)}
     return {
         "data": dataset.source,
         "recipe": to_mapping(recipe),
@@ -32,6 +34,7 @@ def provenance(
         "held_out": comparison.scores.values,
         "baselines": comparison.baseline_figures,
         "comparison": comparison.plain(),
+        **began,
         "curve": [dict(line) for line in curve],
         "seconds": round(seconds),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},

@@ -41,7 +41,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     folder = tmp_path_factory.mktemp("bundles")
     table = write_table(folder / "t.csv", delayed(sessions=24))
     config = write_recipe(table)
-    for version, more in (("1", ("loop.epochs=1",)), ("2", LEARN)):
+    for version, more in (("1", ("loop.epochs=1", "network.linear=false")), ("2", LEARN)):
         arguments = words(config, folder, *SPLIT, *more)
         arguments[arguments.index("--out") + 1] = str(folder / "models" / "devices" / version)
         assert main(arguments) == 0

@@ -10,7 +10,8 @@ from training.api import fit_dataset, write
 from training.bundle import bundle_folder
 from training.commands.options import add_recipe, recipe_of
 from training.loop import trackers
-from training.loop.budget import advice, within
+from training.loop.budget import within
+from training.loop.fit import Fitted
 from training.loop.windows import lanes_of, updates_of
 from training.recipe.recipe import Recipe
 from training.scoring.comparison import Comparison
@@ -56,8 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
     resume, quiet, tracker = arguments.resume, arguments.quiet, arguments.tracker
     trained = fit_dataset(recipe, dataset, folder, resume=resume, quiet=quiet, tracker=tracker)
     if trained.comparison is not None:  # of several processes one writes
+        _tell_start(trained.fitted)
         _tell_figures(trained.comparison)
-        if (more := advice(trained.fitted.curve, recipe.loop.epochs)) is not None:
+        if (more := trained.advice) is not None:
             log.info("%s", more)
         log.info("wrote %s; largest differences from the reference: %s", out, write(trained, out))
 
@@ -77,6 +79,17 @@ def _tell(dataset: Dataset, recipe: Recipe) -> None:
     lanes = lanes_of(loop.batch, dataset.train, loop.window)
     log.info("loop.batch = %s: %d sessions side by side, about %d updates an epoch",
              loop.batch, lanes, updates_of(dataset.train, lanes, loop.window))  # fmt: skip
+
+
+def _tell_start(fitted: Fitted) -> None:
+    """What the linear model was, that training began with, and whether anything was added to it."""
+    if (began := fitted.beginning) is None:
+        return
+    found = ", ".join(f"{name} {value:.4g}" for name, value in began.figures.items())
+    log.info("epoch 0 is linear in %d lags, held back %g times as strongly as the baseline: %s",
+             began.lags, began.strength, found or "there is no validation part")  # fmt: skip
+    if began.kept:
+        log.info("no epoch was better on the validation part: the linear model is kept as it is")
 
 
 def _tell_figures(comparison: Comparison) -> None:

@@ -144,7 +144,8 @@ class Sweep:
     def _fitted(self, recipe: Recipe, trial: Trial) -> float:
         folder = self.folder / str(trial.number)
         fitted = fit(load(recipe), recipe, folder, quiet=True, watch=_Pruning(trial))
-        best = min(fitted.curve, key=lambda line: line[LOSS])
+        zero = [] if fitted.beginning is None else [fitted.beginning.figures]
+        best = min([*zero, *fitted.curve], key=lambda line: line[LOSS])
         for name, value in best.items():
             trial.set_user_attr(name, value)
         return best[LOSS]

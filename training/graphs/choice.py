@@ -75,7 +75,8 @@ def measure(
             continue
     times: dict[Form, Times] = {form: {} for form in engines}
     for chunk in chunks:
-        for batch, seconds in _seconds(network, list(engines.values()), batches, chunk).items():
+        found = side_by_side(network, list(engines.values()), batches, chunk)
+        for batch, seconds in found.items():
             for form, each in zip(times, seconds, strict=True):
                 times[form][batch, chunk] = each
     return times
@@ -93,10 +94,11 @@ def fastest(measured: Mapping[Form, Times], usual: Form, cells: Iterable[tuple[i
     return best if ratio(best) < GAIN else usual
 
 
-def _seconds(
+def side_by_side(
     network: Network, engines: Sequence[Engine], batches: Sequence[int], chunk: int
 ) -> dict[int, list[float]]:
-    """For each batch the engines' medians, as far as time allows."""
+    """For each batch the engines' medians, as far as time allows; `network` says what features
+    look like."""
     rng, found, round_took = np.random.default_rng(1), dict[int, list[float]](), 0.0
     for k, batch in enumerate(batches):
         if k and round_took * batch / batches[k - 1] > SECONDS / 2:

@@ -27,9 +27,11 @@ from training.graphs.arenas import (
     write_graph,
 )
 from training.graphs.builder import FLOAT, INT32, INT64, Builder, value
+from training.graphs.encode import encode
+from training.graphs.lags import over_time, present
 from training.graphs.layers import Cell, State, operator_over_time, scan_over_time
 from training.graphs.outputs import write_outputs
-from training.network import Embedding, Mirror, Network
+from training.network import LAGS, Network
 
 OPERATOR, GEMM, JOINED, SCAN = "operator", "gemm", "joined", "scan"
 OPSETS = (18, 21, 23)
@@ -95,14 +97,17 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
     packed = for_cuda and form.packed and may_pack(states)
     before = gather_packed(b, states) if packed else gather(b, states)
     after, hs = dict[str, str](), list[str]()
-    encoded = signal = _encode(b, network, "input")
+    encoded = signal = encode(b, network, "input")
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
         h, state = _one_step(b, cell, signal, _own(cell, before), how)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", h, signal) if layer.residual else h
         hs.append(h)
-    _head(b, network, signal, "input", "output")
+    said = ""
+    if network.linear is not None:
+        said, after[LAGS] = present(b, network, "input", before[LAGS])
+    _head(b, network, signal, "input", "output", said)
     watched = _watched(network, hs, encoded, how)
     good = guard(b, ["output", *watched], rank=2)
     if packed:
@@ -121,14 +126,17 @@ def step_graph(network: Network, form: Form) -> ModelProto:
     states = rows_of(network)
     before, after, hs = gather(b, states), dict[str, str](), list[str]()
     raw, valid = _without_padding(b)
-    encoded = signal = _encode(b, network, raw)
+    encoded = signal = encode(b, network, raw)
     for k, layer in enumerate(network.layers):
         cell = Cell(layer, k, form.precision)
         every, state = _chunk(b, cell, signal, valid, _own(cell, before), form.step)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = b.add("Add", every, signal) if layer.residual else every
         hs.append(every)
-    _head(b, network, signal, raw, "by_time")
+    said = ""
+    if network.linear is not None:
+        said, after[LAGS] = over_time(b, network, raw, before[LAGS])
+    _head(b, network, signal, raw, "by_time", said)
     b.add("Transpose", "by_time", outputs=["output"], perm=[1, 0, 2])
     watched = _watched(network, hs, encoded, form.step)
     scatter(b, states, after, guard(b, ["by_time", *watched], rank=3))
@@ -194,57 +202,11 @@ def _watched(network: Network, hs: Sequence[str], encoded: str, how: str) -> lis
     return [*projected, encoded] if how == OPERATOR else projected
 
 
-def _encode(b: Builder, network: Network, raw: str) -> str:
-    """From raw features [..., F] to what the first layer sees, as `Network` says it, word for word:
-    the normalised numbers, the flags of missing ones, the embeddings.
-
-    A NaN in a feature that may not be missing stays one, for the guard to see.
-    """
-    parts = [_numbers(b, network, raw)] if network.numbers else []
-    if network.missing:
-        seen = b.add("Gather", raw, b.integers(*network.missing), axis=-1)
-        parts.append(b.add("Cast", b.add("IsNaN", seen), to=FLOAT))
-    parts += [_embedded(b, embedding, raw) for embedding in network.embeddings]
-    return parts[0] if len(parts) == 1 else b.add("Concat", *parts, axis=-1)
-
-
-def _numbers(b: Builder, network: Network, raw: str) -> str:
-    """(x - mean) / std, clipped: no finite input, however large, can make the cell overflow."""
-    numbers = list(network.numbers)
-    turned = raw if network.mirror is None else _mirrored(b, network.mirror, raw)
-    if len(numbers) < network.inputs:
-        turned = b.add("Gather", turned, b.integers(*numbers), axis=-1)
-    centred = b.add("Sub", turned, b.constant("mean", network.mean[numbers]))
-    scaled = b.add("Div", centred, b.constant("std", network.std[numbers]))
-    clipped = b.add("Clip", scaled, b.number(-network.clip), b.number(network.clip))
-    if not network.missing:
-        return clipped
-    may = b.constant("may_miss", np.isin(numbers, network.missing))
-    return b.add("Where", b.add("And", b.add("IsNaN", turned), may), b.number(0.0), clipped)
-
-
-def _mirrored(b: Builder, mirror: Mirror, raw: str) -> str:
-    """x * (1 - 2 * x[by] * flip)."""
-    twice = b.constant("mirror_flip", 2 * np.array(mirror.flip, np.float32))
-    turned = b.add("Mul", b.add("Gather", raw, b.integers(mirror.by), axis=-1), twice)
-    return b.add("Mul", raw, b.add("Sub", b.number(1.0), turned))
-
-
-def _embedded(b: Builder, embedding: Embedding, raw: str) -> str:
-    """The row of the table; comparisons with NaN are false, so it takes the last one."""
-    index = b.constant(f"feature_{embedding.feature}", np.array(embedding.feature, np.int64))
-    label = b.add("Round", b.add("Gather", raw, index, axis=-1))
-    unknown = b.number(float(embedding.labels))
-    above = b.add("GreaterOrEqual", label, b.number(0.0))
-    known = b.add("And", above, b.add("Less", label, unknown))
-    row = b.add("Cast", b.add("Where", known, label, unknown), to=INT64)
-    return b.add("Gather", b.constant(f"table_{embedding.feature}", embedding.table), row, axis=0)
-
-
-def _head(b: Builder, network: Network, hidden: str, raw: str, name: str) -> None:
-    """Write `name` [..., O] from hidden [..., P] and raw [..., F]."""
+def _head(b: Builder, network: Network, hidden: str, raw: str, name: str, said: str) -> None:
+    """Write `name` [..., O] from hidden [..., P], raw [..., F], and what the linear path said, the
+    bias with it, if there is one."""
     scores = b.add("MatMul", hidden, b.constant("head_w", network.head_w.T))
-    bias = b.constant("head_b", network.head_b)
+    bias = said or b.constant("head_b", network.head_b)
     if network.softmax or network.add is not None or network.fan is not None:
         write_outputs(b, network, b.add("Add", scores, bias), raw, name)
     else:

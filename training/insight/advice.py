@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from training.insight.positions import History
 
 Curve = Sequence[Mapping[str, float]]
+Linear = Mapping[str, Any] | None
+"""What training began with, where that was a linear model; as the manifest has it."""
 POINTS, SHARE = 0.02, 0.02
 """Accuracies so near, and errors so near in shares, count as the same."""
 FALLING = 2.5
@@ -24,6 +27,7 @@ class Measured:
     window: int
     curve: Curve
     classes: bool
+    linear: Linear = None
 
     def worse(self, figure: float, than: float, times: float = 1.0) -> bool:
         """Whether one figure is worse than another by more than chance."""
@@ -34,12 +38,15 @@ class Measured:
 
 def advice(measured: Measured) -> list[str]:
     """A sentence for each thing that stands out."""
-    found = [*_on_history(measured), *_on_quarters(measured), *_on_epochs(measured.curve)]
+    found = [*_on_history(measured), *_on_quarters(measured), *_on_epochs(measured)]
     return found or ["Nothing stands out: memory is used, within the window, to the sessions' end."]
 
 
-def kept(curve: Curve) -> int:
-    """The epoch, from 1, whose weights `fit` keeps: the best by validation loss, else the last."""
+def kept(curve: Curve, linear: Linear = None) -> int:
+    """The epoch, from 1, whose weights `fit` keeps: the best by validation loss, else the last; 0
+    is the linear model that training began with."""
+    if linear and linear["kept"]:
+        return 0
     validated = [k for k, line in enumerate(curve) if "validation_loss" in line]
     if not validated:
         return len(curve)
@@ -77,11 +84,15 @@ def _on_quarters(measured: Measured) -> Iterator[str]:
                "training, or begin a session anew more often.")  # fmt: skip
 
 
-def _on_epochs(curve: Curve) -> Iterator[str]:
+def _on_epochs(measured: Measured) -> Iterator[str]:
+    curve = measured.curve
     if not any("validation_loss" in line for line in curve):
         return
-    best = kept(curve)
-    if best == len(curve):
+    best = kept(curve, measured.linear)
+    if best == 0:
+        yield ("No epoch was better than the linear model that training began with: a linear model "
+               "does, or the layers need more sessions, or a lower loop.rate.")  # fmt: skip
+    elif best == len(curve):
         yield f"The last of {len(curve)} epochs was the best: more loop.epochs may help."
     elif len(curve) >= 6 and 3 * best <= len(curve):
         yield (f"Validation was best at epoch {best} of {len(curve)}; the others learned by heart: "

@@ -39,6 +39,7 @@ def diagnose(subject: Subject, evaluation: Evaluation) -> Diagnosis:
         subject.recipe.loop.window,
         subject.provenance["curve"],
         evaluation.target.classes,
+        subject.provenance.get("linear"),
     )
     pictures = [
         draw_gradients(subject),

@@ -40,8 +40,11 @@ class Reach:
 
     @property
     def relative(self) -> Doubles:
-        """The norms as shares of that one step back, where that is not 0."""
+        """The norms as shares of that one step back, where that is not 0; all 0 of layers that
+        nothing hangs on, as before training that a linear model begins."""
         first = self.norms[:, :1]
+        if not first.any():
+            return self.norms
         return self.norms[first[:, 0] > 0] / first[first[:, 0] > 0]
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from server.bundle.feature import read
 from server.serving.drift import stability_index
 from training.errors import TrainingError
-from training.insight.advice import Curve, kept
+from training.insight.advice import Curve, Linear, kept
 from training.insight.class_errors import (
     by_class,
     confusion,
@@ -58,6 +58,7 @@ CELLS = 24
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 LOSSES = {"train_loss": ("training", BLUE), "validation_loss": ("validation", ORANGE)}
+BEGAN = "Epoch 0 is the linear model that training began with. "
 FIGURES = {
     "validation_accuracy": "accuracy per step",
     "validation_rmse": "RMSE of the first value",
@@ -136,6 +137,8 @@ def network_words(network: Network) -> str:
         words += f", projected to {first.width}"
     if any(layer.residual for layer in network.layers):
         words += ", each from the second on adding its input"
+    if network.linear is not None:
+        words += f", beside what is linear in {counted(network.linear.lags, 'lag')}"
     if network.embeddings:
         words += f"; categories embedded: {len(network.embeddings)}"
     return f"{words}; {_parameters(network):,} parameters"
@@ -143,6 +146,7 @@ def network_words(network: Network) -> str:
 
 def _parameters(network: Network) -> int:
     arrays = [network.head_w, network.head_b, *(each.table for each in network.embeddings)]
+    arrays += [] if network.linear is None else [network.linear.w]
     for layer in network.layers:
         held = (layer.w, layer.r, layer.b, layer.rb, layer.project)
         arrays += [each for each in held if each is not None]
@@ -160,7 +164,7 @@ def _pictures(
     subject: Subject, evaluation: Evaluation, found: Diagnosis
 ) -> Mapping[str, list[Picture]]:
     return {
-        "curves": [draw_curves(subject.provenance["curve"])],
+        "curves": [draw_curves(subject.provenance["curve"], subject.provenance.get("linear"))],
         "errors": _confusions(evaluation)
         if evaluation.target.classes
         else [*draw_fans(evaluation), *draw_errors(evaluation)],
@@ -244,36 +248,40 @@ def split_words(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def draw_curves(curve: Curve) -> Picture:
-    """Both losses, and beside them the validation part's figure, where there is such a part."""
+def draw_curves(curve: Curve, linear: Linear = None) -> Picture:
+    """Both losses, and beside them the validation part's figure, where there is such a part; from
+    what a linear model has on it, where training began with one."""
     shown = [key for key in FIGURES if any(key in line for line in curve)]
     figure, panels = axes(2.9, 1 + len(shown))
     for key, (label, colour) in LOSSES.items():
-        _line(panels[0], curve, key, label, colour)
+        _line(panels[0], curve, key, label, colour, linear)
     name(panels[0], "epoch", "loss per step", "Loss")
     for panel, key in zip(panels[1:], shown, strict=True):
-        _line(panel, curve, key, "validation", ORANGE)
+        _line(panel, curve, key, "validation", ORANGE, linear)
         name(panel, "epoch", FIGURES[key], "Validation part")
+    best = kept(curve, linear)
     for panel in panels:
-        panel.axvline(kept(curve), color=GREY, linestyle="--", linewidth=1, label="epoch kept")
+        panel.axvline(best, color=GREY, linestyle="--", linewidth=1, label="epoch kept")
         panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         panel.legend(fontsize=8, frameon=False)
-    return picture("curves", "Learning curves", _caption(curve), figure)
+    return picture("curves", "Learning curves", _caption(curve, linear), figure)
 
 
-def _line(panel: Axes, curve: Curve, key: str, label: str, colour: str) -> None:
-    points = [(k, line[key]) for k, line in enumerate(curve, 1) if key in line]
+def _line(panel: Axes, curve: Curve, key: str, label: str, colour: str, linear: Linear) -> None:
+    lines = [linear or {}, *curve]
+    points = [(k, line[key]) for k, line in enumerate(lines) if key in line]
     marker = "." if len(curve) <= 40 else ""
     if points:
         panel.plot(*zip(*points, strict=True), color=colour, marker=marker, lw=1.4, label=label)
 
 
-def _caption(curve: Curve) -> str:
+def _caption(curve: Curve, linear: Linear) -> str:
     validated = any("validation_loss" in line for line in curve)
     why = "the lowest validation loss" if validated else "the last: there is no validation part"
     return (
         f"{counted(len(curve), 'epoch')}; the dashed line is the one whose weights were kept, "
-        f"{kept(curve)} ({why}). The training loss is a mean over the epoch while the weights "
+        f"{kept(curve, linear)} ({why}). "
+        f"{BEGAN if linear else ''}The training loss is a mean over the epoch while the weights "
         "still moved, with dropout, variation and label smoothing where the recipe has them; the "
         "validation loss has none of these."
     )

@@ -67,6 +67,8 @@ def _scores(network: Network, tops: Tensor, x: Floats) -> Tensor:
     said = slice(network.values)
     head = torch.from_numpy(network.head_w[said]), torch.from_numpy(network.head_b[said])
     scores = tops @ head[0].T + head[1]
+    if network.linear is not None:
+        scores = scores + torch.from_numpy(np.asarray(NumpyNetwork(network).linear(x))[:, said])
     if network.add is None:
         return scores
     columns = list(network.add)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from training.errors import TrainingError
+from training.loop.begin import blank
 from training.loop.fit import new_learner
 from training.loop.windows import Windows, lanes_of, lay, updates_of
 from training.recipe.recipe import Recipe
@@ -51,15 +52,16 @@ def within(minutes: float, dataset: Dataset, recipe: Recipe) -> Recipe:
 def advice(curve: Sequence[Mapping[str, float]], epochs: int) -> str | None:
     """A sentence where more training would still have helped, by the validation loss; else None."""
     losses = [line["validation_loss"] for line in curve if "validation_loss" in line]
-    if len(losses) < epochs or len(losses) < 2 * FEWEST:  # it stopped by itself
+    if len(losses) < max(2, epochs):  # it stopped by itself
         return None
-    last = len(losses) // 4
+    last = max(1, len(losses) // 4)
     before, after = min(losses[:-last]), min(losses[-last:])
     if after >= (1 - STILL) * before:
         return None
     fell = 100 * (before - after) / before
+    when = "quarter" if len(losses) >= 4 else "epoch"
     return (
-        f"the validation loss still fell, by {fell:.1f} % in the last quarter: more training would "
+        f"the validation loss still fell, by {fell:.1f} % in the last {when}: more training would "
         "help"
     )
 
@@ -80,7 +82,7 @@ def _epoch(dataset: Dataset, recipe: Recipe) -> tuple[float, int]:
 def _update(dataset: Dataset, recipe: Recipe, lanes: int) -> float:
     loop = recipe.loop
     torch.set_num_threads(loop.threads)
-    learner = new_learner(dataset, recipe)
+    learner = new_learner(dataset, recipe, blank(dataset, recipe))
     optimiser = torch.optim.AdamW(learner.network.parameters(), lr=0.0)
     windows, took = Windows(lay(dataset.train, lanes, loop.window)), []
     for at in range(TRIED + 1):

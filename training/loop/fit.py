@@ -26,14 +26,16 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
 
 from training.errors import TrainingError
+from training.loop.begin import Start, fitted
 from training.loop.data import SessionData
 from training.loop.learner import Learner
 from training.loop.module import StreamingNetwork, mirror_of
 from training.loop.temperature import calibrate
 from training.loop.trackers import tracker as track
-from training.loop.windows import Windows, lay
+from training.loop.windows import Windows, lanes_of, lay
 from training.recipe.recipe import Recipe, to_mapping
 from training.table.session import Dataset, measure
 
@@ -42,12 +44,30 @@ FULL = "32-true"
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The linear model that training began with: its lags, how strongly it was held back, its
+    figures on the validation part, if there is one, and whether no epoch was better."""
+
+    lags: int
+    strength: float
+    figures: dict[str, float]
+    kept: bool
+
+    def plain(self) -> dict[str, Any]:
+        """For the manifest."""
+        told = {"lags": self.lags, "strength": self.strength, "kept": self.kept}
+        return {**told, **self.figures}
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """A trained network in torch, its learning curve, and whether this process is the first."""
+    """A trained network in torch, its learning curve, whether this process is the first, and what
+    it began with, where that was a linear model."""
 
     network: StreamingNetwork
     curve: list[dict[str, float]]
     first: bool
+    beginning: Beginning | None = None
 
 
 def fit(
@@ -62,6 +82,8 @@ def fit(
 ) -> Fitted:
     """Train on the training part; the best epoch by validation loss, or else the last, is kept.
 
+    Epoch zero, the linear model that it begins with, is one of those.
+
     Args:
         tracker: whom the run is told to besides (see `trackers`).
         watch: is called back too.
@@ -73,7 +95,10 @@ def fit(
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)
-    learner = new_learner(dataset, recipe)
+    start = linear_start(dataset, recipe)
+    learner = new_learner(dataset, recipe, start)
+    zero = {} if start is None else _figures(learner, dataset, recipe)
+    before = {name: each.clone() for name, each in learner.state_dict().items()}
     checkpoint = _checkpoint(folder, recipe) if resume else None
     with warnings.catch_warnings():
         _silence()
@@ -85,27 +110,47 @@ def fit(
         _try_precision(trainer, learner, dataset, recipe)
         data = SessionData(dataset, recipe, lambda: len(learner.curve))
         trainer.fit(learner, data, ckpt_path=checkpoint)
-    _take_best(trainer, learner)
+    kept = _take_best(trainer, learner, before, zero.get("validation_loss"))
+    beginning = None if start is None else Beginning(start.lags, start.strength, zero, kept)
     network = learner.network.eval().cpu().float()
     calibrate(network, dataset, recipe)
-    return Fitted(network, learner.curve, trainer.is_global_zero)
+    return Fitted(network, learner.curve, trainer.is_global_zero, beginning)
 
 
-def new_network(dataset: Dataset, recipe: Recipe) -> StreamingNetwork:
-    """The network before training."""
+def new_network(dataset: Dataset, recipe: Recipe, start: Start | None = None) -> StreamingNetwork:
+    """The network before training, on a linear `start` if there is one."""
     mirror = mirror_of(recipe.network, dataset.features)
     statistics = measure(dataset.train, dataset.features, dataset.target, mirror)
     embeddings = [column.embedding for column in recipe.features.values()]
     return StreamingNetwork(
-        dataset.features, dataset.target, recipe.network, statistics, embeddings
+        dataset.features, dataset.target, recipe.network, statistics, embeddings, start
     )
 
 
-def new_learner(dataset: Dataset, recipe: Recipe) -> Learner:
+def linear_start(dataset: Dataset, recipe: Recipe) -> Start | None:
+    """The linear model that the network adds to; None where the recipe wants none, or there is
+    none to be had."""
+    mirror = mirror_of(recipe.network, dataset.features)
+    statistics = measure(dataset.train, dataset.features, dataset.target, mirror)
+    weights = class_weights(dataset, recipe)
+    doubles = None if weights is None else weights.double().numpy()
+    return fitted(dataset, recipe, statistics, mirror, doubles)
+
+
+def new_learner(dataset: Dataset, recipe: Recipe, start: Start | None = None) -> Learner:
     """What Lightning drives, before training."""
-    network = new_network(dataset, recipe)
+    network = new_network(dataset, recipe, start)
     weights, focal = class_weights(dataset, recipe), recipe.target.focal or 0.0
     return Learner(network, dataset.target, recipe.loop, weights, focal)
+
+
+def _figures(learner: Learner, dataset: Dataset, recipe: Recipe) -> dict[str, float]:
+    """Of the learner as it is, on the validation part; none where there is no such part."""
+    if not dataset.validation:
+        return {}
+    count = lanes_of(recipe.loop.batch, dataset.validation, recipe.loop.window)
+    windows = Windows(lay(dataset.validation, count, recipe.loop.window))
+    return learner.figures_on(windows[k] for k in range(len(windows)))
 
 
 def class_weights(dataset: Dataset, recipe: Recipe) -> torch.Tensor | None:
@@ -231,13 +276,21 @@ def _checkpoint(folder: Path, recipe: Recipe) -> str:
     return str(path)
 
 
-def _take_best(trainer: pl.Trainer, learner: Learner) -> None:
-    """The best epoch's weights, where a validation part says which that is."""
+def _take_best(
+    trainer: pl.Trainer, learner: Learner, before: dict[str, Tensor], loss: float | None
+) -> bool:
+    """The best epoch's weights, where a validation part says which that is; or those `before`, of
+    that `loss`, if none was lower. Returns whether it is the latter."""
     keepers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
-    best = [each.best_model_path for each in keepers if each.monitor]
-    if best and os.path.exists(best[0]):  # noqa: PTH110
-        kept = torch.load(best[0], map_location="cpu", weights_only=True)
+    best = [each for each in keepers if each.monitor]
+    if best and os.path.exists(best[0].best_model_path):  # noqa: PTH110
+        score = best[0].best_model_score
+        if loss is not None and score is not None and loss <= float(score):
+            learner.load_state_dict(before)
+            return True
+        kept = torch.load(best[0].best_model_path, map_location="cpu", weights_only=True)
         learner.load_state_dict(kept["state_dict"])
+    return False
 
 
 def _silence() -> None:

@@ -23,6 +23,8 @@ def check_learned(dataset: Dataset, recipe: Recipe, fitted: Fitted) -> None:
     Raises:
         TrainingError: it is either; the setting to change is named.
     """
+    if fitted.beginning is not None and fitted.beginning.kept:
+        return  # it is the linear model, which no epoch was better than
     kept = min(fitted.curve, key=lambda line: line.get("validation_loss", -line["epoch"]))
     loss, guessing = kept["train_loss"], _guessing(dataset, recipe)
     if loss > WORSE * guessing:

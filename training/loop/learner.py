@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -51,7 +52,9 @@ class Learner(pl.LightningModule):
         if index == 0:
             self._draw_anew()
         each = self.losses(window)
-        loss = each.sum() / each.numel()
+        # What is left over of a linear start may be little, and its gradient as little.
+        gain = self.network.gain if self._target.quantiles else self.network.gain.square()
+        loss = each.sum() / each.numel() / gain.mean()
         self._sums[:2] += torch.stack([each.detach().sum(), window["weight"].sum()]).cpu()
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
@@ -79,21 +82,26 @@ class Learner(pl.LightningModule):
         self._begin()
 
     def validation_step(self, window: Window, index: int) -> None:
-        """Sums of loss, weight, and what is right (classes) or squared errors (values)."""
-        each, raw = self._step(window)
-        known = window["weight"] > 0
-        good = self._right(raw, window["y"]) if self._target.classes else self._squares(window, raw)
-        figures = [each.sum(), window["weight"].sum(), (good * known).sum(), known.sum().float()]
-        self._sums += torch.stack(figures).cpu()
+        """Adds to the sums."""
+        self._sums += self._measured(window)
 
     def on_validation_epoch_end(self) -> None:
         """Loss and accuracy, or root mean square error in the first target's unit."""
-        loss, weight, good, count = self._over_all(self._sums)
-        metric = good / count if self._target.classes else (good / count).sqrt()
-        name = "validation_accuracy" if self._target.classes else "validation_rmse"
-        self.log("validation_loss", loss / weight, prog_bar=True, rank_zero_only=True)
-        self.log(name, metric, prog_bar=True, rank_zero_only=True)
+        for name, value in self._figures(self._over_all(self._sums)).items():
+            self.log(name, value, prog_bar=True, rank_zero_only=True)
         self._sums, self._carried = self._train_sums, self._train_carried
+
+    @torch.no_grad()
+    def figures_on(self, windows: Iterable[Window]) -> dict[str, float]:
+        """The figures of validation, outside of the loop; no state is left carried."""
+        training, total = self.training, torch.zeros(4)
+        self.eval()
+        self._begin()
+        for window in windows:
+            total += self._measured(window)
+        self._begin()
+        self.train(training)
+        return {name: float(value) for name, value in self._figures(total).items()}
 
     def configure_optimizers(self) -> Any:
         """AdamW under a one-cycle rate over all epochs."""
@@ -118,6 +126,20 @@ class Learner(pl.LightningModule):
         """Each epoch's chance is its own, so that a run resumed with one goes on the same way."""
         drawn = np.random.SeedSequence([self._loop.seed, len(self.curve), self.global_rank])
         torch.manual_seed(int(drawn.generate_state(1)[0]))
+
+    def _measured(self, window: Window) -> Tensor:
+        """Sums of loss, weight, and what is right (classes) or squared errors (values), steps."""
+        each, raw = self._step(window)
+        known = window["weight"] > 0
+        good = self._right(raw, window["y"]) if self._target.classes else self._squares(window, raw)
+        figures = [each.sum(), window["weight"].sum(), (good * known).sum(), known.sum().float()]
+        return torch.stack(figures).cpu()
+
+    def _figures(self, sums: Tensor) -> dict[str, Tensor]:
+        loss, weight, good, count = sums
+        metric = good / count if self._target.classes else (good / count).sqrt()
+        name = "validation_accuracy" if self._target.classes else "validation_rmse"
+        return {"validation_loss": loss / weight, name: metric}
 
     def _begin(self) -> None:
         self._carried, self._sums = None, torch.zeros(4)

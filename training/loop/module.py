@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from training.errors import TrainingError
 from training.loop import heads
-from training.network import Embedding, Fan, Floats, Layer, Mirror, Network
+from training.loop.begin import Start
+from training.loop.lags import LagPath
+from training.network import Embedding, Fan, Floats, Layer, Linear, Mirror, Network
 from training.recipe.recipe import NetworkShape
 from training.table.session import Feature, Statistics, Target
 
 State = tuple[Tensor, ...]
 """One entry a layer, in torch's shapes [1, B, width]: h, or for an lstm h and c one behind the
-other along the last axis."""
+other along the last axis; then one of the linear path, if there is one."""
 
 KINDS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
@@ -27,7 +29,9 @@ class StreamingNetwork(nn.Module):
     """x [B, T, F] of raw features and a state -> [B, T, O] and the state after the last step.
 
     What comes out is logits for classes; for values (or quantiles of them) the standardised
-    distance from their base (see `base`), so that errors of all outputs weigh alike.
+    distance from their base (see `base`), so that errors of all outputs weigh alike. With a
+    `start` it is what a linear path says of the last steps, and the head adds to that, at first
+    nothing: in units of what is left over, `gain` [V], which may be far less than the deviation.
     """
 
     mean: Tensor
@@ -35,6 +39,7 @@ class StreamingNetwork(nn.Module):
     shift: Tensor
     scale: Tensor
     flip: Tensor
+    gain: Tensor
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class StreamingNetwork(nn.Module):
         shape: NetworkShape,
         statistics: Statistics,
         embeddings: Sequence[int],
+        start: Start | None = None,
     ) -> None:
         super().__init__()
         self._target, self._shape = target, shape
@@ -65,24 +71,32 @@ class StreamingNetwork(nn.Module):
         self.temperature = 1.0
         if target.quantiles:
             heads.begin_as_normal(self.head, target.quantiles)
+        self.register_buffer("gain", torch.ones(len(statistics.scale)))
+        self.linear = None if start is None else self._begin(features, start)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Step through `x`, from zeros where no state is given."""
-        signal, after = self._encode(x), []
+        scaled = self._scaled(x)
+        signal, after = self._encode(x, scaled), []
         for k, layer in enumerate(self.layers):
             given = signal if k == 0 else self.dropout(signal)
             signal, new = layer(given, None if state is None else self._unpack(state[k]))
             after.append(torch.cat(new, dim=-1) if isinstance(new, tuple) else new)
             if self._residual(k):
                 signal = signal + given
-        scores: Tensor = self.head(self.dropout(signal))
+        raw: Tensor = self.head(self.dropout(signal))
         if self._target.quantiles:
-            scores = heads.open_fan(scores, self._target.quantiles)
-        return scores, tuple(after)
+            raw = heads.open_fan(raw, self._target.quantiles)
+        if self.linear is None:
+            return raw, tuple(after)
+        said, lags = self.linear(x, scaled, None if state is None else state[-1])
+        fans = raw.shape[-1] // said.shape[-1]  # of each value all quantiles are about what is said
+        return said.repeat(1, 1, fans) + self.gain.repeat(fans) * raw, (*after, lags)
 
     def base(self, x: Tensor) -> Tensor:
-        """What values add to, [B, T, V] or [V]: the shift, with `add` the features now."""
-        if self._target.add is None:
+        """What values add to, [B, T, V] or [V]: the shift, with `add` the features now, if no
+        linear path says those."""
+        if self._target.add is None or self.linear is not None:
             return self.shift
         columns = list(self._target.add)
         now = x[..., columns]
@@ -106,13 +120,19 @@ class StreamingNetwork(nn.Module):
     def network(self) -> Network:
         """The trained parameters as plain arrays."""
         scale, shift = self._of_scores()
+        bias, linear = _array(self.head.bias) * scale + shift, None
+        if self.linear is not None:
+            own, more = _array(self.scale), len(scale) - len(self.scale)
+            w, b = _array(self.linear.w) * own[:, None], _array(self.linear.b) * own
+            linear = Linear(np.pad(w, ((0, more), (0, 0))), self.linear.lags)
+            bias = bias + np.pad(b, (0, more))
         return Network(
             mean=_array(self.mean),
             std=_array(self.std),
             clip=self._shape.clip,
             layers=tuple(self._plain(k) for k in range(len(self.layers))),
             head_w=_array(self.head.weight) * scale[:, None],
-            head_b=_array(self.head.bias) * scale + shift,
+            head_b=bias,
             softmax=self._target.classes,
             mirror=self._mirror,
             embeddings=tuple(
@@ -120,26 +140,39 @@ class StreamingNetwork(nn.Module):
                 for k, table in zip(self._categories, self._tables(), strict=True)
             ),
             missing=tuple(self._missing),
-            add=self._target.add,
+            add=self._target.add if linear is None else None,
             temperature=self.temperature,
             fan=self._fan(),
+            linear=linear,
         )
 
     def _fan(self) -> Fan | None:
         levels = self._target.quantiles
-        return Fan(levels, _array(self.scale)) if len(levels) > 1 else None
+        return Fan(levels, _array(self.scale * self.gain)) if len(levels) > 1 else None
 
     def _of_scores(self) -> tuple[Floats, Floats]:
         """The scale and shift [O] of each score; gaps of a fan have theirs outside of softplus."""
-        scale, shift = _array(self.scale), _array(self.shift)
+        scale, shift = _array(self.scale * self.gain), _array(self.shift)
         gaps = np.ones(self._target.outputs - len(scale), np.float32)
         return np.append(scale, gaps), np.append(shift, 0 * gaps)
+
+    def _begin(self, features: Sequence[Feature], start: Start) -> LagPath:
+        """The linear path, in the standardised units that come out."""
+        path = LagPath(features, start.lags, len(self.scale))
+        w, b, error = (torch.from_numpy(each) for each in (start.w, start.b, start.error))
+        path.w.copy_(w / self.scale[:, None])
+        path.b.copy_((b - self.shift) / self.scale)
+        self.gain.copy_(error / self.scale)
+        nn.init.zeros_(self.head.weight)
+        self.head.bias.data[: len(self.scale)] = 0.0  # gaps of a fan begin as they do
+        return path
 
     def _tables(self) -> list[nn.Embedding]:
         return [table for table in self.embeddings if isinstance(table, nn.Embedding)]
 
-    def _encode(self, x: Tensor) -> Tensor:
-        parts = [self._normalised(x)[..., self._numbers]]
+    def _encode(self, x: Tensor, scaled: Tensor) -> Tensor:
+        clipped = scaled.clamp(-self._shape.clip, self._shape.clip)
+        parts = [torch.where(scaled.isnan(), 0.0, clipped)[..., self._numbers]]
         if self._missing:
             parts.append(x[..., self._missing].isnan().to(x.dtype))
         for k, table in zip(self._categories, self._tables(), strict=True):
@@ -149,12 +182,12 @@ class StreamingNetwork(nn.Module):
             parts.append(table(torch.where(known, index, unknown).long()))
         return torch.cat(parts, dim=-1)
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor) -> Tensor:
+        """All features after the mirror, normalised; NaN where missing."""
         if self._mirror is not None:
             by = self._mirror.by
             x = x * (1.0 - 2.0 * x[..., by : by + 1] * self.flip)
-        scaled = ((x - self.mean) / self.std).clamp(-self._shape.clip, self._shape.clip)
-        return torch.where(x.isnan(), 0.0, scaled)
+        return (x - self.mean) / self.std
 
     def _residual(self, k: int) -> bool:
         return self._shape.residual and k > 0

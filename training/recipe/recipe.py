@@ -186,7 +186,8 @@ class Mirror(Settings):
 
 
 class NetworkShape(Settings):
-    """The layers."""
+    """The layers; and with `linear` what they add to: a linear model on the lags of `Baselines`,
+    fitted before training begins."""
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
     hidden: Some = 64
@@ -194,6 +195,7 @@ class NetworkShape(Settings):
     dropout: Share = 0.0
     projection: Count = 0
     residual: bool = False
+    linear: bool = True
     clip: Positive = 10.0
     mirror: Mirror | None = None
 

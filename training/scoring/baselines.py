@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from training.network import Floats
 from training.recipe.recipe import Baselines
 from training.scoring import learned
-from training.scoring.lags import lags_of
+from training.scoring.lags import filled, lags_of
 from training.scoring.learned import Base, Learner
 from training.table.session import Dataset, Session
 
@@ -67,7 +67,7 @@ def _of_classes(
     constant = [_one_hot(np.full(len(session), most), count) for session in sessions]
     yield Baseline("commonest", "the commonest class", constant)
     if dataset.target.horizon:
-        last = [_one_hot(_filled(_history(dataset, each, 0), most), count) for each in sessions]
+        last = [_one_hot(filled(_history(dataset, each, 0), most), count) for each in sessions]
         yield Baseline("last_label", "the last label", last, _is_told(dataset, 0))
     trees = learned.classifying_trees(settings.trees if count <= MOST_TREED else 0)
     for learner in (learned.logistic(), trees):
@@ -79,7 +79,7 @@ def _of_values(
 ) -> Iterator[Baseline]:
     values = range(len(dataset.target.names))
     means = np.array([_mean(dataset, k) for k in values])
-    present = partial(_present, dataset, means)
+    present = partial(_present, dataset, [_usual(dataset, k) for k in values])
     base = None if any(_is_told(dataset, k) for k in values) else present
     yield Baseline("mean", "the mean", [_floats(np.tile(means, (len(s), 1))) for s in sessions])
     if all(_has_history(dataset, k) for k in values):
@@ -155,21 +155,23 @@ def _history(dataset: Dataset, session: Session, k: int) -> Doubles:
     return past
 
 
-def _filled(values: Doubles, before: float) -> Doubles:
-    """The last one known, where one is missing; `before` there is any."""
-    known = ~np.isnan(values)
-    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), 0))
-    return np.where(np.isnan(values[last]), before, values[last])
-
-
 def _mean(dataset: Dataset, k: int) -> float:
     every = np.concatenate([session.y[:, k] for session in dataset.train])
     return float(np.nanmean(every.astype(np.float64)))
 
 
-def _present(dataset: Dataset, means: Doubles, session: Session) -> Doubles:
+def _usual(dataset: Dataset, k: int) -> float:
+    """What value `k` is taken for before it is known: its mean, as the feature that it is."""
+    column = _column(dataset, k)
+    if column is None:
+        return _mean(dataset, k)
+    every = np.concatenate([session.x[:, column] for session in dataset.train])
+    return float(np.nanmean(every.astype(np.float64)))
+
+
+def _present(dataset: Dataset, usual: Sequence[float], session: Session) -> Doubles:
     """[T, K]: each value as it is, or was last known."""
-    columns = [_filled(_history(dataset, session, k), mean) for k, mean in enumerate(means)]
+    columns = [filled(_history(dataset, session, k), each) for k, each in enumerate(usual)]
     return np.stack(columns, axis=1)
 
 

@@ -1,13 +1,14 @@
-"""What baselines see of a step: its features and those of some steps before, as a row."""
+"""What baselines, and the linear path of a network, see of a step: its features and those of some
+steps before, as a row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.network import FAR
 from training.table.session import Dataset, Feature, Session
 
 Doubles = NDArray[np.float64]
@@ -26,19 +27,26 @@ class Lags:
     count: int
 
     def scaled(self, session: Session) -> Doubles:
-        """[T, ·] for linear models: standardised, 0 where missing, categories one-hot. Before the
-        first step is the first."""
-        return np.concatenate(self._seen(np.concatenate(self._scaled(session), axis=1)), axis=1)
+        """[T, (count + 1) W] for linear models, the present step first: standardised numbers, then
+        categories one-hot, as `training.network.Linear` says it. Before the first step is the
+        first."""
+        return np.concatenate(self._seen(self._scaled(session)), axis=1)
 
-    def _scaled(self, session: Session) -> Sequence[Doubles]:
-        parts = list[Doubles]()
+    def _scaled(self, session: Session) -> Doubles:
+        numbers, ones = list[Doubles](), list[Doubles]()
         for k, feature in enumerate(self.features):
-            values = session.x[:, k].astype(np.float64)[:, None]
+            values = session.x[:, k].astype(np.float64)
             if feature.labels:
-                parts.append((values == np.arange(len(feature.labels))).astype(np.float64))
+                ones.append(values[:, None] == np.arange(len(feature.labels)))
             else:
-                parts.append(np.nan_to_num((values - self.mean[k]) / self.std[k]))
-        return parts
+                away = np.clip((values - self.mean[k]) / self.std[k], -FAR, FAR)
+                numbers.append(filled(away, 0.0)[:, None])
+        return np.concatenate([*numbers, *ones], axis=1, dtype=np.float64)
+
+    @property
+    def width(self) -> int:
+        """W: values that linear models see of a step."""
+        return sum(len(feature.labels) or 1 for feature in self.features)
 
     def raw(self, session: Session) -> Doubles:
         """[T, (count + 1) F] for trees: as observed, NaN where missing and before the first."""
@@ -62,3 +70,10 @@ def lags_of(dataset: Dataset, count: int) -> Lags:
     """Measured on the training part."""
     x = np.concatenate([session.x for session in dataset.train]).astype(np.float64)
     return Lags(dataset.features, np.nanmean(x, axis=0), np.nanstd(x, axis=0), count)
+
+
+def filled(values: Doubles, before: float) -> Doubles:
+    """The last one known, where one is missing; `before` there is any."""
+    known = ~np.isnan(values)
+    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), 0))
+    return np.where(np.isnan(values[last]), before, values[last])

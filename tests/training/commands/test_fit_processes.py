@@ -55,7 +55,8 @@ def test_nothing_is_resumed_without_a_checkpoint_or_with_another_recipe(
 def test_two_processes_on_gloo_learn_and_write_one_bundle(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     several = ("loop.devices=2", "loop.accelerator='cpu'", "loop.strategy='ddp'")
-    task = ("loop.epochs=40", "loop.rate=3e-2", "network.hidden=16", "loop.window=20")
+    task = ("loop.epochs=40", "loop.rate=3e-2", "network.hidden=16", "loop.window=20",
+            "network.linear=false")  # fmt: skip
     process = start(words(config, tmp_path, *several, *task))
     assert process.wait(120) == 0
     (bundle,) = (tmp_path / "models" / "devices").iterdir()

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.network import Embedding, Fan, Floats, Layer, Mirror, Network, random_network
+from training.network import (
+    Embedding,
+    Fan,
+    Floats,
+    Layer,
+    Mirror,
+    Network,
+    random_network,
+    with_random_linear,
+)
 
 WIDTH, OUTPUTS, HIDDEN = 5, 3, 8
 LABELS = 4  # known labels of feature 4, where it is a category
@@ -79,6 +88,9 @@ NETWORKS = {
     "calibrated": replace(random_network(WIDTH, HIDDEN, 1, OUTPUTS, 10), temperature=1.7),
     "fan": _fanned(_one_value(11), (0.1, 0.5, 0.9)),
     "fans of gappy": _fanned(_gappy("lstm", 12), (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)),
+    "linear lstm": with_random_linear(random_network(WIDTH, HIDDEN, 1, OUTPUTS, 10), 1, 10),
+    "linear gappy": with_random_linear(_gappy("gru", 11), 33, 11, scale=0.1),
+    "linear fans": with_random_linear(_fanned(_gappy("lstm", 13), (0.1, 0.5, 0.9)), 2, 13),
 }
 
 

@@ -142,6 +142,23 @@ def test_it_draws_forecasts_with_gaps(tmp_path: Path) -> None:
     assert "RMSE of load [V]" in (tmp_path / "drawn" / "positions.svg").read_text()
 
 
+def test_a_network_that_training_added_nothing_to_is_drawn_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each load is nine tenths of the one before; no gradient goes through a head of zeros."""
+    table = [[f"d{s}", t, (s - 5.5) * 0.9**t, "abc"[t % 3], "up"]
+             for s in range(12) for t in range(20)]  # fmt: skip
+    bundle = fitted(tmp_path, "target={kind='next', columns=['load']}", "baselines.ridge=1e-9",
+                    "loop.rate=1", table=table)  # fmt: skip
+    capsys.readouterr()
+    assert main(["diagnose", str(bundle), "--out", str(tmp_path / "drawn")]) == 0
+    assert "No epoch was better than the linear model" in capsys.readouterr().out
+    assert main(["report", str(bundle), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "beside what is linear in 6 lags" in page
+    assert "Epoch 0 is the linear model" in page
+
+
 def test_history_helps_exactly_as_far_as_the_task_needs_it(tmp_path: Path) -> None:
     """The state is the sign of the load three steps before."""
     table = rows(sessions=12, steps=80)
@@ -150,7 +167,7 @@ def test_history_helps_exactly_as_far_as_the_task_needs_it(tmp_path: Path) -> No
         row[2] = round(float(rng.normal()), 3)
         row[4] = "up" if row[1] >= 3 and table[k - 3][2] > 0 else "down"
     bundle = fitted(tmp_path, "loop.epochs=60", "loop.rate=3e-2", "loop.window=40",
-                    "network.hidden=16", table=table)  # fmt: skip
+                    "network.hidden=16", "network.linear=false", table=table)  # fmt: skip
     subject = open_subject(bundle)
     found = by_history(subject, evaluate(subject))
     by_length = dict(zip(found.lengths, found.figures, strict=True))

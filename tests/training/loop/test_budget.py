@@ -72,7 +72,8 @@ def losses(*values: float) -> list[dict[str, float]]:
         (losses(*(1 / k for k in range(1, 13))), 40, None),  # it stopped by itself
         (losses(1.0, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.399), 8, None),
         (losses(1.0, 0.5, 0.3, 0.4, 0.5, 0.5, 0.6, 0.7), 8, None),
-        (losses(1.0, 0.5, 0.2), 3, None),
+        (losses(1.0, 0.5, 0.2), 3, "by 60.0 % in the last epoch"),
+        (losses(1.0), 1, None),
         ([{"train_loss": 1.0}] * 12, 12, None),
     ],
 )

@@ -10,19 +10,20 @@ import torch
 
 from tests.training.tables import recipe, rows, write_table
 from training.figures import predict
-from training.loop.fit import class_weights, new_network
+from training.loop.fit import class_weights, linear_start, new_network
+from training.loop.module import StreamingNetwork
 from training.recipe.recipe import NetworkShape, Recipe
 from training.reference import NumpyNetwork
 from training.table.dataset import load
 from training.table.session import Dataset
 
 SHAPES = [
-    NetworkShape(hidden=7),
+    NetworkShape(hidden=7, linear=False),
     NetworkShape(hidden=7, layers=2, dropout=0.5),
     NetworkShape(hidden=7, layers=3, residual=True),
     NetworkShape(hidden=9, layers=2, projection=4, residual=True),
     NetworkShape(cell="gru", hidden=6, layers=2),
-    NetworkShape(cell="rnn", hidden=6, layers=2, residual=True),
+    NetworkShape(cell="rnn", hidden=6, layers=2, residual=True, linear=False),
 ]
 GAPS = ("features.load.missing=true", "features.mode.missing=true")
 CHANGE = "target={kind='next', columns=['load'], difference=true}"
@@ -39,14 +40,22 @@ def gappy(tmp_path: Path, *overrides: str) -> tuple[Dataset, Recipe]:
     return load(whole), whole
 
 
+def started(dataset: Dataset, whole: Recipe, shape: NetworkShape) -> StreamingNetwork:
+    """On its linear model, if the shape has one, with a head that says something."""
+    torch.manual_seed(0)
+    given = whole.model_copy(update={"network": shape})
+    network = new_network(dataset, given, linear_start(dataset, given))
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    return network
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("target", ["target.missing=false", CHANGE, FANS])
 def test_its_arrays_in_numpy_give_the_same_outputs(
     tmp_path: Path, shape: NetworkShape, target: str
 ) -> None:
     dataset, whole = gappy(tmp_path, target)
-    torch.manual_seed(0)
-    network = new_network(dataset, whole.model_copy(update={"network": shape}))
+    network = started(dataset, whole, shape)
     reference = NumpyNetwork(network.network(), np.float64)
     for session in (*dataset.test, *dataset.train):
         expected, _ = reference.run(session.x, reference.initial())
@@ -58,7 +67,7 @@ def test_a_session_in_windows_is_the_session_in_one_piece(
     tmp_path: Path, shape: NetworkShape
 ) -> None:
     dataset, whole = gappy(tmp_path)
-    network = new_network(dataset, whole.model_copy(update={"network": shape})).eval()
+    network = started(dataset, whole, shape).eval()
     x = torch.from_numpy(dataset.test[0].x)[None]
     state, parts = None, []
     for start in range(0, x.shape[1], 5):

@@ -390,6 +390,8 @@ class Connection(Outgoing):
         call = self.calls.get(stream)
         if call is None:
             self._stray(stream, "WINDOW_UPDATE")
+            if more < TRICKLE:
+                self._tokens -= 0.2
         elif not more:
             self._fail(call, StreamFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing"))
         elif call.window + more > frames.LARGEST_WINDOW:

@@ -7,7 +7,8 @@ PIP := -m pip --disable-pip-version-check install --quiet
 # Files of tests at once: many wait for a server more than they compute.
 AT_ONCE := -n 3 --dist loadfile
 # Files on what no transport has a part in, or that try both.
-ANY_TRANSPORT := $(addprefix --ignore=tests/server/wire/test_,bundles.py malicious_bundles.py metrics_port.py liveness.py drift_exported.py)
+ANY_TRANSPORT := $(addprefix --ignore=tests/server/wire/test_,bundles.py malicious_bundles.py metrics_port.py liveness.py drift_exported.py mutations.py many_sessions.py) \
+  -k 'not cuda-double'
 SOURCES := server tidegate tidegate_train training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.server.wire.wire import WIDTH
-from tidegate import Client, ClientOptions, RetryPolicy, Session
+from tidegate import Client, ClientOptions, RetryPolicy, Session, errors
 from tidegate._stream.course import Course
 from tidegate._stream.rows import Row
 from training.network import Network
@@ -132,6 +132,17 @@ async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(holds):
             await asyncio.sleep(0.02)
+
+
+async def open_again(session: Session) -> None:
+    """Open a session at a server that may not have its store back yet."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await session.open()
+                return
+            except errors.StoreDown:
+                await asyncio.sleep(0.02)
 
 
 async def step_all(walks: Sequence[Walk], more: int) -> None:

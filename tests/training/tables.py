@@ -50,7 +50,7 @@ table = {{ session = "device", order = "second" }}
 features = {{ load = {{ unit = "V" }}, mode = {{ embedding = 2 }} }}
 target = {{ kind = "class", columns = ["state"] }}
 split = {{ test = ["d0"], validation = ["d1"] }}
-network = {{ hidden = 6 }}
+network = {{ hidden = 6, linear = false }}
 loop = {{ epochs = 2, batch = 4, window = 5 }}
 """
     )

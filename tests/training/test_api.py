@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "features": {"load": {"unit": "V"}, "mode": {"embedding": 2}},
     "target": {"kind": "class", "columns": ["state"]},
     "split": {"test": ["d0"], "validation": ["d1"]},
-    "network": {"hidden": 6},
+    "network": {"hidden": 6, "linear": False},
     "loop": {"epochs": 2, "batch": 4, "window": 5},
     "baselines": {"trees": 5},
 }

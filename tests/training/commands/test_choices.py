@@ -18,7 +18,7 @@ def test_a_sweep_tries_every_combination_and_ranks_them(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     config, runs = config_of(tmp_path), tmp_path / "runs"
-    words = ["sweep", str(config), "--set", "loop.epochs=8", "--runs", str(runs),
+    words = ["sweep", str(config), "--set", "loop.epochs=5", "--runs", str(runs),
              "--grid", "loop.rate=1e-7,3e-2", "--grid", "network.hidden=4,8",
              "--jobs", "2"]  # fmt: skip
     caplog.set_level("INFO")

@@ -11,7 +11,7 @@ import pytest
 from tests.training.commands.tasks import await_file, config_of, fit, kill, start, words
 from training.__main__ import main
 
-LONG = ("loop.epochs=40", "network.dropout=0.2", "network.layers=2", "loop.averaging=0.9")
+LONG = ("loop.epochs=12", "network.dropout=0.2", "network.layers=2", "loop.averaging=0.9")
 
 
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path) -> None:

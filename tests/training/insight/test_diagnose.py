@@ -149,7 +149,7 @@ def test_a_network_that_training_added_nothing_to_is_drawn_too(
     table = [[f"d{s}", t, (s - 5.5) * 0.9**t, "abc"[t % 3], "up"]
              for s in range(12) for t in range(20)]  # fmt: skip
     bundle = fitted(tmp_path, "target={kind='next', columns=['load']}", "baselines.ridge=1e-9",
-                    "loop.rate=1", table=table)  # fmt: skip
+                    "loop.rate=1", "network.linear=true", table=table)  # fmt: skip
     capsys.readouterr()
     assert main(["diagnose", str(bundle), "--out", str(tmp_path / "drawn")]) == 0
     assert "No epoch was better than the linear model" in capsys.readouterr().out

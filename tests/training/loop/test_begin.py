@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training import tables
 from tests.training.commands.tasks import config_of, fit
-from tests.training.tables import recipe, rows, write_table
+from tests.training.tables import rows, write_table
 from training.figures import predict
 from training.loop import begin
 from training.loop.fit import fit as run_loop
@@ -26,6 +27,11 @@ NEXT = "target={kind='next',columns=['load']}"
 CHANGE = "target={kind='next',columns=['load'],difference=true}"
 CLASS = "target.missing=false"
 GAPS = ("features.load.missing=true", "features.mode.missing=true")
+
+
+def recipe(file: Path, *overrides: str) -> Recipe:
+    """As of other tests, with the path."""
+    return tables.recipe(file, "network.linear=true", *overrides)
 
 
 def table_of(tmp_path: Path, *overrides: str) -> tuple[Dataset, Recipe]:
@@ -119,7 +125,9 @@ def test_what_training_spoils_is_left_as_it_began(tmp_path: Path) -> None:
 
 
 def test_what_it_began_with_is_in_the_manifest(tmp_path: Path) -> None:
-    manifest = json.loads((fit(config_of(tmp_path), tmp_path) / "model.json").read_text())
+    manifest = json.loads(
+        (fit(config_of(tmp_path), tmp_path, "network.linear=true") / "model.json").read_text()
+    )
     told = manifest["training"]["linear"]
     assert set(told) == {"lags", "strength", "kept", "validation_loss", "validation_accuracy"}
     state = {"name": "lags", "shape": [24], "dtype": "float32", "initial": 0.0}

@@ -18,6 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, await_ready, running_server, start
 from tests.server.oip import triton
+from tests.server.wire.test_counts import eventually
 from tests.server.wire.wire import batch, connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 
@@ -149,7 +150,8 @@ def test_the_metrics_name_a_trace_of_those_that_took_as_long(small: SmallModel) 
             stub.Open(pb.OpenRequest(model="small", session_id="one"))
             stub.Step(step_request("one", 0, x[0]))
             stub.Step(step_request("one", 1, x[1]), metadata=SAMPLED)
-            families = list(parse(_open_metrics(server)))
+            assert eventually(lambda: _open_metrics(server).count(TRACE) >= 2)  # a reply is counted
+            families = list(parse(_open_metrics(server)))  # after it has left
             assert "trace_id" not in server.metrics()  # whose format has no place for it
     for name in ("tidegate_reply_seconds", "grpc_server_handling_seconds"):
         (family,) = [each for each in families if each.name == name]

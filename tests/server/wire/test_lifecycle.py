@@ -183,7 +183,8 @@ def test_a_transport_that_dies_is_not_waited_for_by_the_drain(small: SmallModel)
     """Calls that it had handed over then never begin, as far as anybody is told."""
     code = DYING.format(module="transport.native.bridge", owner="Bridge", method="_begun", after=0)
     code = code.replace("RuntimeError", "SystemExit")  # no failure of a call, but of the loop
-    process, log = start(small.repository, "--drain-seconds", "600", code=code)
+    flags = ("--transport", "native", "--drain-seconds", "600")
+    process, log = start(small.repository, *flags, code=code)
     try:
         with connected(await_ready(process, log)) as stub, contextlib.suppress(grpc.RpcError):
             stub.List(pb.ListRequest(model="small"), timeout=30)

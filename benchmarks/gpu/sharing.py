@@ -38,14 +38,14 @@ def check_thread(subject: Subject, device: Device, most: int) -> Iterator[Findin
             "read": lambda: engine.read(slots),
             "write": lambda: engine.write(slots, zeros),
         }
-        ended = {name: _in_another_thread(call) for name, call in calls.items()}
+        ended = {name: in_another_thread(call) for name, call in calls.items()}
         kept = all(np.array_equal(a, b) for a, b in zip(stood, engine.read(slots), strict=True))
     refused = all(each == WrongThread.__name__ for each in ended.values())
     told = ", ".join(f"{name}: {how or 'done'}" for name, how in ended.items())
     yield refused and kept, told + ("" if kept else "; and states changed")
 
 
-def _in_another_thread(call: Callable[[], object]) -> str:
+def in_another_thread(call: Callable[[], object]) -> str:
     """The name of the exception that it ends with, or nothing."""
     ended = []
 

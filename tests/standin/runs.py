@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from benchmarks.gpu.sharing import in_another_thread
 from server.bundle.manifest import SINGLE
 from server.engine.device import CUDA_PROVIDER, Device, choose
 from server.engine.engine import Engine
@@ -143,7 +143,7 @@ def _serve(case: Case, device: Device, told: Told) -> None:
                 shape = _run(engine, kind, case.network.inputs)
             told.shapes[kind], told.named[kind] = list(shape), sessions.runs[-1].slots
         with part(f"{case.name} {ELSEWHERE}"):
-            told.elsewhere = _elsewhere(engine, case.network.inputs)
+            told.elsewhere = in_another_thread(lambda: _run(engine, KINDS[0], case.network.inputs))
         for name, nodes in ((each.name, each.nodes()) for each in sessions.opened):
             told.placed.setdefault(name, []).extend(nodes)
     engine.release()
@@ -176,21 +176,6 @@ def _run(engine: Engine, kind: str, inputs: int) -> tuple[int, ...]:
     count, chunk = int(batch or len(slots)), CHUNK if what == "step" else 1
     features = np.ones((count, chunk, inputs), np.float32)
     return engine.run(rows(range(count), features, np.zeros(count, np.bool_))).shape
-
-
-def _elsewhere(engine: Engine, inputs: int) -> str:
-    ended = []
-
-    def other() -> None:
-        try:
-            _run(engine, KINDS[0], inputs)
-        except Exception as error:
-            ended.append(type(error).__name__)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    return "".join(ended)
 
 
 def spoil(device: Device) -> None:

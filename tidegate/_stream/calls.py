@@ -291,11 +291,9 @@ class Calls:
         """Seconds until a call that gRPC has given up is made again. Only a server that starts is
         waited for longer than gRPC would; it has done nothing yet. Nor has one from which the
         session moved, which gRPC cannot tell from one that was lost while it changed things."""
-        if isinstance(error, errors.SessionMoved) and isinstance(request, CHANGES):
-            again = attempts < self.options.retry.attempts
-            return self.options.retry.pause(attempts) if again else None
-        if isinstance(error, errors.Starting) and self.options.retry.attempts > 1:
-            return error.retry_after or self.options.retry.pause(attempts)
+        moved = isinstance(error, errors.SessionMoved) and isinstance(request, CHANGES)
+        if moved or isinstance(error, errors.Starting):
+            return self.options.retry.after(error, attempts)
         return None
 
 

@@ -32,10 +32,7 @@ INTERNAL: Final[tuple[int, str]] = (
     grpc.StatusCode.INTERNAL.value[0],
     "internal error; the server's log has the details",
 )
-NO_MESSAGE: Final[tuple[int, str]] = (
-    grpc.StatusCode.INVALID_ARGUMENT.value[0],
-    "the call has no message",
-)
+INVALID: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 class Context:
@@ -115,13 +112,7 @@ class Bridge:
         if packed is not None or handler.request_streaming:
             self._serve(call, handler, packed)
         else:
-            call.receive(lambda packed: self._told(call, handler, packed))
-
-    def _told(self, call: Call, handler: Handler, packed: bytes | None) -> None:
-        if packed is None:
-            call.end(*NO_MESSAGE)
-        else:
-            self._serve(call, handler, packed)
+            with_message(call, lambda packed: self._serve(call, handler, packed))
 
     def _serve(self, call: Call, handler: Handler, packed: bytes | None) -> None:
         call.lend()  # a task that is cancelled may hold what it has for a while
@@ -228,6 +219,18 @@ class Bridge:
         if model is not None and (tallies := self._tallies.get(call.method)) is not None:
             call.tally = tallies.of(model)
         call.answer(answer)
+
+
+def with_message(call: Call, take: Callable[[bytes], object]) -> None:
+    """Have `take` called with a call's one message; a call that has none is ended."""
+
+    def come(packed: bytes | None) -> None:
+        if packed is None:
+            call.end(INVALID, "the call has no message")
+        else:
+            take(packed)
+
+    call.receive(come)
 
 
 async def _all(behaviour: Callable[..., Any], requests: Any, context: Context) -> None:

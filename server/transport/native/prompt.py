@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from server.transport.http2.call import Call
-from server.transport.native.bridge import INTERNAL, NO_MESSAGE, Bridge, Context
+from server.transport.native.bridge import INTERNAL, Bridge, Context, with_message
 from server.transport.rpcs.calls import Handler, about
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,9 @@ class Prompt:
 
     def begin(self, call: Call) -> None:
         """A call has come; its message follows."""
-        call.receive(lambda packed: self._take(call, packed))
+        with_message(call, lambda packed: self._take(call, packed))
 
-    def _take(self, call: Call, packed: bytes | None) -> None:
-        if packed is None:
-            call.end(*NO_MESSAGE)
-            return
+    def _take(self, call: Call, packed: bytes) -> None:
         try:
             work = self._work(packed, Context(self._bridge, call, self._handler))
             reply = contextvars.copy_context().run(_through, work)  # whose caller is set in there

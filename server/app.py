@@ -27,6 +27,7 @@ from server.serving.registry import Registry
 from server.serving.tenure import Tenure
 from server.store.choose import open_store
 from server.store.health import Health
+from server.store.interface import RENEWALS
 from server.transport.aio import AioServer
 from server.transport.health import HealthPort
 from server.transport.lag import Lag, LagCollector
@@ -63,7 +64,7 @@ class App:
         self._keeping = self._open_store(config)
         self._tenure: Tenure | None = None
         if self._keeping is not None:
-            pause = config.lease_seconds / 5
+            pause = config.lease_seconds / RENEWALS
             died = partial(self._on_death, "the keeping of the lease ended")
             self._tenure = Tenure(self._keeping, self._registry, pause, died)
         self._access = _open_access(config, self._metrics)

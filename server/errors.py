@@ -115,6 +115,13 @@ class SessionSetBack(SessionMoved):
     how = "was set back to its last stored step, by a run that failed"
 
 
+class SessionVanished(SessionEnded):
+    """Who took the session over has closed it, or it expired there, or was lost with the store."""
+
+    reason = "UNKNOWN_SESSION"
+    how = "is in the store no more, since another server took it over"
+
+
 class SessionMigrated(SessionMoved):
     """Another version of the model has the session; asking for it with version 0 finds it."""
 

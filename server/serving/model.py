@@ -136,18 +136,21 @@ class ServedModel:
         checkpoint = Checkpoint(
             table, codec, directory, residence, cache, self.metrics, config.stored_steps
         )
+        patience = 2 * config.lease_seconds
         self.metrics.watch_store(lambda: checkpoint.unsaved, lambda: checkpoint.lag)
         return Keeper(
             table,
             keeping.health,
             directory,
             shelf,
-            Claims(table, codec, manifest, directory, shelf, self.metrics, keeping.health),
+            Claims(
+                table, codec, manifest, directory, shelf, self.metrics, keeping.health, patience
+            ),
             checkpoint,
             self._between_runs,
             sync=config.durability == "sync",
             interval=config.checkpoint_interval,
-            patience=2 * config.lease_seconds,
+            patience=patience,
             on_death=on_death,
         )
 

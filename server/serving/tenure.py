@@ -81,9 +81,9 @@ class Tenure:
                 model.metrics.moved.inc(len(handles))
         if lease.emptied:
             log.error("the store has been emptied: every session is written again")
-            for model in self._registry:
-                if model.keeper is not None:
-                    model.keeper.mark_all()
+        for keeper in (model.keeper for model in self._registry):
+            if keeper is not None:
+                (keeper.emptied if lease.emptied else keeper.renewed)()
         self._health.held_until = started + CLOCKS_DIFFER * lease.seconds
 
     def _live(self, work: Callable[[], None]) -> None:

@@ -187,6 +187,7 @@ class Checkpoint:
         held = self._table.claim([Claim(each.session_id, each.record) for each in strangers])
         epochs = np.array([each.epoch for each in held], dtype=np.int64)
         self._directory.own(sessions.handles[new], epochs)
+        sessions.epochs[new] = epochs
         for row, epoch in zip(new.tolist(), epochs.tolist(), strict=True):
             writes[row] = writes[row]._replace(epoch=epoch)
         return writes

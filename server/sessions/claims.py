@@ -55,7 +55,12 @@ class _Begun(NamedTuple):
 
 
 class Claims:
-    """Turns names into sessions of one model version's directory."""
+    """Turns names into sessions of one model version's directory.
+
+    Args:
+        patience: seconds after which another server has stored what it took over; what the store
+            has not by then is nowhere.
+    """
 
     def __init__(
         self,
@@ -66,7 +71,9 @@ class Claims:
         shelf: Shelf,
         metrics: ModelMetrics,
         health: Health,
+        patience: float,
     ) -> None:
+        self._patience = patience
         self._table, self._codec, self._metrics = table, codec, metrics
         self._manifest = manifest
         self._directory, self._shelf, self._health = directory, shelf, health
@@ -107,6 +114,8 @@ class Claims:
         begun = self._begun([name for name, new in wanted.items() if new])
         claims = [Claim(name, begun[name].data if new else None) for name, new in wanted.items()]
         claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
+        absent = [name for name, each in claimed.items() if each.hold is Hold.ABSENT]
+        self._directory.vanish(absent, time.time() - self._patience)
         unwanted: list[End] = []
         for name, each in claimed.items():
             if each.hold is Hold.ELSEWHERE:

@@ -329,6 +329,12 @@ class Directory:
             for handle in handles[self._live(handles)].tolist():
                 self._end(handle, how)
 
+    def vanish(self, names: Iterable[str], before: float) -> None:
+        """The store has these no more: those that moved before then are nowhere."""
+        with self._lock:
+            for name in names:
+                self._tombstones.vanish(name, before)
+
     def handles(self) -> Handles:
         """Of all live sessions."""
         with self._lock:

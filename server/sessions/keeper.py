@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,24 +36,19 @@ from server.errors import (
 )
 from server.scheduler.scheduler import Told
 from server.scheduler.submission import Handles
-from server.sessions.checkpoint import Captured, Checkpoint
+from server.sessions.checkpoint import Checkpoint
 from server.sessions.claims import AGAIN, Claims, Naming, Problems, shelved
 from server.sessions.directory import Directory
+from server.sessions.handover import BetweenRuns, Handover
 from server.sessions.shelf import Shelf
 from server.sessions.standing import Standings
 from server.sessions.tombstones import How
 from server.store.health import Health
-from server.store.interface import Claim, End, Hold, StoreUnreachable, Table
+from server.store.interface import End, StoreUnreachable, Table
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class BetweenRuns(Protocol):
-    """`Scheduler.between_runs`."""
-
-    def __call__(self, work: Callable[[Engine], T], /) -> Future[T]: ...
 
 
 Failed = dict[int, ServingError]
@@ -95,6 +90,7 @@ class Keeper:
         self.mark = checkpoint.mark
         self._table, self._directory, self._shelf = table, directory, shelf
         self._claims, self._between_runs = claims, between_runs
+        self._handover = Handover(table, directory, checkpoint, between_runs)
         self._interval, self._patience, self._on_death = interval, patience, on_death
         self._condition = threading.Condition()
         self._ends: deque[End] = deque()
@@ -103,16 +99,14 @@ class Keeper:
         self._wanted: deque[tuple[Handles, Told]] = deque()
         self._unconfirmed: deque[tuple[Handles, Told]] = deque()
         self._flushing: deque[Future[None]] = deque()
-        self._asked_for: deque[str] = deque()
-        self._handing: deque[Captured] = deque()  # no longer ours here, and not stored yet
         self._waiting: list[Naming] = []  # for another server to give up a session
         self._migrated: dict[str, End] = {}
         self._due = np.zeros(0, dtype=np.int64)  # what is left of the present pass
         self._next_pass = self._next_sweep = 0.0
         self._stopping = self._dead = False
         self._stages = (
-            self._forget, self._give_up, self._name, self._fetch, self._confirm, self._write_some,
-            self._tell_flushed, self._sweep,
+            self._forget, self._handover.serve, self._name, self._fetch, self._confirm,
+            self._write_some, self._tell_flushed, self._sweep,
         )  # fmt: skip
         directory.watch_ends(self._on_end)
         name = f"keeper-{directory.model}-{directory.version}"
@@ -155,12 +149,19 @@ class Keeper:
     def hand_over(self, session_ids: Iterable[str]) -> None:
         """Others ask for these sessions."""
         with self._condition:
-            self._asked_for.extend(session_ids)
+            self._handover.ask(session_ids)
             self._condition.notify()
 
-    def mark_all(self) -> None:
+    def renewed(self) -> None:
+        """The lease was renewed, and the store had what it should have."""
+        self._handover.renewed()
+        with self._condition:
+            self._condition.notify()
+
+    def emptied(self) -> None:
         """The store holds nothing any more: write every session again."""
         self.mark(self._directory.handles())
+        self._handover.emptied()
 
     def flush(self, deadline: float) -> bool:
         """Have everything written; False if `deadline` (monotonic) came first, or cannot be."""
@@ -182,7 +183,7 @@ class Keeper:
             self._thread.join()
 
     def _unsaved(self) -> int:
-        left = len(self._ends) + len(self._handing) + len(self._asked_for) + len(self._due)
+        left = len(self._ends) + len(self._due) + self._handover.unsaved
         return left + self.checkpoint.unsaved
 
     def _ask(self, queue: deque[T], asked: T, refuse: Callable[[ServingError], None]) -> None:
@@ -223,7 +224,7 @@ class Keeper:
 
     def _asked(self) -> bool:
         waits = self._namings or self._wanted or self._unconfirmed or self._forgotten
-        return bool(waits or self._asked_for or self._flushing)
+        return bool(waits or self._handover.asked or self._flushing)
 
     def _rest(self) -> None:
         """Until something is asked for, or is due."""
@@ -234,7 +235,7 @@ class Keeper:
     def _pause(self) -> float:
         if self._waiting:
             return AGAIN
-        if self._ends or self._handing or self.checkpoint.unsaved:
+        if self._ends or self._handover.unsaved or self.checkpoint.unsaved:
             late = max(0.0, self._next_pass - time.monotonic())
             return min(1.0, max(0.001, late if not self._ends else 0.01, self.health.wait_to_try()))
         return min(1.0, self._interval * PACE)
@@ -274,38 +275,6 @@ class Keeper:
         for done in told:
             if done.set_running_or_notify_cancel():
                 done.set_result(None)
-
-    def _give_up(self) -> None:
-        """End sessions here that another server asks for, and store them as they are."""
-        asked = _drained(self._asked_for)
-        with self._unless_done(self._asked_for, asked):
-            names = list(dict.fromkeys(asked))
-            handles = [self._directory.handle(name) for name in names]
-            if any(handles):
-                live = np.array([each for each in handles if each], dtype=np.int64)
-                self._handing.append(self._capture_last(live))
-            self._release([n for n, handle in zip(names, handles, strict=True) if not handle])
-        while self._handing:
-            sessions = self._handing[0].sessions
-            self.checkpoint.store(self._handing[0])
-            ends = zip(sessions.ids, sessions.epochs.tolist(), strict=True)
-            self._table.release([End(*each) for each in ends])
-            self._handing.popleft()
-
-    def _release(self, names: list[str]) -> None:
-        """Sessions that are this server's at the store, and not known here."""
-        if names:
-            held = self._table.claim([Claim(name, None) for name in names])
-            both = zip(names, held, strict=True)
-            self._table.release([End(n, each.epoch) for n, each in both if each.hold is Hold.OWNED])
-
-    def _capture_last(self, handles: Handles) -> Captured:
-        def capture(engine: Engine) -> Captured:
-            captured = self.checkpoint.capture(engine, handles)
-            self._directory.end(handles, SessionMoved)
-            return captured
-
-        return self._between_runs(capture).result()
 
     def _name(self) -> None:
         if self._waiting:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from server.errors import SessionEnded, UnknownSession
+from server.errors import (
+    SessionEnded,
+    SessionMoved,
+    SessionSetBack,
+    SessionVanished,
+    UnknownSession,
+)
 
 How = Callable[[str, str, float], SessionEnded]
 """Of model, session and moment: how it ended."""
@@ -34,6 +40,14 @@ class Tombstones:
         """The id is live again, or its end long gone."""
         if (stone := self._by_id.pop(session_id, None)) is not None:
             del self._ids[stone[0]]
+
+    def vanish(self, session_id: str, before: float) -> None:
+        """What moved before that time of day is nowhere any more."""
+        if (stone := self._by_id.get(session_id)) is None:
+            return
+        handle, how, when = stone
+        if how in (SessionMoved, SessionSetBack) and when < before:
+            self._by_id[session_id] = handle, SessionVanished, when
 
     def name(self, handle: int) -> str:
         """The id of a session that ended; "" if that is forgotten."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class StoreUnreachable(Exception):
@@ -74,6 +74,10 @@ class Wrote(Enum):
     """Another server owns the session; nothing was changed."""
 
 
+ANY_EPOCH: Final = -1
+"""Of an `End` of a session that is to be released if it is owned at all."""
+
+
 class End(NamedTuple):
     """An owned session that has ended."""
 
@@ -99,12 +103,17 @@ class Table(Protocol):
         """Forget sessions, durably. One that is owned elsewhere stays; one that is gone is gone."""
 
     def release(self, ends: Sequence[End]) -> None:
-        """Own these sessions no more; their records stay, for whoever claims them next."""
+        """Own these sessions no more; their records stay, for whoever claims them next. An epoch
+        may be `ANY_EPOCH`."""
 
     def expire(self, before: float, limit: int) -> int:
         """Forget up to `limit` sessions that no live server owns and that were last used before
         that time of day; returns how many. A store that forgets by itself does so a while after
         the time to live, and returns 0."""
+
+
+RENEWALS: Final = 5
+"""How often a lease is renewed before it would run out."""
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,11 @@ return answers
 """
 
 RELEASE: Final = """
--- A key: owner, epoch.
+-- A key: owner, epoch (-1: whatever it is).
 for i, key in ipairs(KEYS) do
     local held = redis.call('HMGET', key, 'owner', 'epoch')
-    if held[1] == ARGV[2 * i - 1] and held[2] == ARGV[2 * i] then
+    local epoch = ARGV[2 * i]
+    if held[1] == ARGV[2 * i - 1] and (epoch == '-1' or held[2] == epoch) then
         redis.call('HSET', key, 'owner', '')
     end
 end

@@ -21,6 +21,7 @@ from typing import Any, Final, TextIO
 import apsw
 
 from server.store.interface import (
+    ANY_EPOCH,
     Claim,
     Claimed,
     End,
@@ -77,7 +78,9 @@ _WRITE: Final = (
     f"UPDATE sessions SET revision = ?, used_at = ?, record = ? WHERE {_OWNED} AND revision <= ?"
 )
 _DELETE: Final = f"DELETE FROM sessions WHERE {_OWNED}"
-_RELEASE: Final = f"UPDATE sessions SET owner = NULL WHERE {_OWNED}"
+_RELEASE: Final = (
+    f"UPDATE sessions SET owner = NULL WHERE {_NAMED} AND ? IN (epoch, {ANY_EPOCH}) AND owner = ?"
+)
 _EXPIRE: Final = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions "
     "WHERE model = ? AND version = ? AND owner IS NULL AND used_at < ? LIMIT ?)"

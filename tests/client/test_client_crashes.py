@@ -219,6 +219,24 @@ def test_a_session_that_moved_is_asked_for_over_a_new_stream_under_the_same_numb
     run(play)
 
 
+def test_a_session_that_moves_again_and_again_opens_a_stream_a_second_at_most() -> None:
+    async def play(server: DurableServer, client: Client) -> None:
+        loop, session = asyncio.get_running_loop(), await opened(client)
+        server.faults = dict.fromkeys(range(1000), "moved")
+        started = loop.time()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(refused(session))
+            for at in range(5):
+                tasks.create_task(refused(await opened(client, f"beside-{at}")))
+        assert server.calls.count("StepStream") <= 2 + (loop.time() - started)
+
+    async def refused(session: Session) -> None:
+        with pytest.raises(errors.SessionMoved):
+            await session.step(draws(1)[0])
+
+    run(play, ClientOptions(timeout=20.0, retry=RetryPolicy(4, 0.02, 0.05)))
+
+
 def test_a_store_that_is_down_is_waited_for_and_then_named() -> None:
     async def play(server: DurableServer, client: Client) -> None:
         xs, session = draws(3), await opened(client)

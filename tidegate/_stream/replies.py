@@ -27,7 +27,8 @@ SIZES = ("steps", "lanes", "opens")
 
 Later = Callable[[float, Sequence[Row], Sequence[Share]], None]
 Shrink = Callable[[Message], None]
-Renew = Callable[[], None]
+Renew = Callable[[], float]
+Retire = Callable[[], None]
 
 
 class Settler:
@@ -36,7 +37,7 @@ class Settler:
     Args:
         later: sends rows and shares again after so many seconds.
         shrink: keeps messages smaller than one that the server's queue cannot hold.
-        renew: opens the stream anew, where another server may answer.
+        renew: opens the stream anew, where another server may answer; tells in how many seconds.
         retire: does so once nothing is under way.
         keeping: told how much the sessions keep.
     """
@@ -48,7 +49,7 @@ class Settler:
         later: Later,
         shrink: Shrink,
         renew: Renew,
-        retire: Renew,
+        retire: Retire,
         keeping: Keeping,
         retry: RetryPolicy,
     ) -> None:
@@ -183,8 +184,7 @@ class Settler:
             return False
         row.attempts += 1
         row.stage = Stage.SENT if row.resent else Stage.WAITING
-        self._look_elsewhere(error)
-        self._later(pause, [row], ())
+        self._later(max(pause, self._look_elsewhere(error)), [row], ())
         return True
 
     def _settle_share(
@@ -201,8 +201,7 @@ class Settler:
             session_id = share.owner.session_ids[share.start + at]
             failed[at] = error = self._reason(session_id, error, unnamed)
             if (pause := self._retry.after(error, share.attempts)) is not None:
-                self._look_elsewhere(error)
-                pauses[at] = pause
+                pauses[at] = max(pause, self._look_elsewhere(error))
             elif isinstance(error, ENDED) and session_id not in unnamed and share.opens(at):
                 pauses[at] = 0.0
         failed = {at: error for at, error in failed.items() if at not in pauses}
@@ -216,14 +215,15 @@ class Settler:
             share.owner.durable[share.start : share.stop] = answers.durable[start:stop]
         share.answered(*answers.block(start, stop), failed, again)
 
-    def _look_elsewhere(self, error: TidegateError) -> None:
-        """Where another server may do what was refused, the next attempt goes over a new stream.
-        One that is going, or that its store does not answer, answers what it has taken in: that
-        is waited for."""
+    def _look_elsewhere(self, error: TidegateError) -> float:
+        """Where another server may do what was refused, the next attempt goes over a new stream,
+        which may take so many seconds. One that is going, or that its store does not answer,
+        answers what it has taken in: that is waited for."""
         if isinstance(error, errors.SessionMoved):
-            self._renew()
-        elif isinstance(error, errors.Draining | errors.StoreDown):
+            return self._renew()
+        if isinstance(error, errors.Draining | errors.StoreDown):
             self._retire()
+        return 0.0
 
     def _reason(
         self, session_id: str, error: TidegateError, unnamed: dict[str, TidegateError]

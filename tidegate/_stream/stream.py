@@ -34,7 +34,7 @@ Call = Any  # grpc.aio.StreamStreamCall
 WATCH_SECONDS = 0.25
 PARTING_SECONDS = 0.5
 ASKING_SECONDS = 1.0
-LEAST_AGE = 1.0  # seconds that a connection is kept which a server would rather not serve
+LEAST_AGE = 1.0  # seconds that a connection is kept which its server would rather not serve
 # How gRPC tells that a connection broke, where no Tidegate server speaks.
 BREAKS = (
     grpc.StatusCode.UNAVAILABLE,
@@ -76,6 +76,7 @@ class Stream:
         self.breaks = 0
         """How many connections broke, or were given up."""
         self._age, self._began, self._ends_at = options.stream_age, -math.inf, math.inf
+        self._renewed_at = -math.inf
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -339,10 +340,17 @@ class Stream:
         timer = self._loop.call_later(seconds, again)
         self._held[timer] = rows, shares
 
-    def _renew(self) -> None:
-        """End the connection as if it had broken: what is not answered goes over another."""
+    def _renew(self) -> float:
+        """End the connection as if it had broken: what is not answered goes over another. Not again
+        and again, since a proxy may take that for an attack; returns the seconds until then."""
+        now = self._loop.time()
+        if (wait := self._renewed_at + LEAST_AGE - now) > 0:
+            self._ends_at = min(self._ends_at, now + wait)
+            return wait
         if self._call is not None:
+            self._renewed_at = now
             self._call.cancel()
+        return 0.0
 
     def _retire(self) -> None:
         """End the connection once everything under way is answered; not again and again, since

@@ -9,7 +9,7 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from server.store.interface import Claim, End, Hold, Store, Write, Wrote
+from server.store.interface import ANY_EPOCH, Claim, End, Hold, Store, Write, Wrote
 
 IDS = ("a", "b", "päß-7")
 SERVERS = st.sampled_from((0, 1))
@@ -118,6 +118,13 @@ class Histories(RuleBasedStateMachine):
             self.tables[who].release([end])
             if kept := self.owned(who, session_id, end.epoch):
                 self.kept[session_id] = replace(kept, owner=None)
+
+    @rule(who=SERVERS, session_id=ID)
+    def release_whatever_the_epoch(self, who: int, session_id: str) -> None:
+        self.tables[who].release([End(session_id, ANY_EPOCH)])
+        kept = self.kept.get(session_id)
+        if kept is not None and kept.owner == self.stores[who].owner:
+            self.kept[session_id] = replace(kept, owner=None)
 
     @rule(who=SERVERS, later=LATER, limit=st.integers(1, 3))
     def expire(self, who: int, later: int, limit: int) -> None:

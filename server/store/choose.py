@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from server.config import Config
 from server.store.interface import Store
-from server.store.redis import RedisSettings, RedisStore
 from server.store.sqlite import SqliteStore
 
 
@@ -19,6 +18,8 @@ def open_store(config: Config) -> Store | None:
         return None
     if config.store == "sqlite":
         return SqliteStore(config.data_folder)
+    from server.store.redis import RedisSettings, RedisStore  # 7 MB, a seventh of a start
+
     return RedisStore(
         RedisSettings(
             url=config.redis_url.get_secret_value(),

@@ -47,7 +47,9 @@ class Demo:
         self._hangs: Service | None = None
         self._walks: Sequence[Walk] = ()
 
-    async def play(self, network: Network, sessions: int, rate: float) -> tuple[int, int]:
+    async def play(
+        self, network: Network, sessions: int, rate: float, losses: int = 1
+    ) -> tuple[int, int]:
         """Stream through it all; returns the steps lost and doubled."""
         options = replace(PATIENT, shards=SHARDS, stream_age=STREAM_AGE)
         async with walking(self._envoy.address, network, sessions, "demo", options) as walks:
@@ -61,7 +63,10 @@ class Demo:
                 await self._phase("one is added", self._scale_up)
                 await self._phase("Envoy is killed, and started again", self._restart_envoy)
                 await self._phase(f"redis stands still for {STILL:g} s", self._pause_redis)
-                await self._phase(f"redis is killed, and empty {STILL:g} s later", self._lose_redis)
+                for _ in range(losses):
+                    await self._phase(
+                        f"redis is killed, and empty {STILL:g} s later", self._lose_redis
+                    )
                 await self._phase("one is cut off from redis", self._cut_off)
                 await self._phase("it is so no longer", self._mend)
                 await self._phase("one hangs (SIGSTOP)", self._hang)
@@ -149,6 +154,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=1.0, help="steps a second and session")
     parser.add_argument("--lease-seconds", type=float, default=5.0, help="the servers' own default")
+    parser.add_argument("--losses", type=int, default=1, help="how often redis loses everything")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         network = small_model(Path(folder))
@@ -169,7 +175,7 @@ def main() -> None:
         stack.callback(envoy.stop)
         envoy.await_healthy([each.address for each in services])
         demo = Demo(services, serve, envoy, redis, cable)
-        lost, doubled = asyncio.run(demo.play(network, told.sessions, told.rate))
+        lost, doubled = asyncio.run(demo.play(network, told.sessions, told.rate, told.losses))
         print(f"lost {lost}, doubled {doubled}")
         if lost or doubled:
             raise SystemExit(1)

@@ -116,10 +116,11 @@ class SessionSetBack(SessionMoved):
 
 
 class SessionVanished(SessionEnded):
-    """Who took the session over has closed it, or it expired there, or was lost with the store."""
+    """Whoever had the session last has closed it, or it expired there, or was lost with the
+    store."""
 
     reason = "UNKNOWN_SESSION"
-    how = "is in the store no more, since another server took it over"
+    how = "is in the store no more, and left this server"
 
 
 class SessionMigrated(SessionMoved):

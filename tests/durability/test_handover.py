@@ -80,7 +80,7 @@ def test_whoever_steps_what_was_closed_at_another_server_learns_that_it_is_no_mo
             await here.step(xs[0])
             await there.open()
             await there.close()
-            with pytest.raises(errors.UnknownSession, match="since another server took it over"):
+            with pytest.raises(errors.UnknownSession, match="in the store no more"):
                 await here.step(xs[1])
 
     where: tuple[Any, ...] = on_redis(redis.url)

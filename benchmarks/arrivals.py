@@ -98,6 +98,7 @@ def measure(server: ServerProcess, share: float, seconds: float, first: int) -> 
     top = closed.window(seconds / 2).steps_per_second
     closed.close()
     load = Load(server, StepSession, range(first + 64, first + 64 + SESSIONS))
+    load.window(0.5)  # else a hundredth of the calls would be sessions' first steps
     arrivals = Arrivals(load, due(share * top, seconds, first))
     waits = arrivals.run() * 1e3
     checked = load.close()

@@ -31,7 +31,7 @@ from server.errors import (
     VersionLeaves,
 )
 from server.names import tenant
-from server.scheduler.submission import INDEX, SHIFT, Handles
+from server.scheduler.submission import INDEX, Handles
 from server.sessions.register import Register
 from server.sessions.standing import Adopted, Left, SessionInfo, check_id
 from server.sessions.tombstones import How, Tombstones
@@ -67,8 +67,8 @@ class Directory(Register):
         stored: bool = False,
         tenants: Tenants | None = None,
     ) -> None:
-        super().__init__(model, version, ttl, clock, wall)
-        self.limit, self.stored, self._tenants = limit, stored, tenants
+        super().__init__(model, version, limit, ttl, clock, wall)
+        self.stored, self._tenants = stored, tenants
         self._on_end: list[OnEnd] = []
         self.draining = False
         """Whether new sessions are refused."""
@@ -282,7 +282,7 @@ class Directory(Register):
         """
         with self._lock:
             index = handle & INDEX
-            if self._generations[index] != handle >> SHIFT:
+            if self._held[index] != handle:
                 raise self._tombstones.error(self.model, self._tombstones.name(handle))
             opened, used = float(self._opened_at[index]), float(self._last_used[index])
             left = Left(opened, used, int(self._lives[index]))
@@ -340,7 +340,7 @@ class Directory(Register):
         """The id of a live session, or of one that ended not long ago; else ""."""
         with self._lock:
             index = handle & INDEX
-            if self._generations[index] == handle >> SHIFT:
+            if self._held[index] == handle:
                 return self._ids[index] or ""
             return self._tombstones.name(handle)
 

@@ -14,9 +14,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from server.arrays import every
-from server.scheduler.submission import INDEX, SHIFT, Handles
+from server.arrays import every, lengthened
+from server.scheduler.submission import INDEX, ROOM, SHIFT, Handles
 from server.sessions.standing import SessionInfo, Standings, new_life
+
+LIVE = 1 << SHIFT  # odd generations are sessions'
 
 
 class Register:
@@ -24,6 +26,7 @@ class Register:
     may begin, is the directory's.
 
     Args:
+        limit: how many sessions there may be.
         clock: for durations, which a change of the time of day must not touch.
         wall: for moments that callers are told, seconds since the epoch.
     """
@@ -32,23 +35,25 @@ class Register:
         self,
         model: str,
         version: int,
+        limit: int,
         ttl: float,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        self.model, self.version, self.ttl = model, version, ttl
+        self.model, self.version, self.limit, self.ttl = model, version, limit, ttl
         self._clock, self._wall = clock, wall
         self._lock = threading.Lock()
         self._ids: list[str | None] = [None]  # index 0 is nobody's, so no handle is 0
         self._free: list[int] = []
-        self._counts = np.zeros(1024, dtype=np.int64)
-        self._generations = np.zeros(1024, dtype=np.int64)
-        self._generations[0] = -2  # of no session
-        self._opened_at = np.zeros(1024, dtype=np.float64)
-        self._last_used = np.zeros(1024, dtype=np.float64)  # by `clock`
-        self._epochs = np.zeros(1024, dtype=np.int64)  # of ownership, at the store
-        self._lives = np.zeros(1024, dtype=np.int64)
-        self._durable = np.zeros(1024, dtype=np.int64)  # steps that the store has
+        rows = min(limit, ROOM) + 1
+        self._held = np.zeros(rows, dtype=np.int64)  # the handle of the session of each index
+        self._held[0] = -2 << SHIFT  # of no session
+        self._counts = np.zeros(rows, dtype=np.int64)
+        self._opened_at = np.zeros(rows, dtype=np.float64)
+        self._last_used = np.zeros(rows, dtype=np.float64)  # by `clock`
+        self._lives = np.zeros(rows, dtype=np.int64)
+        self._epochs = np.zeros(rows, dtype=np.int64)  # of ownership, at the store
+        self._durable = np.zeros(rows, dtype=np.int64)  # steps that the store has
 
     def handles(self) -> Handles:
         """Of all live sessions."""
@@ -58,8 +63,7 @@ class Register:
     def at(self, index: NDArray[np.int64]) -> Handles:
         """The live sessions at these indices."""
         with self._lock:
-            index = index[self._generations[index] & 1 == 1]
-            return self._generations[index] << SHIFT | index
+            return self._live_of(self._held[index])
 
     def standings(self, handles: Handles) -> Standings:
         """What a store is told of those of the sessions that are live."""
@@ -150,7 +154,7 @@ class Register:
         return self._live_at(handles & INDEX, handles)
 
     def _live_at(self, index: NDArray[np.int64], handles: Handles) -> NDArray[np.bool_]:
-        live: NDArray[np.bool_] = self._generations[index] == handles >> SHIFT
+        live: NDArray[np.bool_] = self._held[index] == handles
         return live
 
     def _idle(self, handles: Handles) -> Handles:
@@ -160,31 +164,38 @@ class Register:
 
     def _handles(self) -> Handles:
         """Of all live sessions."""
-        index = np.flatnonzero(self._generations & 1)
-        return self._generations[index] << SHIFT | index
+        return self._live_of(self._held[: len(self._ids)])
+
+    def _live_of(self, held: NDArray[np.int64]) -> Handles:
+        live: Handles = held[held & LIVE != 0]
+        return live
 
     def _enter(self, session_id: str) -> int:
         """A new session's handle."""
         index = self._free.pop() if self._free else self._new_index()
-        self._generations[index] += 1  # odd while there is a session, even while there is none
+        self._held[index] = handle = int(self._held[index]) + LIVE | index
         self._ids[index] = session_id
         self._counts[index], self._opened_at[index] = 0, self._wall()
-        self._durable[index], self._lives[index] = 0, new_life()
-        return int(self._generations[index]) << SHIFT | index
+        self._lives[index] = new_life()
+        if self._durable[index]:  # else no memory is touched where there is no store
+            self._durable[index] = 0
+        return handle
 
     def _new_index(self) -> int:
         index = len(self._ids)
+        if index == len(self._held):
+            self._grow(2 * index)
         self._ids.append(None)
-        if index == len(self._counts):
-            more = (0, index)
-            self._counts = np.pad(self._counts, more)
-            self._generations = np.pad(self._generations, more)
-            self._opened_at = np.pad(self._opened_at, more)
-            self._last_used = np.pad(self._last_used, more)
-            self._epochs = np.pad(self._epochs, more)
-            self._lives = np.pad(self._lives, more)
-            self._durable = np.pad(self._durable, more)
         return index
+
+    def _grow(self, rows: int) -> None:
+        self._counts = lengthened(self._counts, rows)
+        self._opened_at = lengthened(self._opened_at, rows)
+        self._last_used = lengthened(self._last_used, rows)
+        self._lives = lengthened(self._lives, rows)
+        self._epochs = lengthened(self._epochs, rows)
+        self._durable = lengthened(self._durable, rows)
+        self._held = lengthened(self._held, rows)  # the last, so that all are as long if one fails
 
     def _begin(self, index: int, steps: int) -> None:
         """The session begins another life, at step `steps`, of which the store has nothing."""
@@ -194,7 +205,7 @@ class Register:
     def _strike(self, index: int) -> None:
         """The session of this index is no more."""
         self._ids[index] = None
-        self._generations[index] += 1
+        self._held[index] += LIVE
         self._free.append(index)
 
     def _info(self, session_id: str, handle: int) -> SessionInfo:

@@ -2,7 +2,8 @@
 
 All sessions are resident and step in turn, 512 a message, two messages in flight; the server has
 one core, the load another, no store. Memory is the server's own (RSS), less what the sessions'
-state and remembered replies take, which is what a deployment is sized by. `python -m
+state and remembered replies take, which is what a deployment is sized by; what each further session
+takes says it without what messages and runs of this size take anyway. `python -m
 benchmarks.residents`.
 """
 
@@ -75,15 +76,21 @@ def run(counts: Sequence[int], seconds: float) -> list[Result]:
 def table(results: Sequence[Result]) -> str:
     """The results in Markdown."""
     lines = [
-        "| sessions | steps/s | server CPU µs a step | bytes a session, beyond state and replies |",
-        "|--:|--:|--:|--:|",
+        "| sessions | steps/s | server CPU µs a step | bytes a session, beyond state and replies "
+        "| each further session |",
+        "|--:|--:|--:|--:|--:|",
     ]
     lines += [
         f"| {r.sessions:,} | {r.steps_per_second:,.0f} | {r.server_microseconds:.2f} "
-        f"| {r.bytes_a_session:,.0f} |"
-        for r in results
+        f"| {r.bytes_a_session:,.0f} | {_further(results[at - 1], r) if at else ''} |"
+        for at, r in enumerate(results)
     ]
     return "\n".join(lines)
+
+
+def _further(fewer: Result, more: Result) -> str:
+    grown = more.sessions * more.bytes_a_session - fewer.sessions * fewer.bytes_a_session
+    return f"{grown / (more.sessions - fewer.sessions):,.0f}"
 
 
 def main() -> None:

@@ -19,6 +19,14 @@ def finite(values: NDArray[Any]) -> bool:
     return every(np.isfinite(values))
 
 
+def lengthened(column: NDArray[Any], length: int) -> NDArray[Any]:
+    """A longer column with the same rows, and zeros behind, which take memory as they are used: of
+    what `np.pad` makes, all of it does at once."""
+    longer: NDArray[Any] = np.zeros(length, column.dtype)
+    longer[: len(column)] = column
+    return longer
+
+
 def filled(count: int, dtype: type, value: int) -> NDArray[Any]:
     """A new column of equal values."""
     column: NDArray[Any] = np.empty(count, dtype)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.api.errors import Details, Problems
+from server.arrays import lengthened
 from server.errors import BadInput, ServingError
 from server.scheduler.submission import Handles
 from server.serving.model import ServedModel
@@ -117,7 +118,7 @@ class Lanes:
         if lane >= 4 * (self._named + len(self._far) + 1):
             return
         more = max(len(self._near), lane + 1 - len(self._near))  # it doubles at least
-        self._near = np.pad(self._near, (0, more))
+        self._near = lengthened(self._near, len(self._near) + more)
         for each in [far for far in self._far if far < len(self._near)]:
             self._near[each] = self._far.pop(each)
             self._named += 1

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import lengthened
 from server.errors import BadInput, Draining, Internal, QueueFull, ServingError
 from server.scheduler.control import MAX_CALLS, ControlCall
 from server.scheduler.parts import Entry, Part, Picked, rounds
-from server.scheduler.submission import INDEX, Handles, Rows, Submission
+from server.scheduler.submission import INDEX, ROOM, Handles, Rows, Submission
 
 FREE = {0}
 
@@ -33,7 +34,7 @@ class StepQueue:
         # Parts that may run, by width; each a heap by (entry, turn), the oldest first.
         self._ready: dict[int, list[tuple[int, int, Part]]] = {}
         # Which entry was the last to name a session, by number; 0: it neither waits nor runs.
-        self._last = np.zeros(1024, dtype=np.int64)
+        self._last = np.zeros(ROOM, dtype=np.int64)
         self._entries: dict[int, Entry] = {}
         self._absent: deque[Part] = deque()  # their sessions are to be brought in first
         self._calls: deque[ControlCall[Any]] = deque()
@@ -178,7 +179,7 @@ class StepQueue:
             self._absent.clear()
             self._away = 0
             self._ready.clear()
-            self._last[:] = 0
+            self._last = np.zeros(len(self._last), dtype=np.int64)
             self.steps, self._stopped, self._closed = 0, True, Internal
         return submissions, calls
 
@@ -205,7 +206,7 @@ class StepQueue:
         self._arrivals += 1
         entry.number = self._arrivals
         if (most := int(index.max())) >= len(self._last):
-            self._last = np.pad(self._last, (0, most + 1))
+            self._last = lengthened(self._last, len(self._last) + most + 1)
         ahead = set(self._last[index].tolist()) - FREE
         self._last[index] = entry.number
         self._entries[entry.number] = entry

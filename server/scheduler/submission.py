@@ -27,6 +27,9 @@ Handles = NDArray[np.int64]
 of its sessions is meant. Never 0."""
 
 SHIFT, INDEX = 32, 0xFFFFFFFF
+ROOM = 1 << 18
+"""Indices for which columns have room from the start. What was not used yet takes no memory (in
+columns of 4 MB and more it would, 2 MB at once), while columns that grow leave holes behind."""
 COMPLETING = threading.Lock()
 """Rows of a submission may be completed by several threads; held for one subtraction."""
 

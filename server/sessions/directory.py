@@ -1,15 +1,11 @@
-"""The directory of one model version: its sessions, by id and by handle, from birth to tombstone.
+"""The directory of one model version: its sessions by id, from birth to tombstone.
 
-A *handle* names a session for as long as anybody may ask for it: its index into the directory's
-columns in the low 32 bits, and above them a generation, which changes with each session of that
-index. Where the session's state lies is another matter (`slots`). Standings are numpy arrays over
-indices, so that a batch's rows are looked up and counted at once. Any thread may use it; its lock
-is held for microseconds.
+Whoever names a session gets its handle here, by which the register knows the rest. Any thread may
+use it; its lock is held for microseconds.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.access.tenants import Tenants
-from server.arrays import every
 from server.errors import (
     Draining,
     QuotaReached,
@@ -36,15 +31,9 @@ from server.errors import (
     VersionLeaves,
 )
 from server.names import tenant
-from server.scheduler.submission import INDEX, SHIFT, Handles
-from server.sessions.standing import (
-    Adopted,
-    Left,
-    SessionInfo,
-    Standings,
-    check_id,
-    new_life,
-)
+from server.scheduler.submission import INDEX, Handles
+from server.sessions.register import Register
+from server.sessions.standing import Adopted, Left, SessionInfo, check_id
 from server.sessions.tombstones import How, Tombstones
 
 LONGEST_WAIT = 1.0
@@ -57,12 +46,11 @@ OnEnd = Callable[[int, str, int, How], None]
 """Told of a session that ended: its handle, id ("" if it was hidden), epoch at the store, how."""
 
 
-class Directory:
+class Directory(Register):
     """Up to `limit` live sessions. Idle ones expire after `ttl` seconds.
 
     Args:
-        clock: for durations, which a change of the time of day must not touch.
-        wall: for moments that callers are told, seconds since the epoch.
+        clock, wall: as the register's.
         stored: whether sessions are known only once a store has them (`adopt`).
         tenants: are told of sessions that begin and end, and bound how many there are of each.
     """
@@ -79,28 +67,16 @@ class Directory:
         stored: bool = False,
         tenants: Tenants | None = None,
     ) -> None:
-        self.model, self.version, self.limit, self.ttl = model, version, limit, ttl
+        super().__init__(model, version, limit, ttl, clock, wall)
         self.stored, self._tenants = stored, tenants
         self._on_end: list[OnEnd] = []
         self.draining = False
         """Whether new sessions are refused."""
         self.leaving = False
         """Whether new sessions are refused because other versions take them."""
-        self._clock, self._wall = clock, wall
-        self._lock = threading.Lock()
         self._by_id: dict[str, int] = {}
-        self._ids: list[str | None] = [None]  # index 0 is nobody's, so no handle is 0
         self._tombstones = Tombstones(remembered_ends)
         self._hidden: set[int] = set()  # handles of sessions on their way here
-        self._free: list[int] = []
-        self._counts = np.zeros(1024, dtype=np.int64)
-        self._generations = np.zeros(1024, dtype=np.int64)
-        self._generations[0] = -2  # of no session
-        self._opened_at = np.zeros(1024, dtype=np.float64)
-        self._last_used = np.zeros(1024, dtype=np.float64)  # by `clock`
-        self._epochs = np.zeros(1024, dtype=np.int64)  # of ownership, at the store
-        self._lives = np.zeros(1024, dtype=np.int64)
-        self._durable = np.zeros(1024, dtype=np.int64)  # steps that the store has
         self._new: set[int] = set()  # made at the store, and not opened by anybody yet
         self._oldest, self._oldest_at = 0.0, -OLDEST_FOR
 
@@ -306,7 +282,7 @@ class Directory:
         """
         with self._lock:
             index = handle & INDEX
-            if self._generations[index] != handle >> SHIFT:
+            if self._held[index] != handle:
                 raise self._tombstones.error(self.model, self._tombstones.name(handle))
             opened, used = float(self._opened_at[index]), float(self._last_used[index])
             left = Left(opened, used, int(self._lives[index]))
@@ -335,56 +311,9 @@ class Directory:
             for name in names:
                 self._tombstones.vanish(name, before)
 
-    def handles(self) -> Handles:
-        """Of all live sessions."""
-        with self._lock:
-            return self._handles()
-
     def handle(self, session_id: str) -> int:
         """A live session's handle; 0 if there is none."""
         return self._by_id.get(session_id, 0)
-
-    def at(self, index: NDArray[np.int64]) -> Handles:
-        """The live sessions at these indices."""
-        with self._lock:
-            index = index[self._generations[index] & 1 == 1]
-            return self._generations[index] << SHIFT | index
-
-    def standings(self, handles: Handles) -> Standings:
-        """What a store is told of those of the sessions that are live."""
-        with self._lock:
-            handles = handles[self._live(handles)]
-            index = handles & INDEX
-            ids = [self._ids[each] or "" for each in index.tolist()]
-            idle = self._clock() - self._last_used[index]
-            return Standings(
-                handles, ids, self._epochs[index], self._lives[index], self._counts[index],
-                self._opened_at[index], self._wall() - idle,
-            )  # fmt: skip
-
-    def own(self, handles: Handles, epochs: NDArray[np.int64]) -> None:
-        """The store has made records of sessions that it did not know: their epochs there."""
-        with self._lock:
-            live = self._live(handles)
-            self._epochs[handles[live] & INDEX] = epochs[live]
-
-    def made_durable(self, stored: Standings) -> None:
-        """The store has these sessions as the columns say."""
-        with self._lock:
-            same = self._live(stored.handles)
-            index = stored.handles & INDEX
-            same &= self._lives[index] == stored.lives
-            self._durable[index[same]] = stored.counts[same]
-
-    def durable(self, handles: Handles) -> NDArray[np.int64]:
-        """How many steps of each session the store has; of one that is not live, whatever."""
-        durable: NDArray[np.int64] = self._durable[handles & INDEX]
-        return durable
-
-    def told(self, handle: int) -> tuple[int, int]:
-        """A session's durable steps and its life."""
-        index = handle & INDEX
-        return int(self._durable[index]), int(self._lives[index])
 
     def expire(self, busy: Callable[[Handles], NDArray[np.bool_]]) -> int:
         """End the sessions idle for longer than the time to live, none that is `busy`, a thousand
@@ -402,55 +331,6 @@ class Directory:
             ended += len(gone)
         return ended
 
-    def live(self, handles: Handles) -> NDArray[np.bool_]:
-        """Which of the sessions are live."""
-        with self._lock:
-            return self._live(handles)
-
-    def counts(self, handles: Handles) -> NDArray[np.int64]:
-        """The sessions' counts; of one that is not live, whatever."""
-        with self._lock:
-            counts: NDArray[np.int64] = self._counts[handles & INDEX]
-            return counts
-
-    def lives(self, handles: Handles) -> NDArray[np.int64]:
-        """Which life of theirs the sessions are in; of one that is not live, whatever."""
-        lives: NDArray[np.int64] = self._lives[handles & INDEX]
-        return lives
-
-    def use(self, handles: Handles) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64]]:
-        """Steps have come to sessions: which of these are live (None: all), and their counts (of
-        one that is not, whatever). They count as used now, so that none expires under its step."""
-        with self._lock:
-            index = handles & INDEX
-            live = self._live_at(index, handles)
-            if every(live):
-                self._last_used[index] = self._clock()
-                return None, self._counts[index]
-            self._last_used[index[live]] = self._clock()
-            return live, self._counts[np.where(live, index, 0)]
-
-    def count(self, handles: Handles, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
-        """Steps were applied: the sessions' new counts, of those still live, and at which step each
-        started. One that started at 0 although it had come further begins another life."""
-        with self._lock:
-            index = handles & INDEX
-            live = self._live_at(index, handles)
-            if not every(starts):
-                again = index[live & (starts == 0) & (self._counts[index] > 0)]
-                self._lives[again] += 1
-                self._durable[again] = 0
-            if every(live):
-                self._counts[index] = counts
-            else:
-                self._counts[index[live]] = counts[live]
-
-    def last_used(self, handles: Handles) -> NDArray[np.float64]:
-        """When live sessions were last used, by the directory's clock; 0 of others."""
-        with self._lock:
-            live = self._live(handles)
-            return np.where(live, self._last_used[np.where(live, handles & INDEX, 0)], 0.0)
-
     def error(self, handle: int) -> SessionEnded | UnknownSession:
         """Why a session is no more."""
         with self._lock:
@@ -460,26 +340,9 @@ class Directory:
         """The id of a live session, or of one that ended not long ago; else ""."""
         with self._lock:
             index = handle & INDEX
-            if self._generations[index] == handle >> SHIFT:
+            if self._held[index] == handle:
                 return self._ids[index] or ""
             return self._tombstones.name(handle)
-
-    def _live(self, handles: Handles) -> NDArray[np.bool_]:
-        return self._live_at(handles & INDEX, handles)
-
-    def _live_at(self, index: NDArray[np.int64], handles: Handles) -> NDArray[np.bool_]:
-        live: NDArray[np.bool_] = self._generations[index] == handles >> SHIFT
-        return live
-
-    def _idle(self, handles: Handles) -> Handles:
-        live: Handles = handles[self._live(handles)]
-        idle: Handles = live[self._last_used[live & INDEX] < self._clock() - self.ttl]
-        return idle
-
-    def _handles(self) -> Handles:
-        """Of all live sessions."""
-        index = np.flatnonzero(self._generations & 1)
-        return self._generations[index] << SHIFT | index
 
     def _open(self, session_id: str) -> tuple[int, bool]:
         """The session's handle, and whether it was opened just now."""
@@ -492,11 +355,6 @@ class Directory:
             return handle, False
         self._new.discard(handle)
         return handle, True
-
-    def _begin(self, index: int, steps: int) -> None:
-        """The session begins another life, at step `steps`, of which the store has nothing."""
-        self._counts[index], self._durable[index] = steps, 0
-        self._lives[index] += 1
 
     def _find(self, session_id: str) -> int:
         handle = self._by_id.get(session_id)
@@ -514,28 +372,9 @@ class Directory:
         if self._tenants is not None and session_id:
             self._tenants.check_room(session_id)
             self._tenants.began(session_id)
-        index = self._free.pop() if self._free else self._new_index()
-        self._generations[index] += 1  # odd while there is a session, even while there is none
-        handle = int(self._generations[index]) << SHIFT | index
-        self._by_id[session_id], self._ids[index] = handle, session_id
-        self._counts[index], self._opened_at[index] = 0, self._wall()
-        self._durable[index], self._lives[index] = 0, new_life()
+        self._by_id[session_id] = handle = self._enter(session_id)
         self._tombstones.remove(session_id)
         return handle
-
-    def _new_index(self) -> int:
-        index = len(self._ids)
-        self._ids.append(None)
-        if index == len(self._counts):
-            more = (0, index)
-            self._counts = np.pad(self._counts, more)
-            self._generations = np.pad(self._generations, more)
-            self._opened_at = np.pad(self._opened_at, more)
-            self._last_used = np.pad(self._last_used, more)
-            self._epochs = np.pad(self._epochs, more)
-            self._lives = np.pad(self._lives, more)
-            self._durable = np.pad(self._durable, more)
-        return index
 
     def _end(self, handle: int, how: How) -> None:
         index = handle & INDEX
@@ -548,9 +387,7 @@ class Directory:
             del self._by_id[session_id]
             if self._tenants is not None:
                 self._tenants.ended(session_id)
-        self._ids[index] = None
-        self._generations[index] += 1
-        self._free.append(index)
+        self._strike(index)
         self._new.discard(handle)
         if not hidden:
             self._tombstones.add(handle, session_id, how, self._wall())
@@ -565,18 +402,3 @@ class Directory:
             self._oldest, self._oldest_at = float(used.min()), now
         wait = min(LONGEST_WAIT, max(0.001, self._oldest + self.ttl - now))
         return SessionsFull(f"model {self.model!r} holds {self.limit} sessions", wait)
-
-    def _info(self, session_id: str, handle: int) -> SessionInfo:
-        index = handle & INDEX
-        used = self._wall() - (self._clock() - float(self._last_used[index]))
-        return SessionInfo(
-            model=self.model,
-            version=self.version,
-            session_id=session_id,
-            steps=int(self._counts[index]),
-            opened_at=float(self._opened_at[index]),
-            last_used_at=used,
-            expires_at=used + self.ttl,
-            durable_step=int(self._durable[index]),
-            life=int(self._lives[index]),
-        )

@@ -30,7 +30,7 @@ class ReplayCache:
         self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
         self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
         self._lay_flat()
-        self.latest = np.zeros(capacity + 1, dtype=np.int64)
+        self.latest = np.zeros(capacity + 1, dtype=np.int32)
         """How many of each slot's latest steps came in one row."""
         self._weights = _multipliers(inputs)
 
@@ -126,7 +126,7 @@ class ReplayCache:
 
 
 def span(
-    latest: NDArray[np.int64], counts: NDArray[np.int64], least: int, depth: int
+    latest: NDArray[np.int32], counts: NDArray[np.int64], least: int, depth: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where in their rings the latest rows of sessions at step `counts`, or their latest `least`
     steps, lie: how many steps of each [B], and places [B, n], of which the last so many count."""

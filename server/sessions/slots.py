@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.arrays import every, filled
+from server.arrays import every, filled, lengthened
 from server.engine.engine import Engine
-from server.scheduler.submission import INDEX, Handles
+from server.scheduler.submission import INDEX, ROOM, Handles
 from server.sessions.directory import Directory
 from server.sessions.replay_cache import ReplayCache
 from server.sessions.shelf import Shelf, Shelved
@@ -29,6 +29,31 @@ Records = dict[int, Shelved | None]
 
 MANY_ENDED = 1024  # slots that sessions left: memory used before is taken rather than fresh pages
 SPARE = 1 / 64  # of the slots are freed beside those that are needed, so that it is done less often
+
+
+class FreeSlots:
+    """Which of the slots 1..capacity nobody holds. Those never held take no memory."""
+
+    def __init__(self, capacity: int) -> None:
+        self._left: list[int] = []  # held before
+        self._fresh = range(1, capacity + 1)
+
+    def __len__(self) -> int:
+        return len(self._left) + len(self._fresh)
+
+    def take(self, count: int) -> list[int]:
+        """So many, of those there are: the ones put back last, and fresh ones when all are held."""
+        at = max(0, len(self._left) - count)
+        taken = self._left[: at - 1 if at else None : -1]
+        del self._left[at:]
+        lacking = count - len(taken)
+        taken += self._fresh[:lacking]
+        self._fresh = self._fresh[lacking:]
+        return taken
+
+    def put(self, slots: Sequence[int]) -> None:
+        """Nobody holds them any longer."""
+        self._left += slots
 
 
 class Residence:
@@ -46,10 +71,10 @@ class Residence:
         """Which sessions have a step waiting: they are the last to lose their slots."""
         self._directory, self._cache = directory, cache
         self._holders = np.zeros(capacity + 1, dtype=np.int64)  # by slot; 0: nobody
-        self._slots = np.zeros(1024, dtype=np.int64)  # by index
+        self._slots = np.zeros(min(directory.limit, ROOM) + 1, dtype=np.int64)  # by index
         self._awaited = np.zeros(capacity + 1, dtype=np.bool_)  # brought in, and not in a run yet
         self._any_awaited = False
-        self._free = list(range(capacity, 0, -1))
+        self._free = FreeSlots(capacity)
         self._ended: deque[int] = deque()  # sessions that may hold a slot yet
         self._too_many_ended = False
         directory.watch_ends(self._on_end)
@@ -95,9 +120,12 @@ class Residence:
         missing = np.flatnonzero((slots == 0) & fresh)
         if len(missing) > len(self._free) or (len(missing) and len(self._ended) > MANY_ENDED):
             self._bury(handles)
-        for row in missing[: len(self._free)].tolist():
-            self.shelf.forget(int(handles[row]))
-            slots[row] = self._take(int(handles[row]), self._free.pop())
+        missing = missing[: len(self._free)]
+        taken = self._free.take(len(missing))
+        for handle, slot in zip(handles[missing].tolist(), taken, strict=True):
+            self.shelf.forget(handle)
+            self._take(handle, slot)
+        slots[missing] = taken
         return slots
 
     def bring_in(self, engine: Engine, handles: Handles, anew: bool = False) -> None:
@@ -120,7 +148,9 @@ class Residence:
             absent = self._known(absent, records)
         try:
             self._make_room(engine, len(absent), handles)
-            slots = [self._take(handle, self._free.pop()) for handle in absent]
+            slots = self._free.take(len(absent))
+            for handle, slot in zip(absent, slots, strict=True):
+                self._take(handle, slot)
             self._load(engine, slots, [records[handle] for handle in absent])
         except BaseException:
             self._undo(absent, records)
@@ -178,7 +208,7 @@ class Residence:
         try:
             slots: Slots = self._slots[index]
         except IndexError:  # sessions newer than the column is long
-            self._slots = np.pad(self._slots, (0, int(index.max()) + 1))
+            self._slots = lengthened(self._slots, 2 * int(index.max()) + 1)
             return None
         return slots if every(self._holders[slots] == handles) else None
 
@@ -189,14 +219,13 @@ class Residence:
         slots = self._slots[handles & INDEX]
         return np.where(self._holders[slots] == handles, slots, 0)
 
-    def _take(self, handle: int, slot: int) -> int:
+    def _take(self, handle: int, slot: int) -> None:
         self._slots[handle & INDEX], self._holders[slot] = slot, handle
-        return slot
 
     def _give_up(self, slots: Sequence[int]) -> None:
         self._holders[slots] = 0
         self._awaited[slots] = False
-        self._free.extend(slots)
+        self._free.put(slots)
 
     def _known(self, absent: Sequence[int], records: Records) -> list[int]:
         """Those whose state is known: shelved, or none yet. Others are to be read from the store.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import resource
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import BadInput, SessionClosed, SessionExpired, SessionsFull, UnknownSession
-from server.scheduler.submission import INDEX, Handles
+from server.scheduler.submission import INDEX, ROOM, Handles
+from server.sessions import register
 from server.sessions.directory import AT_ONCE, Directory
+from server.sessions.standing import Adopted
 from tests.server.core.parts import Clock
 
 
@@ -104,6 +110,57 @@ def test_only_so_many_ends_are_remembered() -> None:
     assert [known.ended(f"s{k}") for k in range(5)] == [False] * 2 + [True] * 3
     assert known.open("s4")[2]
     assert not known.ended("s4")
+
+
+def test_sessions_beyond_what_columns_have_room_for_are_known_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(register, "ROOM", 3)
+    known = directory(limit=10**15)[0]
+    handles = np.array([known.open(f"s{k}")[0] for k in range(100)])
+    known.count(handles, np.zeros(100, np.int64), np.arange(1, 101))
+    assert known.live(handles).all() and sorted(known.handles()) == sorted(handles)
+    assert [known.find(f"s{k}") for k in range(100)] == [
+        (handle, k + 1) for k, handle in enumerate(handles.tolist())
+    ]
+    known.close("s7")
+    assert known.handles().tolist() == sorted(np.delete(handles, 7))
+
+
+def test_a_session_has_nothing_of_the_one_whose_index_it_has() -> None:
+    known = directory()[0]
+    before = known.adopt(Adopted("a", 3, 12345, steps=9, opened_at=0.0, used_at=0.0, created=False))
+    assert known.told(before) == (9, 12345)
+    known.close("a")
+    after = known.open("b")[0]
+    assert after & INDEX == before & INDEX and after != before
+    assert known.told(after)[0] == 0 and known.told(after)[1] != 12345
+    assert known.look("b")[1].steps == 0
+
+
+def test_room_for_sessions_takes_no_memory_before_there_are_any() -> None:
+    before = resident_bytes()
+    many = [directory(ROOM)[0] for _ in range(8)]
+    assert resident_bytes() - before < 8 * ROOM  # an eighth of one of each one's seven columns
+    assert len({known.open("s")[0] for known in many}) == 1
+
+
+def test_a_session_takes_its_id_and_a_number_beside_its_place_in_columns() -> None:
+    """In what Python allots: 116 bytes now."""
+    known, count = directory(10_000)[0], 10_000
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for k in range(count):
+            known.open(f"s-{k}")
+        assert tracemalloc.get_traced_memory()[0] - before < 140 * count
+    finally:
+        tracemalloc.stop()
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 @pytest.mark.parametrize("session_id", ["", "x" * 257, "é" * 129, "\ud800"])

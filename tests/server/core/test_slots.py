@@ -16,7 +16,7 @@ import pytest
 from server.engine.engine import Engine, EngineRows
 from server.errors import Internal, ServingError, SessionLost
 from server.serving.model import ServedModel
-from server.sessions.slots import Residence, Slots
+from server.sessions.slots import FreeSlots, Residence, Slots
 from tests.server.core.parts import WEIGHTS, Caller, Floats, expected, make_bundle, make_model
 from tidegate.wire import APPLIED, REMEMBERED
 from training.reference import NumpyNetwork
@@ -80,6 +80,28 @@ def test_many_sessions_come_back_in_one_run_of_a_graph(
     assert not caller.step([(name, 1, X[0, 1:2]) for name in halves[0]]).failed
     assert moved == [("read", 20), ("write", 20)]
     model.stop()
+
+
+def test_slots_that_were_left_are_taken_before_any_fresh_one() -> None:
+    free, held = FreeSlots(12), list[int]()
+    assert free.take(0) == [] and free.take(5) == [1, 2, 3, 4, 5]
+    free.put([2, 4])
+    assert len(free) == 9
+    assert free.take(1) == [4] and free.take(2) == [2, 6]
+    free.put([])
+    rng = random.Random(5)
+    for _ in range(200):
+        if rng.random() < 0.5:
+            count = rng.randint(0, len(free))
+            taken = free.take(count)
+            assert len(taken) == count and not set(taken) & set(held)
+            held += taken
+        else:
+            rng.shuffle(held)
+            free.put(held[:3])
+            del held[:3]
+        assert len(held) + len(free) == 6  # the first six stay held
+    assert set(held) <= set(range(7, 13))
 
 
 def test_the_sessions_used_longest_ago_leave_first(tmp_path: Path) -> None:

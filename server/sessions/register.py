@@ -177,8 +177,9 @@ class Register:
         self._ids[index] = session_id
         self._counts[index], self._opened_at[index] = 0, self._wall()
         self._lives[index] = new_life()
-        if self._durable[index]:  # else no memory is touched where there is no store
-            self._durable[index] = 0
+        for column in (self._durable, self._epochs):
+            if column[index]:  # else no memory is touched where there is no store
+                column[index] = 0
         return handle
 
     def _new_index(self) -> int:

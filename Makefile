@@ -89,9 +89,10 @@ train: $(VENV)/.installed  ## train the shipped bundle from scratch
 crossval: $(VENV)/.installed  ## accuracy on unseen people, 5 folds of 2
 	$(BIN)/python -m training crossval exercise --folds 5 --in-order --out models/exercise/crossval.json
 
-forecasts: $(VENV)/.installed  ## train the two forecasters and compare them with baselines
+forecasts: $(VENV)/.installed  ## train the three forecasters and compare them with baselines
 	$(BIN)/python -m training fit weather --out runs/models/weather/1
 	$(BIN)/python -m training fit flights --out runs/models/flights/1
+	$(BIN)/python -m training fit pedestrians --out runs/models/pedestrians/1
 
 torture: $(VENV)/.installed tools  ## 1,000 kills under 200 sessions, on SQLite and on redis; minutes
 	$(BIN)/python -m tests.durability.torture --kills 1000 --store both

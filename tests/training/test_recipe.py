@@ -118,7 +118,9 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes, text: str) -
 
 
 def test_a_recipe_that_is_not_there_is_refused_with_the_ready_ones() -> None:
-    with pytest.raises(TrainingError, match=r"nowhere.*\(exercise, flights, weather\)"):
+    with pytest.raises(
+        TrainingError, match=r"nowhere.*\(exercise, flights, pedestrians, weather\)"
+    ):
         find_recipe("nowhere")
 
 

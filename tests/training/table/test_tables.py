@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.training.tables import HEADER, recipe, rows, write_table
 from training.errors import TrainingError
 from training.recipe.recipe import Split, from_mapping, read_recipe, to_mapping
-from training.recipes import find_recipe
+from training.recipes import find_recipe, pedestrians
 from training.table.dataset import load
 from training.table.segments import TEST, TRAIN, VALIDATION, by_time, by_unit
 from training.table.session import Dataset, Session
@@ -234,8 +234,9 @@ def test_sessions_are_cut_where_time_splits_them_and_targets_do_not_reach_over(
 
 
 def test_the_ready_recipes_read_the_published_sets() -> None:
-    exercise, weather, flights = (
-        load(read_recipe(find_recipe(name))) for name in ("exercise", "weather", "flights")
+    exercise, weather, flights, walks = (
+        load(read_recipe(find_recipe(name)))
+        for name in ("exercise", "weather", "flights", "pedestrians")
     )
     assert len(every(exercise)) == 140
     assert sum(map(len, every(exercise))) == 244_102
@@ -248,9 +249,28 @@ def test_the_ready_recipes_read_the_published_sets() -> None:
     assert len(set.union(*groups)) == sum(map(len, groups)) == 842
     assert sum(map(len, every(flights))) == 139_098
     assert max(np.diff(session.order).max() for session in every(flights)) <= 60_000
+    assert sum(map(len, every(walks))) == 368_529
+    for part in (walks.train, walks.validation, walks.test):
+        assert len({session.group for session in part}) == len(part) == 21
+    people, week_ago = walks.train[0].x[:, :2].T
+    np.testing.assert_array_equal(week_ago[200:400], people[200 - 167 : 400 - 167])
+
+
+def test_hours_of_pedestrians_follow_each_other_whatever_their_dates_say() -> None:
+    labels = [("01-01", 22), ("01-01", 23), ("01-01", 0), ("07-09", 1), ("01-01", 3), ("01-01", 4)]
+    lines = [f"2019-{day},{hour}:00-{hour}:59,2019,{k},{k + 10 if k else ''}"
+             for k, (day, hour) in enumerate(labels)]  # fmt: skip
+    table = pedestrians.read("\n".join(["date,hour,year,1 K Road,2 K Road", *lines]).encode())
+    for sensor, first in (("1 K Road", 0), ("2 K Road", None)):
+        mine = table.filter(sensor=sensor)
+        began = [time - datetime(2019, 1, 1) for time in mine["time"]]
+        assert began == [timedelta(hours=hour) for hour in (22, 23, 24, 25, 27, 28)]
+        assert mine["hour"].to_list() == [hour for _, hour in labels]
+        assert mine["weekday"].to_list() == [2, 2, 3, 3, 3, 3]
+        assert mine["people"][0] == first
 
 
 def test_a_recipe_survives_the_manifest() -> None:
-    for name in ("exercise", "weather", "flights"):
+    for name in ("exercise", "weather", "flights", "pedestrians"):
         whole = read_recipe(find_recipe(name))
         assert from_mapping(json.loads(json.dumps(to_mapping(whole)))) == whole

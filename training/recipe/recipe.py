@@ -262,14 +262,16 @@ class Loop(Settings):
 
 class Baselines(Settings):
     """What the network is compared with: linear models and so many boosted `trees` (0: none) on
-    `lags` steps before, learned from some `rows` rows; and the value a `season` before, in steps
-    (0: found by autocorrelation, where there is one)."""
+    `lags` steps before, learned from some `rows` rows; the value a `season` before, in steps (0:
+    found by autocorrelation, where there is one); and NHITS, trained for so many steps (0: none),
+    where neuralforecast is installed."""
 
     lags: Some = 6
     ridge: Amount = 1.0
     season: Count = 0
     trees: Count = 100
     rows: Some = 100_000
+    nhits: Count = 0
 
 
 class Export(Settings):

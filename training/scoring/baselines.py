@@ -1,9 +1,10 @@
 """What a network must beat: simple predictions for the very steps that it is measured by.
 
 Of values: the mean, persistence (the present value stays), the value one season before, a ridge on
-the present features and on those of some steps before as well, boosted trees on the latter. Of
-classes: the commonest, the last label where labels come in as time goes on, logistic regression and
-boosted trees on features of the same steps. All that is learned is learned from the training part.
+the present features and on those of some steps before as well, boosted trees on the latter, a
+network that others published. Of classes: the commonest, the last label where labels come in as
+time goes on, logistic regression and boosted trees on features of the same steps. All that is
+learned is learned from the training part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from training.network import Floats
 from training.recipe.recipe import Baselines
-from training.scoring import learned
+from training.scoring import learned, nhits
 from training.scoring.lags import filled, lags_of
 from training.scoring.learned import Base, Learner
 from training.table.session import Dataset, Session
@@ -95,6 +96,26 @@ def _of_values(
         yield from _learned(ridge, dataset, settings, sessions, lags, base=base)
     trees = learned.regressing_trees(settings.trees if len(values) <= MOST_TREED else 0)
     yield from _learned(trees, dataset, settings, sessions, settings.lags, base=base)
+    if settings.nhits:
+        yield from _nhits(dataset, settings, sessions)
+
+
+def _nhits(
+    dataset: Dataset, settings: Baselines, sessions: Sequence[Session]
+) -> Iterator[Baseline]:
+    """One, or none where the values are no features, or the library is not there or fails."""
+    columns = [_column(dataset, k) for k in range(len(dataset.target.names))]
+    known = [column for column in columns if column is not None]
+    if why := "it is for the next values of features" if None in columns else nhits.missing():
+        log.warning("baseline nhits is left out: %s", why)
+        return
+    lags = lags_of(dataset, settings.lags)
+    try:
+        outputs = nhits.predicted(dataset, lags, known, sessions, settings.nhits)
+    except Exception as error:  # others' code: it raises whatever it likes
+        log.warning("baseline nhits is left out: %s", (str(error) or repr(error)).splitlines()[0])
+        return
+    yield Baseline(f"nhits_{settings.lags}_lags", f"NHITS on {settings.lags} lags", outputs)
 
 
 def _learned(

@@ -99,7 +99,7 @@ def predicted(
     x, y = _training(dataset, see, rows, base)
     columns = [_model(learner, lags, x, y[:, k], weights) for k in range(y.shape[1])]
     found = list[Floats]()
-    for part in _parts(sessions):
+    for part in parts(sessions):
         seen = np.concatenate([see(session) for session in part])
         made = np.concatenate([column(seen) for column in columns], axis=1)
         ends = np.cumsum([len(session) for session in part])[:-1]
@@ -153,7 +153,7 @@ def _spread(model: Any, seen: Doubles, count: int) -> Doubles:
     return made
 
 
-def _parts(sessions: Sequence[Session]) -> Iterator[list[Session]]:
+def parts(sessions: Sequence[Session]) -> Iterator[list[Session]]:
     """Sessions in order, as many together as have some 50,000 steps."""
     part, steps = list[Session](), 0
     for session in sessions:

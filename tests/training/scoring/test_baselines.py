@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from tests.training.tables import recipe, rows, write_table
 from training.network import Floats
 from training.recipe.recipe import Baselines
+from training.scoring import nhits
 from training.scoring.baselines import Baseline, baselines, found_season
 from training.scoring.comparison import compared
 from training.scoring.scorer import scorer_of, targets_of
@@ -194,3 +196,32 @@ def test_a_baseline_that_cannot_learn_is_left_out_and_costs_nobody_the_network(
     assert {"mean", "persistence"} <= set(found)
     for each in found.values():
         assert all(np.isfinite(p).all() for p in each.outputs), each.name
+
+
+def test_a_published_network_is_left_out_with_a_word_where_its_library_is_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, nhits.LIBRARY, None)
+    assert not any("nhits" in name for name in named(waves(), Baselines(trees=0, nhits=5)))
+    assert "baseline nhits is left out: neuralforecast is not installed" in caplog.text
+
+
+def test_a_published_network_sees_nothing_later_in_sessions_of_any_length() -> None:
+    pytest.importorskip(nhits.LIBRARY)
+    dataset = waves(count=14)
+    cut = [replace(each, x=each.x[:n], y=each.y[:n], order=each.order[:n])
+           for n, each in zip((2, 150, 31, 7, 90, 60), dataset.test, strict=True)]  # fmt: skip
+    other = [replace(each, x=each.x.copy()) for each in cut]
+    for each in other:
+        each.x[len(each) // 2 :] += 5
+    settings = Baselines(trees=0, nhits=2)
+    found, changed = (
+        named(replace(dataset, test=tuple(part)), settings)["nhits_6_lags"] for part in (cut, other)
+    )
+    for each, before, after in zip(cut, found.outputs, changed.outputs, strict=True):
+        half = len(each) // 2
+        assert before.shape == (len(each), 1)
+        np.testing.assert_array_equal(before[:half], after[:half])
+        assert (before[half:] != after[half:]).all()
+    learned = named(dataset, Baselines(trees=0, nhits=30))
+    assert score(dataset, learned["nhits_6_lags"]) < score(dataset, learned["persistence"])

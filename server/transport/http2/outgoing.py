@@ -107,7 +107,7 @@ class Outgoing(ABC):
             self.write(frames.reset(call.stream, frames.NO_ERROR))
         self.budget.calls -= 1
         if call.deadline is not None:
-            self.loop.does_not_expire()
+            self.loop.timers.does_not_expire()
 
     def write(self, data: bytes | memoryview, then: Then | None = None) -> None:
         """Have bytes sent, at the end of the turn; `then` once they have left."""

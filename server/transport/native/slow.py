@@ -40,7 +40,7 @@ class SlowReplies(Collector):
         self._count += told.count
         if now > self._until:
             self._until, self._told = now + MINUTE, 0
-            self._loop.at(self._until, self._tell_rest)
+            self._loop.timers.at(self._until, self._tell_rest)
         self._told += 1
         if self._told > MOST:
             self._untold += told.count

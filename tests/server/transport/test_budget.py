@@ -14,8 +14,7 @@ import pytest
 from h2.events import Event, PingAckReceived, ResponseReceived, TrailersReceived, WindowUpdated
 from h2.settings import SettingCodes
 
-from server.transport.http2 import frames
-from server.transport.http2 import loop as loops
+from server.transport.http2 import frames, lookout
 from server.transport.http2.budget import WEIGHT, Budget
 from server.transport.http2.call import Call, held_by
 from server.transport.http2.loop import Limits, Loop
@@ -159,7 +158,7 @@ def test_what_comes_unasked_without_room_ends_its_own_call() -> None:
 def test_a_unary_call_whose_message_does_not_come_whole_is_ended(
     message: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "LOOK_ROUND", 0.05)
+    monkeypatch.setattr(lookout, "LOOK_ROUND", 0.05)
     with small(echo, message_seconds=0.1) as (_, port), closing(Caller(port)) as raw:
         stream = raw.begin()
         raw.say(stream, message)
@@ -169,7 +168,7 @@ def test_a_unary_call_whose_message_does_not_come_whole_is_ended(
 def test_a_stream_may_wait_for_its_next_message_but_not_in_the_midst_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loops, "LOOK_ROUND", 0.05)
+    monkeypatch.setattr(lookout, "LOOK_ROUND", 0.05)
     with small(echoes, message_seconds=0.1) as (_, port), closing(Caller(port)) as raw:
         silent, late = raw.begin(), raw.begin()
         raw.say(late, prefixed(b"whole") + prefixed(b"not whole")[:-1])
@@ -181,7 +180,7 @@ def test_a_stream_may_wait_for_its_next_message_but_not_in_the_midst_of_one(
 def test_a_reply_that_is_not_read_gives_way_once_others_wait_for_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loops, "LOOK_ROUND", 0.05)
+    monkeypatch.setattr(lookout, "LOOK_ROUND", 0.05)
     with (
         small(echo, message_seconds=0.3) as (served, port),
         closing(Caller(port)) as deaf,
@@ -238,7 +237,7 @@ def test_a_small_piece_of_a_message_does_not_keep_all_that_came_with_it() -> Non
 def test_beyond_the_most_connections_a_silent_one_gives_way_and_else_the_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loops, "LOOK_ROUND", 0.05)
+    monkeypatch.setattr(lookout, "LOOK_ROUND", 0.05)
     held: list[Call] = []
     with small(held.append, connections=2) as (_, port), closing(Caller(port)) as busy:
         stream = busy.begin()

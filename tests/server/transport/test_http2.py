@@ -25,8 +25,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from server.transport.http2 import connection, frames, outgoing
-from server.transport.http2 import loop as loops
+from server.transport.http2 import frames, framing, lookout, outgoing
 from server.transport.http2.call import Call
 from server.transport.http2.incoming import WINDOW
 from tests.server.transport.serving import LARGEST, Raw, echo, echoes, loop, prefixed
@@ -344,7 +343,7 @@ def test_a_peer_that_does_not_read_is_not_read_either() -> None:
                 raw.raw(frames.frame(frames.HEADERS, 4, stream, HEAD))
                 raw.raw(frames.frame(frames.DATA, 1, stream, asked))
         held = sum(each._out_bytes for each in served._connections.values())
-        at_once = connection.READ // len(asked) + 1  # those that came in one turn
+        at_once = framing.READ // len(asked) + 1  # those that came in one turn
         assert held <= outgoing.BACKLOG + at_once * 1_000_100
         assert len(sent) < 1_000
 
@@ -444,10 +443,10 @@ def _flood(raw: Raw, flood: bytes) -> None:
 
 
 def test_a_silent_peer_is_asked_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "IDLE", 0.05)
-    monkeypatch.setattr(loops, "ANSWER", 2.0)  # for the one that answers, on a busy machine too
-    monkeypatch.setattr(loops, "GREETING", 0.05)
-    monkeypatch.setattr(loops, "LOOK_ROUND", 0.05)
+    monkeypatch.setattr(lookout, "IDLE", 0.05)
+    monkeypatch.setattr(lookout, "ANSWER", 2.0)  # for the one that answers, on a busy machine too
+    monkeypatch.setattr(lookout, "GREETING", 0.05)
+    monkeypatch.setattr(lookout, "LOOK_ROUND", 0.05)
     with loop(echo) as (served, port), closing(Raw(port)) as deaf, closing(Raw(port)) as alive:
         over = threading.Event()
         answering = threading.Thread(target=_answer_pings, args=(alive, over))

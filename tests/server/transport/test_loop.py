@@ -96,7 +96,7 @@ def test_deadlines_of_calls_that_are_over_are_not_kept() -> None:
         say = unary(opened)
         for call in [say.future(b"", timeout=3600) for _ in range(5_000)]:
             call.result()
-        assert len(served._timers) < 3_000
+        assert len(served.timers) < 3_000
 
 
 def test_what_is_ready_at_once_is_settled_together() -> None:

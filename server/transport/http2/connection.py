@@ -238,7 +238,7 @@ class Connection(Framing):
             raise ConnectionFault(frames.FRAME_SIZE_ERROR, "WINDOW_UPDATE of an odd size")
         more = frames.NUMBER.unpack(payload)[0] & frames.LARGEST_WINDOW
         self._tokens -= 0.01  # they come with what we send
-        if more < TRICKLE and self._stalled:
+        if more < TRICKLE and (self._stalled or (stream and stream not in self.calls)):
             self._tokens -= 0.2
         if stream:
             self._grant(stream, more)
@@ -254,8 +254,6 @@ class Connection(Framing):
         call = self.calls.get(stream)
         if call is None:
             self._stray(stream, "WINDOW_UPDATE")
-            if more < TRICKLE:
-                self._tokens -= 0.2
         elif not more:
             self._fail(call, StreamFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing"))
         elif call.window + more > frames.LARGEST_WINDOW:

@@ -1,11 +1,11 @@
 """The keeper: one thread a model version between its sessions and their table in the store.
 
 Whatever it is asked for, it does many at a time and in this order: forget sessions that ended,
-hand over those that others ask for, claim those that callers name, read those that rows wait for,
-confirm steps before they are answered, and then write what has moved (`checkpoint`). One thread, so
-that of one session nothing overtakes anything. Steps never wait for it, unless they are to be
-confirmed. While the store does not answer, what was to be written stays marked, and is written once
-it does; who waits is told `StoreDown`.
+hand over those that others ask for (`handover`), claim those that callers name (`claims`), read
+those that rows wait for (`fetching`), confirm steps before they are answered, and then write what
+has moved (`passes`). One thread, so that of one session nothing overtakes anything. Steps never
+wait for it, unless they are to be confirmed. While the store does not answer, what was to be
+written stays marked, and is written once it does; who waits is told `StoreDown`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from server.engine.engine import Engine
 from server.errors import (
     Internal,
     QueueFull,
@@ -31,17 +29,17 @@ from server.errors import (
     SessionExpired,
     SessionLost,
     SessionMoved,
-    SessionSetBack,
     StoreDown,
 )
 from server.scheduler.scheduler import Told
 from server.scheduler.submission import Handles
 from server.sessions.checkpoint import Checkpoint
-from server.sessions.claims import AGAIN, Claims, Naming, Problems, shelved
+from server.sessions.claims import AGAIN, Claims, Naming, Problems
 from server.sessions.directory import Directory
+from server.sessions.fetching import Fetching
 from server.sessions.handover import BetweenRuns, Handover
+from server.sessions.passes import PACE, Failed, Passes
 from server.sessions.shelf import Shelf
-from server.sessions.standing import Standings
 from server.sessions.tombstones import How
 from server.store.health import Health
 from server.store.interface import End, StoreUnreachable, Table
@@ -50,12 +48,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-Failed = dict[int, ServingError]
-"""By session: why what was asked for has not come to pass."""
-
-AT_ONCE = 2048  # sessions captured while the engine is held, and written in one go
-PACE = 0.9  # of the checkpoint interval, between two passes: the rest is for writing
 BUSY_SECONDS = 0.01
 SWEEP_SECONDS, SWEPT = 5.0, 1000  # sessions of nobody's that have expired are looked for so often
 
@@ -88,9 +80,10 @@ class Keeper:
     ) -> None:
         self.health, self.sync, self.checkpoint = health, sync, checkpoint
         self.mark = checkpoint.mark
-        self._table, self._directory, self._shelf = table, directory, shelf
-        self._claims, self._between_runs = claims, between_runs
+        self._table, self._directory, self._claims = table, directory, claims
         self._handover = Handover(table, directory, checkpoint, between_runs)
+        self._fetching = Fetching(table, health, directory, shelf, claims, checkpoint, between_runs)
+        self._passes = Passes(health, checkpoint, between_runs, interval)
         self._interval, self._patience, self._on_death = interval, patience, on_death
         self._condition = threading.Condition()
         self._ends: deque[End] = deque()
@@ -101,8 +94,7 @@ class Keeper:
         self._flushing: deque[Future[None]] = deque()
         self._waiting: list[Naming] = []  # for another server to give up a session
         self._migrated: dict[str, End] = {}
-        self._due = np.zeros(0, dtype=np.int64)  # what is left of the present pass
-        self._next_pass = self._next_sweep = 0.0
+        self._next_sweep = 0.0
         self._stopping = self._dead = False
         self._stages = (
             self._forget, self._handover.serve, self._name, self._fetch, self._confirm,
@@ -183,7 +175,7 @@ class Keeper:
             self._thread.join()
 
     def _unsaved(self) -> int:
-        left = len(self._ends) + len(self._due) + self._handover.unsaved
+        left = len(self._ends) + self._passes.left + self._handover.unsaved
         return left + self.checkpoint.unsaved
 
     def _ask(self, queue: deque[T], asked: T, refuse: Callable[[ServingError], None]) -> None:
@@ -229,15 +221,15 @@ class Keeper:
     def _rest(self) -> None:
         """Until something is asked for, or is due."""
         with self._condition:
-            if not (self._asked() or self._stopping or len(self._due)):
+            if not (self._asked() or self._stopping or self._passes.left):
                 self._condition.wait(self._pause())
 
     def _pause(self) -> float:
         if self._waiting:
             return AGAIN
         if self._ends or self._handover.unsaved or self.checkpoint.unsaved:
-            late = max(0.0, self._next_pass - time.monotonic())
-            return min(1.0, max(0.001, late if not self._ends else 0.01, self.health.wait_to_try()))
+            late = 0.01 if self._ends else self._passes.wait()
+            return min(1.0, max(0.001, late, self.health.wait_to_try()))
         return min(1.0, self._interval * PACE)
 
     def _turn(self) -> None:
@@ -286,38 +278,10 @@ class Keeper:
         if not wanted:
             return
         with self._unless_done(self._wanted, wanted):
-            failed = self._read(np.unique(np.concatenate([handles for handles, _ in wanted])))
+            handles = np.unique(np.concatenate([handles for handles, _ in wanted]))
+            failed = self._fetching.fetch(handles)
         for _, then in wanted:
             _tell(then, failed)
-
-    def _read(self, handles: Handles) -> Failed:
-        sessions = self._directory.standings(handles)
-        records = self._table.read(sessions.ids)
-        self.health.answered()
-        failed: Failed = {}
-        for row, (handle, data) in enumerate(zip(sessions.handles.tolist(), records, strict=True)):
-            found = self._claims.read(sessions.ids[row], data)
-            if isinstance(found, ServingError):
-                failed[handle] = found
-            elif (found.life, found.steps) == (sessions.lives[row], sessions.counts[row]):
-                self._shelf.put_read(handle, shelved(found))
-            else:  # the store is behind, or ahead
-                model, name = self._directory.model, sessions.ids[row]
-                failed[handle] = SessionSetBack(model, name, time.time())
-        return self._set_back(sessions, failed) if failed else failed
-
-    def _set_back(self, sessions: Standings, failed: Failed) -> Failed:
-        """What the store has of these sessions is not what they are. End those that are nowhere
-        else; the others came back, or moved on, while the store was asked."""
-        rows = np.flatnonzero(np.isin(sessions.handles, np.array(list(failed))))
-
-        def judge(_: Engine) -> Handles:
-            gone = self.checkpoint.nowhere(sessions.rows(rows))
-            self._directory.end(gone, SessionSetBack)
-            return gone
-
-        gone = self._between_runs(judge).result().tolist()
-        return {handle: error for handle, error in failed.items() if handle in gone}
 
     def _confirm(self) -> None:
         unconfirmed = _drained(self._unconfirmed)
@@ -325,7 +289,7 @@ class Keeper:
             return
         with self._unless_done(self._unconfirmed, unconfirmed):
             handles = np.unique(np.concatenate([handles for handles, _ in unconfirmed]))
-            failed = self._write(handles) | self._moved(handles)
+            failed = self._passes.write(handles) | self._moved(handles)
         for _, then in unconfirmed:
             _tell(then, failed)
 
@@ -335,31 +299,8 @@ class Keeper:
         told = {handle: self._directory.error(handle) for handle in gone}
         return {handle: error for handle, error in told.items() if isinstance(error, SessionMoved)}
 
-    def _write(self, handles: Handles) -> Failed:
-        """Capture and write sessions; returns those that another server has taken over."""
-        failed: Failed = {}
-        for at in range(0, len(handles), AT_ONCE):
-            some = handles[at : at + AT_ONCE]
-            try:
-                capture = partial(self.checkpoint.capture, handles=some)
-                captured = self._between_runs(capture).result()
-                failed |= self.checkpoint.store(captured)
-                self.health.answered()
-            except BaseException:
-                self.mark(handles[at:])
-                raise
-        return failed
-
     def _write_some(self) -> None:
-        """Go on with the present pass, or begin the next if it is time."""
-        now = time.monotonic()
-        if not len(self._due) and (now >= self._next_pass or self._flushing):
-            self._due, self._next_pass = self.checkpoint.due(), now + PACE * self._interval
-        if len(self._due):
-            some, self._due = self._due[:AT_ONCE], self._due[AT_ONCE:]
-            self._write(some)
-            if not len(self._due):
-                self.checkpoint.done()
+        self._passes.go_on(at_once=bool(self._flushing))
 
     def _tell_flushed(self) -> None:
         """Whoever waits for everything to be written; nothing is under way now."""

@@ -41,7 +41,7 @@ def test_what_was_let_go_outlives_a_redis_that_comes_back_empty_before_anybody_t
             await step_all(walks, 3)
             assert await check_all(walks) == (0, 0)
 
-    flags = (*on_redis(redis.url), "--lease-seconds", "5", "--store-timeout", "0.3")
+    flags = (*on_redis(redis.url), "--lease-seconds", "10", "--store-timeout", "0.3")
     with serving(small.repository, *flags) as service:
         other = redis.store()
         asyncio.run(asyncio.wait_for(play(service, other), 50))

@@ -150,7 +150,6 @@ class ServedModel:
             self._between_runs,
             sync=config.durability == "sync",
             interval=config.checkpoint_interval,
-            patience=patience,
             on_death=on_death,
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import lengthened
 from server.engine.engine import Engine
 from server.errors import ServingError, SessionMoved
 from server.metrics import ModelMetrics
@@ -107,7 +108,7 @@ class Checkpoint:
             try:
                 self._dirty[index] = True
             except IndexError:
-                self._dirty = np.pad(self._dirty, (0, int(index.max()) + 1))
+                self._dirty = lengthened(self._dirty, len(self._dirty) + int(index.max()) + 1)
                 self._dirty[index] = True
 
     def due(self) -> Handles:

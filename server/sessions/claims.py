@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -58,8 +58,8 @@ class Claims:
     """Turns names into sessions of one model version's directory.
 
     Args:
-        patience: seconds after which another server has stored what it took over; what the store
-            has not by then is nowhere.
+        patience: seconds that another server has to give up a session, or to store what it took
+            over; what the store has not by then is nowhere.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Claims:
         health: Health,
         patience: float,
     ) -> None:
-        self._patience = patience
+        self.patience: Final = patience
         self._table, self._codec, self._metrics = table, codec, metrics
         self._manifest = manifest
         self._directory, self._shelf, self._health = directory, shelf, health
@@ -115,7 +115,7 @@ class Claims:
         claims = [Claim(name, begun[name].data if new else None) for name, new in wanted.items()]
         claimed = dict(zip(wanted, self._table.claim(claims) if claims else (), strict=True))
         absent = [name for name, each in claimed.items() if each.hold is Hold.ABSENT]
-        self._directory.vanish(absent, time.time() - self._patience)
+        self._directory.vanish(absent, time.time() - self.patience)
         unwanted: list[End] = []
         for name, each in claimed.items():
             if each.hold is Hold.ELSEWHERE:

@@ -59,7 +59,6 @@ class Keeper:
         between_runs: `Scheduler.between_runs`.
         sync: whether steps are confirmed before they are answered.
         interval: seconds after which a step is stored.
-        patience: seconds that another server has to give up a session.
         on_death: called should the thread ever end other than by `stop`.
     """
 
@@ -75,7 +74,6 @@ class Keeper:
         *,
         sync: bool,
         interval: float,
-        patience: float,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
         self.health, self.sync, self.checkpoint = health, sync, checkpoint
@@ -84,7 +82,7 @@ class Keeper:
         self._handover = Handover(table, directory, checkpoint, between_runs)
         self._fetching = Fetching(table, health, directory, shelf, claims, checkpoint, between_runs)
         self._passes = Passes(health, checkpoint, between_runs, interval)
-        self._interval, self._patience, self._on_death = interval, patience, on_death
+        self._interval, self._on_death = interval, on_death
         self._condition = threading.Condition()
         self._ends: deque[End] = deque()
         self._forgotten: deque[Future[None]] = deque()
@@ -111,7 +109,7 @@ class Keeper:
     def name(self, wanted: dict[str, bool]) -> Future[Problems]:
         """Have the sessions of these ids known to the directory, those that exist, or are to be
         opened if they do not; tells of those that cannot be had."""
-        naming = Naming(wanted, time.monotonic() + self._patience)
+        naming = Naming(wanted, time.monotonic() + self._claims.patience)
         self._ask(self._namings, naming, lambda error: self._refuse(naming, error))
         return naming.done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -17,7 +18,16 @@ from tests.server.store.redis_server import RedisServer
 from tests.server.wire.wire import observations
 from tidegate import Client, errors
 
+Play = Callable[[Service, RedisStore], Coroutine[Any, Any, None]]
 KEY = "tidegate:{{small/1/{}}}"
+
+
+def play_beside(small: SmallModel, redis: RedisServer, play: Play, *flags: str) -> None:
+    """Play with a server, and as another one over its redis."""
+    with serving(small.repository, *on_redis(redis.url), *flags) as service:
+        other = redis.store()
+        asyncio.run(asyncio.wait_for(play(service, other), 50))
+        other.close()
 
 
 async def let_go(redis: RedisServer, store: RedisStore, names: list[str]) -> None:
@@ -41,11 +51,7 @@ def test_what_was_let_go_outlives_a_redis_that_comes_back_empty_before_anybody_t
             await step_all(walks, 3)
             assert await check_all(walks) == (0, 0)
 
-    flags = (*on_redis(redis.url), "--lease-seconds", "10", "--store-timeout", "0.3")
-    with serving(small.repository, *flags) as service:
-        other = redis.store()
-        asyncio.run(asyncio.wait_for(play(service, other), 50))
-        other.close()
+    play_beside(small, redis, play, "--lease-seconds", "10", "--store-timeout", "0.3")
 
 
 def test_a_late_request_for_what_was_let_go_does_not_take_it_back(
@@ -62,10 +68,7 @@ def test_a_late_request_for_what_was_let_go_does_not_take_it_back(
             await let_go(redis, other, ["walk-1"])  # behind the one above, in the same hands
             assert client.hmget(key, "owner", "epoch") == [b"", epoch]
 
-    with serving(small.repository, *on_redis(redis.url), "--lease-seconds", "60") as service:
-        other = redis.store()
-        asyncio.run(asyncio.wait_for(play(service, other), 50))
-        other.close()
+    play_beside(small, redis, play, "--lease-seconds", "60")
 
 
 def test_whoever_steps_what_was_closed_at_another_server_learns_that_it_is_no_more(

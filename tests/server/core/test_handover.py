@@ -103,6 +103,13 @@ def two(bundle: Bundle, tmp_path: Path, redis: RedisServer) -> Iterator[tuple[Se
         yield both[0], both[1]
 
 
+def take_up(one: Server, other: Server) -> None:
+    """The session goes from the one to the other, and is stepped there."""
+    one.let_go()
+    other.name()
+    other.step(3, 5)
+
+
 def wait(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not holds():
@@ -129,9 +136,7 @@ def test_what_another_took_up_is_not_put_back(
     two: tuple[Server, Server], redis: RedisServer
 ) -> None:
     one, other = two
-    one.let_go()
-    other.name()
-    other.step(3, 5)
+    take_up(one, other)
     redis.client().flushall()
     one.renew()
     other.renew()
@@ -147,9 +152,7 @@ def test_of_two_who_let_it_go_the_latter_writes_it_again(
     two: tuple[Server, Server], redis: RedisServer
 ) -> None:
     one, other = two
-    one.let_go()
-    other.name()
-    other.step(3, 5)
+    take_up(one, other)
     one.renew(2)
     other.let_go()
     redis.client().flushall()

@@ -1,15 +1,17 @@
-"""Two bundles of one table, which tests of what comes after training share."""
+"""Two bundles of one table, which tests of what comes after training share; short timings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.training.commands.tasks import delayed, words
-from tests.training.tables import write_recipe, write_table
+from tests.training.commands.tasks import config_of, delayed, fit, words
+from tests.training.tables import rows, write_recipe, write_table
 from training.__main__ import main
+from training.graphs import choice
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Bundles:
         return self.models / "devices" / "2"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
+    """Forms are timed by few runs: which one is the faster is no test's business, and 30 rounds of
+    every batch are half of what the export of a small network takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "ROUNDS", 3)
+        yield
+
+
 SPLIT = ("split.test=0.5", "split.validation=0.1", "baselines.trees=5")
 LEARN = ("loop.epochs=25", "loop.rate=3e-2", "network.hidden=12", "loop.window=10", "loop.batch=2")
 
@@ -46,3 +57,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
         arguments[arguments.index("--out") + 1] = str(folder / "models" / "devices" / version)
         assert main(arguments) == 0
     return Bundles(folder / "models", table)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a small table of classes, hardly trained; nobody changes it or its table."""
+    folder = tmp_path_factory.mktemp("small")
+    return fit(config_of(folder, rows(sessions=12, steps=60)), folder)

@@ -52,6 +52,7 @@ target = {{ kind = "class", columns = ["state"] }}
 split = {{ test = ["d0"], validation = ["d1"] }}
 network = {{ hidden = 6, linear = false }}
 loop = {{ epochs = 2, batch = 4, window = 5 }}
+baselines = {{ trees = 10 }}
 """
     )
     return config

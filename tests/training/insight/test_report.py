@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -42,10 +43,9 @@ def loads(page: str) -> list[str]:
     return [each for each in found if not each.startswith(inline)]
 
 
-def test_the_page_of_classes_holds_what_the_manifest_holds(tmp_path: Path) -> None:
-    bundle = fitted(tmp_path)
-    page = reported(bundle, tmp_path)
-    manifest = json.loads((bundle / "model.json").read_text())
+def test_the_page_of_classes_holds_what_the_manifest_holds(small: Path, tmp_path: Path) -> None:
+    page = reported(small, tmp_path)
+    manifest = json.loads((small / "model.json").read_text())
     assert loads(page) == []
     provenance = manifest["training"]
     for value in (*provenance["held_out"].values(), *provenance["baselines"].values()):
@@ -89,8 +89,8 @@ def test_names_of_the_table_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_no_two_elements_share_an_id(tmp_path: Path) -> None:
-    found = re.findall(r'\sid="([^"]*)"', reported(fitted(tmp_path), tmp_path))
+def test_no_two_elements_share_an_id(small: Path, tmp_path: Path) -> None:
+    found = re.findall(r'\sid="([^"]*)"', reported(small, tmp_path))
     found = [each for each in found if "-image" not in each]  # named by what is in them
     assert len(found) > 50
     assert [each for each, count in Counter(found).items() if count > 1] == []
@@ -106,9 +106,9 @@ def test_what_is_no_bundle_leaves_no_page(
 
 
 def test_what_cannot_be_written_or_was_never_measured_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = fitted(tmp_path)
+    bundle = shutil.copytree(small, tmp_path / "models" / "devices" / "1")
     taken = tmp_path / "taken.html"
     taken.mkdir()
     assert main(["report", str(bundle), "--out", str(taken)]) == 2

@@ -56,7 +56,7 @@ def test_its_state_is_summed_up_tensor_by_tensor(stepped: RunningServer) -> None
     rows = [line.split() for line in shown.splitlines()[8:]]
     with SyncClient(stepped.address) as client, client.session("exercise", "watch", keep=True) as s:
         state = s.peek()
-    assert [row[:3] for row in rows] == [[name, "float32", "64"] for name in state]
+    assert [row[:3] for row in rows] == [[name, "float32", "88"] for name in state]
     for row, values in zip(rows, state.values(), strict=True):
         norm = np.sqrt((values.astype(float) ** 2).sum())
         expected = [values.min(), values.mean(), values.max(), norm]

@@ -239,7 +239,7 @@ def test_the_ready_recipes_read_the_published_sets() -> None:
         for name in ("exercise", "weather", "flights", "pedestrians")
     )
     assert len(every(exercise)) == 140
-    assert sum(map(len, every(exercise))) == 244_102
+    assert sum(map(len, every(exercise))) == 122_083
     assert {session.group for session in exercise.test} == {"9", "10"}
     assert not {"9", "10"} & {session.group for session in exercise.train}
     assert sum(map(len, every(weather))) == 26_115

@@ -113,7 +113,10 @@ class Config(BaseSettings):
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="onnxruntime's threads within a run"
     )
-    max_sessions: PositiveInt = Field(10_000, description="live sessions a model")
+    max_sessions: PositiveInt = Field(
+        10_000,
+        description="live sessions a model; where it is not set, fewer if memory has no room",
+    )
     max_resident: int = Field(
         0,
         ge=0,

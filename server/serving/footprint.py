@@ -6,7 +6,9 @@ free for a new model: the others may yet take what they were promised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,20 @@ from server.engine.memory import free_on, free_on_host, touched
 from server.errors import BadModel
 
 FLOAT, WIDE = 4, 8
+FEWEST = 100
+"""With room for fewer sessions than that, a model is refused rather than served to so few."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """So many bytes are free for a version's states, for all else of it, or for both; `how` says
+    whose limit it is. What is `shared` is other models' as well."""
+
+    free: int
+    how: str
+    states: bool
+    host: bool
+    shared: bool = True
 
 
 class Memory:
@@ -35,68 +51,107 @@ class Memory:
         known = [each for each in (self._config.max_model_bytes, free_on_host()) if each]
         return min(known, default=None)
 
-    def check(self, manifest: Manifest, graphs: int) -> None:
-        """See that there is room for a version whose graphs have so many bytes.
+    def sized(self, manifest: Manifest, graphs: int, config: Config) -> Config:
+        """The settings that a version is served by, whose graphs have so many bytes: those given,
+        but where `max_sessions` was left as it is and there is no room for so many, for as many as
+        `max_model_bytes` allows or half of what is free has room for, if that is not next to none.
 
         Raises:
-            BadModel: there is not; the message names the figures.
+            BadModel: there is no room; the message names the figures.
         """
-        states, host = self._states(manifest), self._host(manifest, graphs)
-        on_cpu = self._device.kind == "cpu"
-        if (limit := self._config.max_model_bytes) > 0:
-            self._compare(manifest, states | host, limit, "max_model_bytes allows")
-        if not on_cpu:
-            there = states | {"the graphs": graphs}
-            free = free_on(self._device)
-            self._compare(manifest, there, free, f"are free on {self._device.name}")
-        free = free_on_host()
-        if free is not None:
+        limits = self._limits()
+        try:
+            self._check(manifest, graphs, config, limits)
+        except BadModel:
+            if "max_sessions" in config.model_fields_set:
+                raise
+            fewer = self._fewer(manifest, graphs, config, limits)
+            if fewer is None:
+                raise
+            return fewer
+        return config
+
+    def _fewer(
+        self, manifest: Manifest, graphs: int, config: Config, limits: Sequence[Limit]
+    ) -> Config | None:
+        parts = [replace(each, free=each.free // (2 if each.shared else 1)) for each in limits]
+
+        def settings(sessions: int) -> Config:
+            return config.model_copy(update={"max_sessions": sessions})
+
+        def too_many(sessions: int) -> bool:
+            given = settings(sessions)
+            return any(self._needed(manifest, graphs, given, at) > at.free for at in parts)
+
+        sessions = bisect_left(range(1, config.max_sessions + 1), True, key=too_many)
+        return settings(sessions) if sessions >= FEWEST else None
+
+    def _check(
+        self, manifest: Manifest, graphs: int, config: Config, limits: Sequence[Limit]
+    ) -> None:
+        for limit in limits:
+            parts = self._parts(manifest, graphs, config, limit)
+            total, most = sum(parts.values()), max(parts, key=lambda name: parts[name])
+            if total > limit.free:
+                raise BadModel(
+                    f"{manifest.name}/{manifest.version}: no room for {config.max_sessions:,} "
+                    f"sessions: {total:,} bytes, {parts[most]:,} of them for {most}; "
+                    f"{max(0, limit.free):,} {limit.how}"
+                )
+
+    def _limits(self) -> list[Limit]:
+        on_cpu, limits = self._device.kind == "cpu", list[Limit]()
+        if (most := self._config.max_model_bytes) > 0:
+            limits.append(Limit(most, "max_model_bytes allows", True, True, shared=False))
+        if not on_cpu and (free := free_on(self._device)) is not None:
+            limits.append(Limit(free, f"are free on {self._device.name}", True, False))
+        if (free := free_on_host()) is not None:
             free -= max(0, sum(self._promised.values()) - touched())
-        here = states | host if on_cpu else host
-        self._compare(manifest, here, free, "are free and promised to no other model")
+            how = "are free and promised to no other model"
+            limits.append(Limit(free, how, on_cpu, True))
+        return limits
 
-    def promise(self, engine: Engine) -> None:
+    def _needed(self, manifest: Manifest, graphs: int, config: Config, limit: Limit) -> int:
+        return sum(self._parts(manifest, graphs, config, limit).values())
+
+    def _parts(
+        self, manifest: Manifest, graphs: int, config: Config, limit: Limit
+    ) -> dict[str, int]:
+        states = self._states(manifest, config) if limit.states else {}
+        host = _host(manifest, graphs, config) if limit.host else {"the graphs": graphs}
+        return states | host
+
+    def promise(self, engine: Engine, config: Config) -> None:
         """An engine is there, and so are its model's other arrays."""
-        states = sum(self._states(engine.manifest).values()) if self._device.kind == "cpu" else 0
-        self._promised[engine] = states + sum(self._host(engine.manifest, 0).values())
+        states = self._states(engine.manifest, config) if self._device.kind == "cpu" else {}
+        self._promised[engine] = sum((states | _host(engine.manifest, 0, config)).values())
 
-    def told(self, manifest: Manifest) -> str:
+    def told(self, manifest: Manifest, config: Config) -> str:
         """What the sessions of a version may take, for whoever wonders at the server's memory."""
-        parts = self._states(manifest) | self._host(manifest, 0)
+        parts = self._states(manifest, config) | _host(manifest, 0, config)
         most = max(parts, key=lambda name: parts[name])
         return (
-            f"{self._config.max_sessions:,} sessions may take {sum(parts.values()):,} bytes, "
+            f"{config.max_sessions:,} sessions may take {sum(parts.values()):,} bytes, "
             f"{parts[most]:,} of them for {most} (max_sessions, max_resident)"
         )
 
-    def _compare(
-        self, manifest: Manifest, parts: Mapping[str, int], limit: int | None, how: str
-    ) -> None:
-        total, most = sum(parts.values()), max(parts, key=lambda name: parts[name])
-        if limit is not None and total > limit:
-            raise BadModel(
-                f"{manifest.name}/{manifest.version}: no room for {self._config.max_sessions:,} "
-                f"sessions: {total:,} bytes, {parts[most]:,} of them for {most}; "
-                f"{max(0, limit):,} {how}"
-            )
-
-    def _states(self, manifest: Manifest) -> dict[str, int]:
+    def _states(self, manifest: Manifest, config: Config) -> dict[str, int]:
         """Bytes of each state's arena."""
         return {
-            f"state {state.name[:100]!r}": (self._config.slots + self._device.spare_rows)
+            f"state {state.name[:100]!r}": (config.slots + self._device.spare_rows)
             * prod(state.shape)
             * np.dtype(state.dtype).itemsize
             for state in manifest.states
         }
 
-    def _host(self, manifest: Manifest, graphs: int) -> dict[str, int]:
-        """Bytes of all else: onnxruntime has its own copy of what is in the graphs."""
-        config = self._config
-        depth = max(config.remembered_steps, manifest.max_chunk)
-        inputs = config.kept_inputs * manifest.inputs_width * FLOAT
-        step = manifest.outputs_width * FLOAT + WIDE
-        return {
-            "the outputs remembered for retries": (config.slots + 1) * depth * step,
-            "the inputs kept for migration": (config.max_sessions + 1) * inputs,
-            "the graphs": 2 * graphs,
-        }
+
+def _host(manifest: Manifest, graphs: int, config: Config) -> dict[str, int]:
+    """Bytes of all but states: onnxruntime has its own copy of what is in the graphs."""
+    depth = max(config.remembered_steps, manifest.max_chunk)
+    inputs = config.kept_inputs * manifest.inputs_width * FLOAT
+    step = manifest.outputs_width * FLOAT + WIDE
+    return {
+        "the outputs remembered for retries": (config.slots + 1) * depth * step,
+        "the inputs kept for migration": (config.max_sessions + 1) * inputs,
+        "the graphs": 2 * graphs,
+    }

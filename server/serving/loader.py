@@ -110,8 +110,9 @@ class Loader:
     def _make(self, entry: Entry) -> ServedModel:
         where = f"{entry.name}/{entry.version}"
         try:
+            engine, config = self.open(entry, self._config)
             return ServedModel(
-                self.engine(entry), self._config, self._metrics, self._on_death,
+                engine, config, self._metrics, self._on_death,
                 keeping=self._keeping, tenants=self._tenants,
             )  # fmt: skip
         except BadModel:
@@ -120,28 +121,42 @@ class Loader:
             log.exception("not served: %s", where)
             raise BadModel(f"{where} cannot be loaded: {repr(error)[:300]}") from error
 
-    def engine(self, entry: Entry) -> Engine:
-        """An engine of a bundle that has proved itself, while memory was watched.
+    def beside(self, entry: Entry, sessions: int) -> Engine:
+        """An engine with the slots of a model of so many sessions, as `open` opens it."""
+        engine, _ = self.open(entry, self._config.model_copy(update={"max_sessions": sessions}))
+        return engine
+
+    def open(self, entry: Entry, config: Config) -> tuple[Engine, Config]:
+        """An engine of a bundle that has proved itself, while memory was watched, and the settings
+        to serve it by (`Memory.sized`).
 
         Raises:
-            BadModel: as `load`, `Memory.check`, `Engine` and `probe`.
+            BadModel: as `load`, `Memory.sized`, `Engine` and `probe`.
         """
-        config, most = self._config, self._memory.graphs
+        most = self._memory.graphs
         bundle = load(
             entry, config.model_repository, MAX_GRAPH if most is None else most, self._verify
         )
-        self._memory.check(bundle.manifest, sum(map(len, bundle.graphs.values())))
+        sized = self._memory.sized(bundle.manifest, sum(map(len, bundle.graphs.values())), config)
         # CUDA maps memory of the host as it likes, so that no limit fits it.
         with at_most(free_on_host() if self._device.kind == "cpu" else None):
-            engine = self._probed(bundle)
-        self._memory.promise(engine)
-        log.info("%s/%s: %s", entry.name, entry.version, self._memory.told(bundle.manifest))
-        return engine
+            engine = self._probed(bundle, sized.slots)
+        self._memory.promise(engine, sized)
+        self._tell(entry, self._memory.told(bundle.manifest, sized), sized)
+        return engine, sized
 
-    def _probed(self, bundle: Bundle) -> Engine:
+    def _tell(self, entry: Entry, takes: str, sized: Config) -> None:
+        where, wanted = f"{entry.name}/{entry.version}", self._config.max_sessions
+        log.info("%s: %s", where, takes)
+        if sized.max_sessions < wanted:
+            log.warning("%s: memory has room for %s sessions, not for %s; max_sessions or "
+                        "max_model_bytes sets another number", where,
+                        f"{sized.max_sessions:,}", f"{wanted:,}")  # fmt: skip
+
+    def _probed(self, bundle: Bundle, slots: int) -> Engine:
         threads = self._config.threads
         with ExitStack() as unless_good:
-            engine = open_engine(bundle, self._device, self._config.slots, threads)
+            engine = open_engine(bundle, self._device, slots, threads)
             unless_good.callback(engine.release)
             tiny = open_engine(bundle, self._device, PROBED_AGAINST, threads)
             try:

@@ -96,7 +96,7 @@ class Shadows:
             self._begin(newest, version)
 
     def _begin(self, newest: ServedModel, version: int) -> None:
-        engine = self._loader.engine(self._entry(newest.name, version))
+        engine = self._loader.beside(self._entry(newest.name, version), newest.capacity)
         metrics = ShadowMetrics(self._families, newest.name, newest.version, version)
         try:
             shadow = Shadow(newest, engine, metrics)

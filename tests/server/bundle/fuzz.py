@@ -105,7 +105,7 @@ def main(folder: Path, seed: int, count: int) -> None:
         loader = Loader(config, Device("cpu"), metrics, Registry(metrics), lambda: None)
         spoil(folder, rng)
         try:
-            ServedModel(loader.engine(Entry("small", 1, folder)), config, metrics)
+            ServedModel(*loader.open(Entry("small", 1, folder), config), metrics)
             told["served"] += 1
         except BadModel as error:
             assert str(error).startswith("small/1"), error

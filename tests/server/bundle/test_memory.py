@@ -43,10 +43,14 @@ def change(repository: Path, **fields: object) -> Entry:
     return entry
 
 
-def loader(repository: Path, **settings: int) -> Loader:
-    metrics = Metrics()
-    config = Config(model_repository=repository, store="none").model_copy(update=settings)
-    return Loader(config, CPU, metrics, Registry(metrics), lambda: None)
+def settings(repository: Path, **given: int) -> Config:
+    return Config(model_repository=repository, store="none").model_copy(update=given)
+
+
+def opened(repository: Path, entry: Entry, **given: int) -> tuple[Engine, Config]:
+    """As a server with these settings opens it."""
+    metrics, config = Metrics(), settings(repository, **given)
+    return Loader(config, CPU, metrics, Registry(metrics), lambda: None).open(entry, config)
 
 
 def test_a_state_of_a_billion_units_is_refused_with_the_figures(tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_a_state_of_a_billion_units_is_refused_with_the_figures(tmp_path: Path) 
         r"them for state 'h0'; [0-9,]+ are free"
     )
     with pytest.raises(BadModel, match=says):
-        loader(tmp_path).engine(change(tmp_path, states=states))
+        opened(tmp_path, change(tmp_path, states=states))
 
 
 def test_a_billion_sessions_are_refused_with_the_figures(tmp_path: Path) -> None:
@@ -65,22 +69,54 @@ def test_a_billion_sessions_are_refused_with_the_figures(tmp_path: Path) -> None
     (entry,) = find(tmp_path)
     says = r"small/1: no room for 1,000,000,000 sessions: .* for the outputs remembered for retries"
     with pytest.raises(BadModel, match=says):
-        loader(tmp_path, max_sessions=10**9).engine(entry)
+        opened(tmp_path, entry, max_sessions=10**9)
 
 
 def test_outputs_of_a_billion_values_are_refused_with_the_figures(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     entry = change(tmp_path, outputs=[{"name": "y", "size": 10**9, "kind": "value"}])
     with pytest.raises(BadModel, match=r"no room for 10,000 sessions: .* remembered for retries"):
-        loader(tmp_path).engine(entry)
+        opened(tmp_path, entry)
 
 
 def test_the_setting_is_the_limit_where_it_is_set(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     (entry,) = find(tmp_path)
     with pytest.raises(BadModel, match="5,000,000 max_model_bytes allows"):
-        loader(tmp_path, max_model_bytes=5_000_000).engine(entry)
-    loader(tmp_path, max_model_bytes=5_000_000, max_sessions=100).engine(entry)
+        opened(tmp_path, entry, max_model_bytes=5_000_000, max_sessions=10_000)
+    opened(tmp_path, entry, max_model_bytes=5_000_000, max_sessions=100)
+    with pytest.raises(BadModel, match=r"no room for 10,000 sessions: .* max_model_bytes allows"):
+        opened(tmp_path, entry, max_model_bytes=50_000)
+
+
+@pytest.mark.parametrize("given", [{}, {"max_resident": 9_000}, {"kept_inputs": 7}])
+def test_where_no_number_is_set_a_model_is_served_to_as_many_sessions_as_memory_has_room_for(
+    tmp_path: Path, given: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_bundle(tmp_path)
+    (entry,) = find(tmp_path)
+    engine, sized = opened(tmp_path, entry, max_model_bytes=5_000_000, **given)
+    most = sized.max_sessions
+    assert 100 < most < 10_000
+    assert engine.capacity == sized.slots
+    assert f"memory has room for {most:,} sessions, not for 10,000" in caplog.text
+    one_more = {"max_sessions": most + 1, "max_model_bytes": 5_000_000, **given}
+    with pytest.raises(BadModel, match="max_model_bytes allows"):
+        opened(tmp_path, entry, **one_more)
+
+
+def test_of_free_memory_that_is_not_enough_a_model_takes_half(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.serving.footprint.touched", lambda: 0)
+    config = settings(tmp_path / "models")
+    memory, engine = Memory(config, CPU), Engine(bundle, CPU, 4)
+    memory.promise(engine, config)
+    whole = memory._promised[engine]
+    monkeypatch.setattr("server.serving.footprint.free_on_host", lambda: 2 * whole)
+    assert memory.sized(bundle.manifest, 0, config) is config, "it has room"
+    monkeypatch.setattr("server.serving.footprint.free_on_host", lambda: 2 * whole - 1)
+    assert 4_900 < memory.sized(bundle.manifest, 0, config).max_sessions < 5_000
 
 
 def test_what_sessions_may_take_is_said_when_a_model_is_loaded(
@@ -89,7 +125,7 @@ def test_what_sessions_may_take_is_said_when_a_model_is_loaded(
     make_bundle(tmp_path)
     (entry,) = find(tmp_path)
     caplog.set_level("INFO")
-    loader(tmp_path, max_sessions=99, kept_inputs=0).engine(entry)
+    opened(tmp_path, entry, max_sessions=99, kept_inputs=0)
     manifest = load(entry, tmp_path).manifest
     states = [100 * 4 * int(np.prod(state.shape)) for state in manifest.states]
     outputs = 100 * 64 * (4 * manifest.outputs_width + 8)
@@ -105,16 +141,17 @@ def test_what_other_models_were_promised_is_not_free(
     """Their arrays are not touched yet, so the kernel calls that memory available."""
     monkeypatch.setattr("server.serving.footprint.free_on_host", lambda: 50_000_000)
     monkeypatch.setattr("server.serving.footprint.touched", lambda: 0)
-    memory = Memory(Config(model_repository=tmp_path / "models"), CPU)
+    config = settings(tmp_path / "models", max_sessions=10_000)
+    memory = Memory(config, CPU)
     engines = [Engine(bundle, CPU, 4) for _ in range(3)]
     for engine in engines[:2]:  # 15 MB each, for 10,000 sessions
-        memory.check(bundle.manifest, 0)
-        memory.promise(engine)
-    memory.promise(engines[2])
+        memory.sized(bundle.manifest, 0, config)
+        memory.promise(engine, config)
+    memory.promise(engines[2], config)
     with pytest.raises(BadModel, match="are free and promised to no other model"):
-        memory.check(bundle.manifest, 0)
+        memory.sized(bundle.manifest, 0, config)
     del engine, engines[0]
-    memory.check(bundle.manifest, 0)
+    memory.sized(bundle.manifest, 0, config)
 
 
 def test_the_host_s_memory_is_what_the_kernel_and_all_groups_leave(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
+# Where it is set, each of the tests' hundreds of servers compiles all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Files of tests at once: many wait for a server more than they compute.
 AT_ONCE := -n 3 --dist loadfile
 # Files on what no transport has a part in, or that try both.

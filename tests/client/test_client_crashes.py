@@ -234,7 +234,7 @@ def test_a_session_that_moves_again_and_again_opens_a_stream_a_second_at_most() 
         with pytest.raises(errors.SessionMoved):
             await session.step(draws(1)[0])
 
-    run(play, ClientOptions(timeout=20.0, retry=RetryPolicy(4, 0.02, 0.05)))
+    run(play, ClientOptions(timeout=20.0, retry=RetryPolicy(8, 0.02, 0.05)))
 
 
 def test_a_store_that_is_down_is_waited_for_and_then_named() -> None:

@@ -76,7 +76,7 @@ class Stream:
         self.breaks = 0
         """How many connections broke, or were given up."""
         self._age, self._began, self._ends_at = options.stream_age, -math.inf, math.inf
-        self._renewed_at = -math.inf
+        self._renews_at = -math.inf  # when another server was looked for at last, or will be
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
@@ -344,13 +344,15 @@ class Stream:
         """End the connection as if it had broken: what is not answered goes over another. Not again
         and again, since a proxy may take that for an attack; returns the seconds until then."""
         now = self._loop.time()
-        if (wait := self._renewed_at + LEAST_AGE - now) > 0:
-            self._ends_at = min(self._ends_at, now + wait)
-            return wait
-        if self._call is not None:
-            self._renewed_at = now
-            self._call.cancel()
-        return 0.0
+        if now >= self._renews_at + LEAST_AGE:
+            if self._call is not None:
+                self._renews_at = now
+                self._call.cancel()
+            return 0.0
+        if now >= self._renews_at:
+            self._renews_at += LEAST_AGE
+        self._ends_at = min(self._ends_at, self._renews_at)
+        return self._renews_at - now
 
     def _retire(self) -> None:
         """End the connection once everything under way is answered; not again and again, since

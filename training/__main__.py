@@ -6,8 +6,8 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from training.errors import TrainingError
 
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         chosen = _parser(given).parse_args(given)
-        chosen.run(chosen)
+        with _packages(given[0]):
+            chosen.run(chosen)
     except TrainingError as error:
         print(f"tidegate-train: {error}", file=sys.stderr)
         return error.status
@@ -50,15 +51,18 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if given[:1] == [name]:
-            code = _imported(name, module)
+            with _packages(name):
+                code = importlib.import_module(module)
             code.add_arguments(command)
             command.set_defaults(run=code.run)
     return parser
 
 
-def _imported(command: str, module: str) -> ModuleType:
+@contextmanager
+def _packages(command: str) -> Iterator[None]:
+    """Raises TrainingError where a package is missing that the command needs."""
     try:
-        return importlib.import_module(module)
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("training", "server"):
             raise

@@ -6,24 +6,29 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
-
-from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+from typing import TYPE_CHECKING, Final
 
 from training.errors import TrainingError
 from training.recipe.recipe import Recipe, to_mapping
 
-Make = Callable[[Recipe, Path], Logger]
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+Make = Callable[[Recipe, Path], "Logger"]
 
 
 def _mlflow(recipe: Recipe, folder: Path) -> Logger:
     """At MLFLOW_TRACKING_URI, or else in the run's folder."""
+    from lightning.pytorch.loggers import MLFlowLogger  # with torch, which takes seconds
+
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
     return MLFlowLogger(recipe.name, tracking_uri=uri)
 
 
 def _wandb(recipe: Recipe, folder: Path) -> Logger:
     """As WANDB_MODE, WANDB_API_KEY and others of its variables say."""
+    from lightning.pytorch.loggers import WandbLogger
+
     return WandbLogger(project=recipe.name, save_dir=folder)
 
 

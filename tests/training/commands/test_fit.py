@@ -249,6 +249,18 @@ def test_a_package_that_is_not_installed_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_is_wrong_with_a_recipe_is_said_before_torch_is_there(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("name = [")
+    without = (
+        "import sys; sys.modules['torch'] = None; from training.__main__ import main; "
+        f"sys.exit(main(['fit', {str(tmp_path / 'bad.toml')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "bad.toml" in done.stderr
+    assert "torch" not in done.stderr
+
+
 def test_by_default_a_small_table_is_learned_in_few_epochs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,10 +51,10 @@ class Memory:
         known = [each for each in (self._config.max_model_bytes, free_on_host()) if each]
         return min(known, default=None)
 
-    def sized(self, manifest: Manifest, graphs: int, config: Config) -> Config:
+    def sized(self, manifest: Manifest, graphs: int, config: Config, least: int = FEWEST) -> Config:
         """The settings that a version is served by, whose graphs have so many bytes: those given,
         but where `max_sessions` was left as it is and there is no room for so many, for as many as
-        `max_model_bytes` allows or half of what is free has room for, if that is not next to none.
+        `max_model_bytes` allows or half of what is free has room for, and for `least` at least.
 
         Raises:
             BadModel: there is no room; the message names the figures.
@@ -65,26 +65,26 @@ class Memory:
         except BadModel:
             if "max_sessions" in config.model_fields_set:
                 raise
-            fewer = self._fewer(manifest, graphs, config, limits)
-            if fewer is None:
+            parts = [replace(each, free=each.free // (2 if each.shared else 1)) for each in limits]
+            found = self._room(manifest, graphs, config, parts)
+            if found < least and self._room(manifest, graphs, config, limits) < least:
                 raise
-            return fewer
+            return config.model_copy(update={"max_sessions": max(found, least)})
         return config
 
-    def _fewer(
+    def _room(
         self, manifest: Manifest, graphs: int, config: Config, limits: Sequence[Limit]
-    ) -> Config | None:
-        parts = [replace(each, free=each.free // (2 if each.shared else 1)) for each in limits]
-
-        def settings(sessions: int) -> Config:
-            return config.model_copy(update={"max_sessions": sessions})
+    ) -> int:
+        """For how many sessions there is room, `max_sessions` at most."""
 
         def too_many(sessions: int) -> bool:
-            given = settings(sessions)
-            return any(self._needed(manifest, graphs, given, at) > at.free for at in parts)
+            given = config.model_copy(update={"max_sessions": sessions})
+            return any(
+                sum(self._parts(manifest, graphs, given, each).values()) > each.free
+                for each in limits
+            )
 
-        sessions = bisect_left(range(1, config.max_sessions + 1), True, key=too_many)
-        return settings(sessions) if sessions >= FEWEST else None
+        return bisect_left(range(1, config.max_sessions + 1), True, key=too_many)
 
     def _check(
         self, manifest: Manifest, graphs: int, config: Config, limits: Sequence[Limit]
@@ -110,9 +110,6 @@ class Memory:
             how = "are free and promised to no other model"
             limits.append(Limit(free, how, on_cpu, True))
         return limits
-
-    def _needed(self, manifest: Manifest, graphs: int, config: Config, limit: Limit) -> int:
-        return sum(self._parts(manifest, graphs, config, limit).values())
 
     def _parts(
         self, manifest: Manifest, graphs: int, config: Config, limit: Limit

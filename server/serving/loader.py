@@ -16,7 +16,7 @@ from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
-from server.serving.footprint import Memory
+from server.serving.footprint import FEWEST, Memory
 from server.serving.model import Keeping, ServedModel
 from server.serving.registry import Registry
 
@@ -137,7 +137,11 @@ class Loader:
         bundle = load(
             entry, config.model_repository, MAX_GRAPH if most is None else most, self._verify
         )
-        sized = self._memory.sized(bundle.manifest, sum(map(len, bundle.graphs.values())), config)
+        graphs = sum(map(len, bundle.graphs.values()))
+        # Sessions may be to move over from the version that is served now.
+        now = self._registry.newest(entry.name)
+        least = FEWEST if now is None else max(FEWEST, now.capacity)
+        sized = self._memory.sized(bundle.manifest, graphs, config, least)
         # CUDA maps memory of the host as it likes, so that no limit fits it.
         with at_most(free_on_host() if self._device.kind == "cpu" else None):
             engine = self._probed(bundle, sized.slots)

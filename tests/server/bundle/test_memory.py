@@ -24,6 +24,7 @@ from server.errors import BadModel
 from server.metrics import Metrics
 from server.serving.footprint import Memory
 from server.serving.loader import Loader
+from server.serving.model import ServedModel
 from server.serving.registry import Registry
 from tests.server.bundle.malicious import graph
 from tests.server.core.parts import CPU, make_bundle
@@ -117,6 +118,32 @@ def test_of_free_memory_that_is_not_enough_a_model_takes_half(
     assert memory.sized(bundle.manifest, 0, config) is config, "it has room"
     monkeypatch.setattr("server.serving.footprint.free_on_host", lambda: 2 * whole - 1)
     assert 4_900 < memory.sized(bundle.manifest, 0, config).max_sessions < 5_000
+    assert memory.sized(bundle.manifest, 0, config, least=9_000).max_sessions == 9_000
+    with pytest.raises(BadModel, match="no room for 10,000 sessions"):
+        memory.sized(bundle.manifest, 0, config, least=10_000)
+
+
+def test_a_version_beside_another_is_served_to_no_fewer_sessions_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    """Those of the other may be to move over."""
+    make_bundle(tmp_path)
+    (entry,) = find(tmp_path)
+    metrics = Metrics()
+    registry = Registry(metrics)
+
+    def load_with(max_model_bytes: int) -> ServedModel:
+        config = settings(tmp_path, max_model_bytes=max_model_bytes)
+        return Loader(config, CPU, metrics, registry, lambda: None).serve(entry)
+
+    first = load_with(5_000_000)
+    registry.add(first)
+    with pytest.raises(BadModel, match="4,000,000 max_model_bytes allows"):
+        load_with(4_000_000)
+    second = load_with(6_000_000)
+    assert second.capacity > first.capacity
+    for model in (first, second):
+        model.stop()
 
 
 def test_what_sessions_may_take_is_said_when_a_model_is_loaded(

@@ -6,6 +6,7 @@ probe, which alone reads numbers, is left out; what is answered then means nothi
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -80,10 +81,25 @@ def test_a_gpu_that_computes_nothing_serves_no_model_and_says_so(serve: Serve) -
 def test_a_model_that_the_gpu_has_no_room_for_is_refused_before_it_takes_any(
     serve: Serve, tmp_path: Path
 ) -> None:
-    log = serve(memory=2**20).log()
+    log = serve(memory=2**20, more=("--max-sessions", "10000")).log()
     assert "not served: small/1: no room for 10,000 sessions: " in log
     assert "1,048,576 are free on cuda:0" in log
     assert not Trace.read(tmp_path / "trace").of(Launch)
+
+
+def test_where_no_number_is_set_a_model_has_as_many_sessions_on_the_gpu_as_a_limit_has_room_for(
+    serve: Serve,
+) -> None:
+    server = serve(NO_PROBE, more=("--max-model-bytes", "5000000"))
+    told = r"small/1: memory has room for ([0-9,]+) sessions, not for 10,000"
+    said = re.search(told, server.log())
+    assert said is not None
+    with SyncClient(server.address) as client:
+        (model,) = client.models()
+        assert model.max_sessions == int(said[1].replace(",", ""))
+        assert 100 < model.max_sessions < 10_000
+        with client.session("small", "a") as session:
+            assert session.step(X[0]).shape == (3,)
 
 
 def test_a_server_on_the_gpu_does_all_that_callers_ask_in_one_thread_a_model(

@@ -51,7 +51,7 @@ class Memory:
         known = [each for each in (self._config.max_model_bytes, free_on_host()) if each]
         return min(known, default=None)
 
-    def sized(self, manifest: Manifest, graphs: int, config: Config, least: int = FEWEST) -> Config:
+    def sized(self, manifest: Manifest, graphs: int, config: Config, least: int = 0) -> Config:
         """The settings that a version is served by, whose graphs have so many bytes: those given,
         but where `max_sessions` was left as it is and there is no room for so many, for as many as
         `max_model_bytes` allows or half of what is free has room for, and for `least` at least.
@@ -59,7 +59,7 @@ class Memory:
         Raises:
             BadModel: there is no room; the message names the figures.
         """
-        limits = self._limits()
+        limits, least = self._limits(), max(least, FEWEST)
         try:
             self._check(manifest, graphs, config, limits)
         except BadModel:

@@ -16,7 +16,7 @@ from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
-from server.serving.footprint import FEWEST, Memory
+from server.serving.footprint import Memory
 from server.serving.model import Keeping, ServedModel
 from server.serving.registry import Registry
 
@@ -140,7 +140,7 @@ class Loader:
         graphs = sum(map(len, bundle.graphs.values()))
         # Sessions may be to move over from the version that is served now.
         now = self._registry.newest(entry.name)
-        least = FEWEST if now is None else max(FEWEST, now.capacity)
+        least = 0 if now is None else now.capacity
         sized = self._memory.sized(bundle.manifest, graphs, config, least)
         # CUDA maps memory of the host as it likes, so that no limit fits it.
         with at_most(free_on_host() if self._device.kind == "cpu" else None):

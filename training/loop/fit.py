@@ -9,6 +9,8 @@ import copy
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
@@ -91,7 +94,8 @@ def fit(
     Raises:
         TrainingError: the tracker cannot be used; `resume` without a checkpoint, or with one of
             another recipe; Lightning cannot have the devices, strategy or precision asked for; the
-            processor cannot compute in the precision; or the loss diverges.
+            processor cannot compute in the precision; another run writes to `folder`; or the loss
+        diverges.
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)
@@ -109,8 +113,9 @@ def fit(
             trainer.callbacks.append(watch)  # type: ignore[attr-defined]
         _try_precision(trainer, learner, dataset, recipe)
         data = SessionData(dataset, recipe, lambda: len(learner.curve))
-        trainer.fit(learner, data, ckpt_path=checkpoint)
-    kept = _take_best(trainer, learner, before, zero.get("validation_loss"))
+        with _alone(folder) if trainer.is_global_zero else nullcontext():
+            trainer.fit(learner, data, ckpt_path=checkpoint)
+            kept = _take_best(trainer, learner, before, zero.get("validation_loss"))
     beginning = None if start is None else Beginning(start.lags, start.strength, zero, kept)
     network = learner.network.eval().cpu().float()
     calibrate(network, dataset, recipe)
@@ -248,6 +253,18 @@ def _callbacks(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> l
         )
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     return [*callbacks, last, _Remember(recipe)]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two runs in one folder would each take the other's checkpoints for their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "run.lock", timeout=0):
+            yield
+    except Timeout:
+        text = f"another run trains in {folder}; give this one another place (--runs)"
+        raise TrainingError(text) from None
 
 
 class _Remember(Callback):

@@ -4,6 +4,7 @@ several train one network, each on its part, in step."""
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path) ->
     # The graphs hold the same weights in the form that was faster at each export.
     ours, theirs = (each / "network.npz" for each in (resumed, undisturbed))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_run_is_refused_where_another_one_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, alone = config_of(tmp_path), tmp_path / "alone"
+    process = start(words(config, alone, *LONG))
+    await_file(alone / "runs" / "devices" / "last.ckpt", process)
+    process.send_signal(signal.SIGSTOP)
+    assert main(words(config, alone)) == 2
+    assert "another run trains in" in capsys.readouterr().err
+    kill(process)
+    fit(config, alone)  # what it held is free once it is dead
 
 
 def test_a_seed_repeats_the_weights_and_another_does_not(tmp_path: Path) -> None:

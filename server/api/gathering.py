@@ -9,9 +9,10 @@ state has to be brought in first, would keep the others waiting: those are submi
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -21,6 +22,11 @@ from server.serving.model import ServedModel
 from server.sessions import validation
 
 log = logging.getLogger(__name__)
+
+WORTH: Final = 256
+"""Rows of a run from which on more make a step no cheaper: messages that have come together enter
+runs of at most so many, so that their callers have the first replies, and send more, while the
+others run."""
 
 Deliver = Callable[[Submission], None]
 Refuse = Callable[[ServingError], None]
@@ -66,14 +72,14 @@ class Gathering:
 
     def __init__(self) -> None:
         self._singles: dict[ServedModel, dict[int, Single]] = {}
-        self._rows: dict[ServedModel, list[Asked]] = {}
+        self._rows: dict[ServedModel, deque[Asked]] = {}
 
     def add_rows(self, model: ServedModel, submission: Submission, refuse: Refuse) -> None:
         """Take in a message's rows, some of them to be queued; `submit` follows. `refuse` is called
         with why none of them was queued, if so."""
         if model in self._singles:  # some may be of the same sessions, and came before
             self._submit_all(model)
-        self._rows.setdefault(model, []).append((submission, refuse))
+        self._rows.setdefault(model, deque()).append((submission, refuse))
 
     def add(self, model: ServedModel, single: Single) -> None:
         """Take in a step; `submit` follows."""
@@ -83,11 +89,36 @@ class Gathering:
 
     def submit(self) -> None:
         """Have the steps run."""
-        while self._rows or self._singles:
-            self._submit_all(next(iter(self._rows or self._singles)))
+        while self.submit_some():
+            pass
+
+    def submit_some(self) -> bool:
+        """Have as many of the steps run as are worth a run; returns whether others are left."""
+        if self._rows or self._singles:
+            self._submit_some(next(iter(self._rows or self._singles)))
+        return bool(self._rows or self._singles)
 
     def _submit_all(self, model: ServedModel) -> None:
-        _submit_rows(model, self._rows.pop(model, ()))
+        while model in self._rows or model in self._singles:
+            self._submit_some(model)
+
+    def _submit_some(self, model: ServedModel) -> None:
+        if model in self._rows:
+            _submit_rows(model, self._worth_a_run(model))
+        else:
+            self._submit_singles(model)
+
+    def _worth_a_run(self, model: ServedModel) -> list[Asked]:
+        waiting = self._rows[model]
+        some = [waiting.popleft()]
+        rows = len(some[0][0])
+        while waiting and (rows := rows + len(waiting[0][0])) <= WORTH:
+            some.append(waiting.popleft())
+        if not waiting:
+            del self._rows[model]
+        return some
+
+    def _submit_singles(self, model: ServedModel) -> None:
         singles = list(self._singles.pop(model, {}).values())
         if not singles:
             return

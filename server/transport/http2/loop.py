@@ -53,7 +53,8 @@ class Loop(Polling):
 
     Args:
         on_call: called with each new call.
-        settle: called when everything that was ready has been taken in, before anything is sent.
+        settle: called when everything that was ready has been taken in, before anything is sent;
+            and again, once what came of it is sent, as long as it tells that there is more.
         on_death: called should the thread ever end other than by `stop`.
         largest_message: bytes of a message, unpacked.
         most_calls: of one connection at the same time.
@@ -66,7 +67,7 @@ class Loop(Polling):
     def __init__(
         self,
         on_call: Callable[[Call], object],
-        settle: Callable[[], object],
+        settle: Callable[[], bool | None],
         on_death: Callable[[], None],
         largest_message: int,
         most_calls: int,
@@ -186,12 +187,12 @@ class Loop(Polling):
         if self._later:
             self._attempt(self._later.popleft())
         self.timers.ring()
-        self._settle()
-        while self._words:
+        more = self._settle()
+        while more or self._words:
             self._give_out()
             if self.tallies:
                 self._count()
-            self._settle()
+            more = self._settle()
         if self.tallies:  # calls that ended without a word
             self._count()
         if self._behind:  # last: nobody waits for more than one of those who took their turn

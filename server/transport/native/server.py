@@ -75,7 +75,7 @@ class NativeServer:
         self._streams = Streams()
         self._loop = Loop(
             self._on_call,
-            self._gathering.submit,
+            self._gathering.submit_some,
             on_death,
             largest_message=config.max_message_bytes,
             most_calls=MOST_CALLS,

@@ -27,7 +27,7 @@ OnCall = Callable[[Call], object]
 @contextmanager
 def loop(
     on_call: OnCall,
-    settle: Callable[[], object] = lambda: None,
+    settle: Callable[[], bool | None] = lambda: None,
     most_calls: int = 4_096,
     limits: Limits = DEFAULTS,
 ) -> Iterator[tuple[Loop, int]]:
@@ -47,7 +47,9 @@ def loop(
 
 
 @contextmanager
-def channel(on_call: OnCall, settle: Callable[[], object] = lambda: None) -> Iterator[grpc.Channel]:
+def channel(
+    on_call: OnCall, settle: Callable[[], bool | None] = lambda: None
+) -> Iterator[grpc.Channel]:
     """gRPC's own caller."""
     with loop(on_call, settle) as (_, port), grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
         yield opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +182,95 @@ def test_whatever_fails_unexpectedly_every_step_has_an_outcome(
     again, told = _single(roomy, f"{part}-0", _observation(0), first=0)
     _run(roomy, [again])
     assert told.status == APPLIED
+
+
+class Rows:
+    """A message of a step each of some sessions."""
+
+    def __init__(self, model: ServedModel, names: Sequence[str], values: np.ndarray) -> None:
+        self.done = threading.Event()
+        self.submission = Submission(
+            handles=np.array([model.attach(name, create=True)[0] for name in names]),
+            first_steps=np.full(len(names), UNNUMBERED),
+            lengths=np.ones(len(names), np.int32),
+            features=values,
+            on_done=lambda _: self.done.set(),
+        )
+
+    def refuse(self, error: ServingError) -> None:
+        raise AssertionError(error)
+
+
+def test_messages_that_come_together_run_together_as_far_as_that_pays(
+    roomy: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those that ran are done, to be answered, before the others are begun."""
+    values = np.stack([_observation(k) for k in range(100)])
+    names = [[f"message-{k}-{row}" for row in range(100)] for k in range(3)]
+    messages = [Rows(roomy, each, values) for each in names]
+    together, run = list[int](), roomy.run_together
+
+    def noted(some: Sequence[Submission]) -> bool:
+        together.append(len(some))
+        return run(some)
+
+    monkeypatch.setattr(roomy, "run_together", noted)
+    gathering = Gathering()
+    for message in messages:
+        gathering.add_rows(roomy, message.submission, message.refuse)
+    assert gathering.submit_some()
+    assert all(message.done.wait(30) for message in messages[:2])
+    assert together == [2]
+    assert [roomy.get(each[0]).steps for each in names] == [1, 1, 0]
+    assert not gathering.submit_some()
+    assert messages[2].done.wait(30)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    asked=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12),
+    crowded=st.booleans(),
+)
+def test_messages_and_single_steps_that_mingle_are_each_applied_once_and_in_order(
+    asked: list[tuple[int, int]], crowded: bool, model: ServedModel, roomy: ServedModel
+) -> None:
+    """Of so many sessions from one on a step each, in a message; of none: a single step of it."""
+    served, run = model if crowded else roomy, time.monotonic_ns()
+    fed: dict[str, list[np.ndarray]] = {}
+    gathering, told = Gathering(), list[Callable[[], tuple[bool, np.ndarray, np.ndarray]]]()
+    wanted = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("server.api.gathering.WORTH", 6)
+        for at, (first, count) in enumerate(asked):
+            names = [f"{run}-{first + row}" for row in range(count or 1)]
+            values = np.stack([_observation(20 * at + row) for row in range(len(names))])
+            for name, each in zip(names, values, strict=True):
+                fed.setdefault(name, []).append(each)
+            wanted.append([(name, len(fed[name]) - 1) for name in names])
+            told.append(_add(gathering, served, names, values, alone=not count))
+        gathering.submit()
+        until = time.monotonic() + 30
+        while not all(each()[0] for each in told):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    for steps, each in zip(wanted, told, strict=True):
+        _, numbers, outputs = each()
+        assert numbers.tolist() == [step for _, step in steps]
+        answers = [expected(np.array(fed[name]))[step] for name, step in steps]
+        np.testing.assert_allclose(outputs, answers, atol=1e-5)
+    for name in fed:
+        served.close(name)
+
+
+def _add(
+    gathering: Gathering, model: ServedModel, names: list[str], values: np.ndarray, alone: bool
+) -> Callable[[], tuple[bool, np.ndarray, np.ndarray]]:
+    """Gather a step of each; returns what tells whether they are done, their numbers, outputs."""
+    if alone:
+        single, caller = _single(model, names[0], values[0])
+        gathering.add(model, single)
+        return lambda: (caller.status == APPLIED, np.array([caller.first]), caller.output[None])
+    rows = Rows(model, names, values)
+    gathering.add_rows(model, rows.submission, rows.refuse)
+    submission = rows.submission
+    return lambda: (rows.done.is_set(), submission.first_steps, submission.room(3))

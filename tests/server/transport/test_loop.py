@@ -123,6 +123,29 @@ def test_what_is_ready_at_once_is_settled_together() -> None:
     assert max(sizes) > 1
 
 
+def test_what_was_settled_is_sent_before_the_rest_is_settled() -> None:
+    taken: list[Call] = []
+    heard, waited = threading.Semaphore(0), list[bool]()
+
+    def settle() -> bool:
+        if not taken or len(taken) + len(waited) < 3:
+            return False
+        waited.append(not waited or heard.acquire(timeout=60))
+        taken.pop().answer(b"")
+        return bool(taken)
+
+    def gather(call: Call) -> None:
+        call.receive(lambda _: taken.append(call))
+
+    with channel(gather, settle) as opened:
+        calls = [unary(opened).future(b"", timeout=60) for _ in range(3)]
+        for call in calls:
+            call.add_done_callback(lambda _: heard.release())
+        for call in calls:
+            call.result()
+    assert waited == [True] * 3
+
+
 @pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 300_000, LARGEST])
 def test_messages_of_any_size_come_and_go_whole(size: int) -> None:
     message = bytes(k % 251 for k in range(size))

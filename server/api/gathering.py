@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from server.arrays import every, filled
 from server.errors import Internal, ServingError
 from server.scheduler.submission import Handles, Submission
 from server.serving.model import ServedModel
@@ -149,9 +150,9 @@ def _submit_rows(model: ServedModel, asked: Sequence[Asked]) -> None:
 
 def _together(model: ServedModel, singles: list[Single]) -> Iterator[tuple[list[Single], Handles]]:
     """Those that can run at once, then each of the others by itself; with their sessions."""
-    handles = np.fromiter((each.handle for each in singles), np.int64, len(singles))
+    handles = np.array([each.handle for each in singles], np.int64)
     at_hand = model.at_hand(handles)
-    if at_hand.all():
+    if every(at_hand):
         yield singles, handles
         return
     if at_hand.any():
@@ -188,14 +189,14 @@ def _joined(model: ServedModel, singles: Sequence[Single], handles: Handles) -> 
     packed = b"".join([each.features for each in singles])
     submission = Submission(
         handles=handles,
-        first_steps=np.fromiter((each.first_step for each in singles), np.int64, count),
-        lengths=np.ones(count, dtype=np.int32),
+        first_steps=np.array([each.first_step for each in singles], np.int64),
+        lengths=filled(count, np.int32, 1),
         features=np.frombuffer(packed, dtype="<f4").reshape(count, manifest.inputs_width),
         on_done=singles[0].caller.address(lambda done: _tell(singles, done)),
     )
     for row, single in enumerate(singles):
         single.submission, single.row = submission, row
-    submission.deadlines = np.fromiter((each.deadline for each in singles), np.float64, count)
+    submission.deadlines = np.array([each.deadline for each in singles], np.float64)
     validation.fail_unacceptable(submission, manifest)
     return submission
 

@@ -145,8 +145,7 @@ class Scheduler:
             BadInput: it has more steps than the queue ever holds.
             Draining: the scheduler has stopped.
         """
-        queued = submission.queued_rows
-        if not len(queued):  # every row has failed already
+        if submission.failed and not len(submission.queued_rows):  # every row has failed already
             submission.on_done(submission)
         elif not self.run_together([submission]):
             self.queue.put(submission, self._rate)

@@ -33,6 +33,7 @@ class ReplayCache:
         self.latest = np.zeros(capacity + 1, dtype=np.int32)
         """How many of each slot's latest steps came in one row."""
         self._weights = _multipliers(inputs)
+        self._offset = self._weights.sum()
 
     def keep(
         self,
@@ -120,8 +121,8 @@ class ReplayCache:
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed
             features = np.where(np.isnan(features), np.float32(np.nan), features)
-        bits = np.ascontiguousarray(features).view(np.uint32).astype(np.uint64)
-        prints: Prints = (bits + np.uint64(1)) @ self._weights
+        bits = np.ascontiguousarray(features).view(np.uint32)
+        prints: Prints = np.dot(bits, self._weights) + self._offset  # of (bits + 1), modulo 2**64
         return prints
 
 

@@ -21,29 +21,14 @@ def predict(network: StreamingNetwork, x: Floats) -> Floats:
     return outputs
 
 
-def figures_on(
-    network: StreamingNetwork, target: Target, sessions: Sequence[Session]
-) -> dict[str, float]:
-    """Accuracy per step, macro F1 and accuracy at session end; or RMSE of each value in its
-    unit."""
-    outputs = [predict(network, session.x) for session in sessions]
-    return _figures(outputs, [session.y for session in sessions], target)
-
-
 def step_figures(
     outputs: Sequence[Floats], targets: Sequence[Floats], target: Target
 ) -> dict[str, float]:
-    """The same of sessions' outputs [T, O] against their targets [T, 1 or O], without the ends;
-    what is known at no step is left out."""
-    found = _figures(outputs, targets, target)
-    return {name: value for name, value in found.items() if name != END}
-
-
-def _figures(
-    outputs: Sequence[Floats], targets: Sequence[Floats], target: Target
-) -> dict[str, float]:
+    """Accuracy per step and macro F1, or RMSE of each value in its unit: of sessions' outputs
+    [T, O] against their targets [T, 1 or O]; what is known at no step is left out."""
     scorer = scorer_of(target, targets)
-    return known_figures(scorer.figures(scorer.sums(outputs, targets).sum(axis=0)))
+    found = known_figures(scorer.figures(scorer.sums(outputs, targets).sum(axis=0)))
+    return {name: value for name, value in found.items() if name != END}
 
 
 def ends(network: StreamingNetwork, sessions: Sequence[Session]) -> list[tuple[int, int]]:

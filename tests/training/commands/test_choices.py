@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
-from training.commands import sweep
+from training.commands import crossval, sweep
 from training.table.segments import folds
 
 
@@ -77,27 +81,65 @@ def test_a_sweep_needs_something_to_measure_by(
     assert "a sweep needs a validation part" in capsys.readouterr().err
 
 
-def test_cross_validation_holds_every_group_out_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """What `crossval` of three folds by two seeds writes, and says."""
+    folder = tmp_path_factory.mktemp("crossval")
+    out, said = folder / "folds.json", io.StringIO()
+    words = ["crossval", str(config_of(folder)), "--folds", "3", "--seeds", "2"]
+    told = logging.StreamHandler(said)
+    crossval.log.addHandler(told)
+    crossval.log.setLevel("INFO")
+    assert main([*words, "--set", "loop.epochs=2", "--out", str(out)]) == 0
+    crossval.log.removeHandler(told)
+    return json.loads(out.read_text()), said.getvalue()
+
+
+def test_cross_validation_holds_every_group_out_once_by_each_seed(
+    crossed: tuple[dict[str, Any], str],
 ) -> None:
-    caplog.set_level("INFO")
-    out = tmp_path / "folds.json"
-    words = ["crossval", str(config_of(tmp_path)), "--folds", "3", "--out", str(out)]
-    assert main([*words, "--set", "loop.epochs=2"]) == 0
-    found = json.loads(out.read_text())
-    held_out = [name for fold in found["folds"] for name in fold["held_out"]]
-    assert sorted(held_out) == sorted(f"d{k}" for k in range(12))
-    assert [len(fold["held_out"]) for fold in found["folds"]] == [4, 4, 4]
-    assert sum(map(sum, found["confusion_at_session_end"])) == 12
-    names = [name for fold in found["folds"] for name in fold["held_out"]]
-    assert names not in (sorted(names), sorted(names, key=lambda name: int(name[1:]))), "drawn"
-    mean = sum(fold["figures"]["accuracy_per_step"] for fold in found["folds"]) / 3
-    assert found["mean"]["accuracy_per_step"] == pytest.approx(mean)
+    found, said = crossed
+    first = found["recipe"]["loop"]["seed"]
+    assert [fold["seed"] for fold in found["folds"]] == [first] * 3 + [first + 1] * 3
+    for of in (found["folds"][:3], found["folds"][3:]):
+        names = [name for fold in of for name in fold["held_out"]]
+        assert sorted(names) == sorted(f"d{k}" for k in range(12))
+        assert [len(fold["held_out"]) for fold in of] == [4, 4, 4]
+        assert names not in (sorted(names), sorted(names, key=lambda name: int(name[1:]))), "drawn"
+    assert sum(map(sum, found["confusion_at_session_end"])) == 2 * 12
     values = [fold["figures"]["accuracy_per_step"] for fold in found["folds"]]
+    assert values[:3] != values[3:]
+    assert found["mean"]["accuracy_per_step"] == pytest.approx(np.mean(values))
     spread = found["spread"]["accuracy_per_step"]
     assert (spread["lowest"], spread["highest"]) == (min(values), max(values))
-    assert "accuracy_per_step: mean of the folds" in caplog.text
-    assert len(caplog.text) < 2000
+    assert "accuracy_per_step: mean of the folds" in said
+    assert f"seed {first + 1}, mean of the folds:" in said
+    assert len(said) < 4000
+
+
+def test_cross_validation_tells_how_sure_its_figures_are(
+    crossed: tuple[dict[str, Any], str],
+) -> None:
+    """Groups are drawn again, each with all its sessions and by all seeds."""
+    found, said = crossed
+    name = "accuracy_at_session_end"  # of which each group has as many, so that means are alike
+    known = found["intervals"][name]
+    means = [seed["figures"][name] for seed in found["seeds"]]
+    groups = [figures[name] for figures in found["by_group"].values()]
+    assert len(groups) == 12
+    assert known["value"] == pytest.approx(np.mean(means)) == pytest.approx(np.mean(groups))
+    deviation = np.std(groups) / np.sqrt(12)
+    assert deviation > 0
+    assert known["value"] - known["low"] == pytest.approx(1.96 * deviation, rel=0.4)
+    assert known["high"] - known["value"] == pytest.approx(1.96 * deviation, rel=0.4)
+    assert "(12 groups drawn again)" in said
+
+
+def test_cross_validation_by_no_seed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["crossval", str(config_of(tmp_path)), "--seeds", "0"]) == 2
+    assert "--seeds 0" in capsys.readouterr().err
 
 
 def test_folds_are_drawn_by_the_seed_and_hold_every_group_once() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from server.api.errors import detail, row_errors
 from server.api.gathering import Caller, Single
 from server.api.lanes import Lanes
+from server.api.outcomes import outcomes
 from server.arrays import every, filled
 from server.bundle.manifest import Manifest
 from server.errors import BadInput, ServingError, UnknownLane
@@ -76,18 +77,17 @@ def read_single(message: pb.StepBatch, lanes: Lanes, caller: Caller) -> Single |
 
 def reply_single(message_id: int, submission: Submission, row: int, model: ServedModel) -> bytes:
     """The reply to a message of one row, which was gathered as row `row` of this submission."""
-    handle, first = int(submission.handles[row]), int(submission.first_steps[row])
-    told = pb.StepBatchReply(id=message_id, status=submission.status[row : row + 1].tobytes())
-    told.first_steps = max(first, 0).to_bytes(8, "little")
-    if submission.status[row] == FAILED:
+    found = outcomes(submission, model)
+    told = pb.StepBatchReply(id=message_id, status=bytes([found.status[row]]))
+    told.first_steps = max(found.first_steps[row], 0).to_bytes(8, "little")
+    if found.status[row] == FAILED:
         error = submission.error(row)
         model.metrics.error(error.code, error.reason)
         told.errors.add(row=0, error=detail(error))
     else:
-        outputs = submission.room(model.manifest.outputs_width)[row]
-        told.outputs = outputs.astype("<f4", copy=False).tobytes()
-    if model.keeper is not None:
-        told.durable_steps = model.directory.told(handle)[0].to_bytes(8, "little")
+        told.outputs = found.outputs(row)
+    if found.durable is not None:
+        told.durable_steps = found.durable[row].to_bytes(8, "little")
     return told.SerializeToString()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from server.api.outcomes import outcomes
 from server.errors import BadInput
 from server.names import SEPARATOR
 from server.scheduler.submission import UNNUMBERED, Submission
@@ -81,14 +82,15 @@ def reply_packed(submission: Submission, row: int, model: ServedModel) -> bytes:
     Raises:
         ServingError: why the step was not applied.
     """
-    if submission.status[row] == FAILED:
+    found = outcomes(submission, model)
+    if found.status[row] == FAILED:
         raise submission.error(row)
-    reply = packed_pb2.PackedStepReply(
-        steps=1, outputs=submission.room(model.manifest.outputs_width)[row].tobytes()
-    )
-    reply.first_step = int(submission.first_steps[row])
-    reply.remembered = bool(submission.status[row] == REMEMBERED)
-    reply.durable_step = model.directory.told(int(submission.handles[row]))[0]
+    reply = packed_pb2.PackedStepReply(steps=1, outputs=found.outputs(row))
+    reply.first_step = found.first_steps[row]
+    if found.status[row] == REMEMBERED:
+        reply.remembered = True
+    if found.durable is not None:
+        reply.durable_step = found.durable[row]
     return reply.SerializeToString()
 
 

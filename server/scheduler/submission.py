@@ -67,6 +67,7 @@ class Submission:
         "ran_at",
         "ran_for",
         "status",
+        "told",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +97,8 @@ class Submission:
         self.enqueued_at = time.monotonic()
         self.ran_at = self.ran_for = 0.0
         """When its first run began, if one has; seconds of all its runs."""
+        self.told: object = None
+        """What those who tell callers keep of it, once it is done."""
 
     def __len__(self) -> int:
         return len(self.handles)

@@ -117,6 +117,10 @@ class Incoming(ABC):
         self._ended = last
         if self._read_all:  # the end waits for what is unsent
             return
+        if type(payload) is bytes and self._is_whole(payload):
+            self._inbox.append((payload[PREFIX_SIZE:], self.connection.loop.since))
+            self._pump()
+            return
         had, due = self._have, self._due
         self._have = had + len(payload)
         if not self._dropped:  # or it is refused once it has come
@@ -126,6 +130,17 @@ class Incoming(ABC):
         self._pump_or_end()
         if self._have or self._inbox or self._holding is not None:
             self._has_come(payload, had, due)
+
+    def _is_whole(self, payload: bytes) -> bool:
+        """Whether this is a message, all of it, and awaited, as nearly all small ones are."""
+        if self._take is None or self._inbox or self._have or self._due >= 0:
+            return False
+        if self._dropped or self._holding is not None:
+            return False
+        size = len(payload) - PREFIX_SIZE
+        if not 0 <= size <= self.connection.loop.usual_message:
+            return False
+        return PREFIX.unpack_from(payload) == (0, size)
 
     def _has_come(self, payload: Packed, had: int, due: int) -> None:
         """Something of it stays here for now."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from training.commands.options import add_recipe, recipe_of
 from training.errors import TrainingError
 from training.figures import ends, predict
 from training.loop.fit import fit
+from training.loop.processes import side_by_side
 from training.recipe.recipe import Recipe, to_mapping
 from training.scoring.intervals import intervals
 from training.scoring.scorer import known_figures, scorer_of, targets_of
@@ -56,8 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     seed = None if arguments.in_order else recipe.split.seed
     held_out = folds(_groups(dataset), arguments.folds, seed)
     recipes = [_without(recipe, k, fold) for k in range(arguments.seeds) for fold in held_out]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.processes, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(arguments.processes, mp_context=side_by_side()) as pool:
         done = list(pool.map(_fold, recipes))
     result = _summary(done, dataset) | {"recipe": to_mapping(recipe)}
     _tell(result)

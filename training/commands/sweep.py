@@ -6,7 +6,6 @@ import argparse
 import csv
 import logging
 import math
-import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from training.commands.options import add_recipe
 from training.errors import TrainingError
 from training.loop.fit import fit
+from training.loop.processes import side_by_side
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
 from training.table.dataset import load
@@ -171,7 +171,7 @@ class _Pruning(pl.Callback):
 
 def _run_in(jobs: int, sweep: Sweep) -> None:
     """In this process and in others beside it."""
-    context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
+    context = side_by_side()
     others = [context.Process(target=_beside, args=(sweep,)) for _ in range(jobs - 1)]
     for each in others:
         each.start()

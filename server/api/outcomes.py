@@ -39,4 +39,3 @@ def outcomes(submission: Submission, model: ServedModel) -> Outcomes:
             outputs.shape[1] * 4,
         )
     return submission.told
-

@@ -85,3 +85,5 @@ serve
 measure
 measure --async --streaming
 echo "== perf_analyzer is content"
+kill "$server"; wait "$server" || true; server=
+"$PYTHON" -m benchmarks.perf_analyzer "$root"

@@ -168,9 +168,7 @@ def run(in_flight: Sequence[int], seconds: float, windows: int) -> list[Result]:
     on_server, on_load = machine.choose_cores()
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(each) for name, each in _sides(Path(folder), on_server)
-        }
+        servers = {name: stack.enter_context(each) for name, each in sides(Path(folder), on_server)}
         stack.enter_context(machine.pinned(on_load))
         first = 1
         for method in SIDES:
@@ -181,7 +179,8 @@ def run(in_flight: Sequence[int], seconds: float, windows: int) -> list[Result]:
     return results
 
 
-def _sides(folder: Path, core: int) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
+def sides(folder: Path, core: int) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
+    """The servers that are set side by side, not yet started, all on one core."""
     H64.write(folder)
     for name in ("aio", "native"):
         yield name, machine.serving(folder, core, "--store", "none", "--transport", name)

@@ -57,21 +57,24 @@ def run(arguments: argparse.Namespace) -> None:
     held_out = folds(_groups(dataset), arguments.folds, seed)
     recipes = [_without(recipe, k, fold) for k in range(arguments.seeds) for fold in held_out]
     with ProcessPoolExecutor(arguments.processes, mp_context=side_by_side()) as pool:
-        done = list(pool.map(_fold, recipes))
+        done = [_told(fold, arguments.seeds > 1) for fold in pool.map(_fold, recipes)]
     result = _summary(done, dataset) | {"recipe": to_mapping(recipe)}
     _tell(result)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def _told(fold: dict[str, Any], by_seed: bool) -> dict[str, Any]:
+    """The fold, of which a line is told as soon as it is through."""
+    names, seed = fold["held_out"], f"seed {fold['seed']}, " if by_seed else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    log.info("%sheld out %s%s: %s", seed, ", ".join(names[:NAMED]), more, _said(fold))
+    return fold
+
+
 def _tell(result: dict[str, Any]) -> None:
-    """A line a fold, how far apart they are, and how far to be trusted."""
-    several = len(result["seeds"]) > 1
-    for fold in result["folds"]:
-        names, seed = fold["held_out"], f"seed {fold['seed']}, " if several else ""
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        log.info("%sheld out %s%s: %s", seed, ", ".join(names[:NAMED]), more, _said(fold))
-    for seed in result["seeds"] if several else ():
+    """How far apart the folds are, and how far to be trusted."""
+    for seed in result["seeds"] if len(result["seeds"]) > 1 else ():
         log.info("seed %d, mean of the folds: %s", seed["seed"], _said(seed))
     for name, mean in result["mean"].items():
         spread = result["spread"][name]

@@ -25,7 +25,7 @@ from server.sessions import validation
 log = logging.getLogger(__name__)
 
 WORTH: Final = 256
-"""Rows of a run from which on more make a step no cheaper: messages that have come together enter
+"""Steps of a run from which on more make each no cheaper: messages that have come together enter
 runs of at most so many, so that their callers have the first replies, and send more, while the
 others run."""
 
@@ -112,8 +112,8 @@ class Gathering:
     def _worth_a_run(self, model: ServedModel) -> list[Asked]:
         waiting = self._rows[model]
         some = [waiting.popleft()]
-        rows = len(some[0][0])
-        while waiting and (rows := rows + len(waiting[0][0])) <= WORTH:
+        steps = some[0][0].steps
+        while waiting and (steps := steps + waiting[0][0].steps) <= WORTH:
             some.append(waiting.popleft())
         if not waiting:
             del self._rows[model]

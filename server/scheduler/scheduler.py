@@ -145,7 +145,7 @@ class Scheduler:
             BadInput: it has more steps than the queue ever holds.
             Draining: the scheduler has stopped.
         """
-        if submission.failed and not len(submission.queued_rows):  # every row has failed already
+        if not submission.queues:
             submission.on_done(submission)
         elif not self.run_together([submission]):
             self.queue.put(submission, self._rate)

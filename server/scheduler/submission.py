@@ -141,6 +141,11 @@ class Submission:
             return np.arange(len(self.handles))
         return np.flatnonzero(self.status != FAILED)
 
+    @property
+    def queues(self) -> bool:
+        """Whether any row is to be queued."""
+        return len(self.queued_rows) > 0 if self.failed else len(self.handles) > 0
+
     def cancel(self, row: int = 0) -> None:
         """The row's caller has gone: it is dropped if it has not entered a run. Where all rows are
         one caller's, so are they."""

@@ -156,7 +156,7 @@ class _Asked:
     def _submit(self) -> None:
         deliver: Deliver = self.address(self._answer)
         submission = columns.read(self._message, self._lanes, self._model.manifest, deliver)
-        if not len(submission.queued_rows):
+        if not submission.queues:
             self._answer(submission)
             return
         self._stream.waiting.add(submission)

@@ -104,7 +104,7 @@ class StepStream(Stream[pb.StepBatchReply]):
             model.manifest,
             self._mailbox.address(lambda done: self._done(message, done, opened)),
         )
-        if not len(submission.queued_rows):
+        if not submission.queues:
             self._answer(message, submission, opened)
             return
         self._waiting.add(submission)  # before: it may be done by the time submit returns

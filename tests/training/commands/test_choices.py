@@ -83,10 +83,10 @@ def test_a_sweep_needs_something_to_measure_by(
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """What `crossval` of three folds by two seeds writes, and says."""
+    """What `crossval` of two folds by two seeds writes, and says."""
     folder = tmp_path_factory.mktemp("crossval")
     out, said = folder / "folds.json", io.StringIO()
-    words = ["crossval", str(config_of(folder)), "--folds", "3", "--seeds", "2"]
+    words = ["crossval", str(config_of(folder)), "--folds", "2", "--seeds", "2"]
     told = logging.StreamHandler(said)
     crossval.log.addHandler(told)
     crossval.log.setLevel("INFO")
@@ -100,15 +100,15 @@ def test_cross_validation_holds_every_group_out_once_by_each_seed(
 ) -> None:
     found, said = crossed
     first = found["recipe"]["loop"]["seed"]
-    assert [fold["seed"] for fold in found["folds"]] == [first] * 3 + [first + 1] * 3
-    for of in (found["folds"][:3], found["folds"][3:]):
+    assert [fold["seed"] for fold in found["folds"]] == [first] * 2 + [first + 1] * 2
+    for of in (found["folds"][:2], found["folds"][2:]):
         names = [name for fold in of for name in fold["held_out"]]
         assert sorted(names) == sorted(f"d{k}" for k in range(12))
-        assert [len(fold["held_out"]) for fold in of] == [4, 4, 4]
+        assert [len(fold["held_out"]) for fold in of] == [6, 6]
         assert names not in (sorted(names), sorted(names, key=lambda name: int(name[1:]))), "drawn"
     assert sum(map(sum, found["confusion_at_session_end"])) == 2 * 12
     values = [fold["figures"]["accuracy_per_step"] for fold in found["folds"]]
-    assert values[:3] != values[3:]
+    assert values[:2] != values[2:]
     assert found["mean"]["accuracy_per_step"] == pytest.approx(np.mean(values))
     spread = found["spread"]["accuracy_per_step"]
     assert (spread["lowest"], spread["highest"]) == (min(values), max(values))

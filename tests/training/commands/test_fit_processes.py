@@ -15,11 +15,17 @@ from training.__main__ import main
 LONG = ("loop.epochs=12", "network.dropout=0.2", "network.layers=2", "loop.averaging=0.9")
 
 
-def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And as long as it lives, no other one trains in its folder."""
     config = config_of(tmp_path)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(words(config, killed, *LONG))
     await_file(killed / "runs" / "devices" / "last.ckpt", process)
+    process.send_signal(signal.SIGSTOP)
+    assert main(words(config, killed)) == 2
+    assert "another run trains in" in capsys.readouterr().err
     kill(process)
     assert not (killed / "models").exists(), "it was through before it could be killed"
     resumed = fit(config, killed, *LONG, more=("--resume",))
@@ -27,19 +33,6 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path) ->
     # The graphs hold the same weights in the form that was faster at each export.
     ours, theirs = (each / "network.npz" for each in (resumed, undisturbed))
     assert ours.read_bytes() == theirs.read_bytes()
-
-
-def test_a_run_is_refused_where_another_one_trains(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config, alone = config_of(tmp_path), tmp_path / "alone"
-    process = start(words(config, alone, *LONG))
-    await_file(alone / "runs" / "devices" / "last.ckpt", process)
-    process.send_signal(signal.SIGSTOP)
-    assert main(words(config, alone)) == 2
-    assert "another run trains in" in capsys.readouterr().err
-    kill(process)
-    fit(config, alone)  # what it held is free once it is dead
 
 
 def test_a_seed_repeats_the_weights_and_another_does_not(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ MANIFEST = {"name": "devices", "version": 2}
 def stream(server: RunningServer, shift: float) -> None:
     """Steps whose load has moved, until the server has seen enough to tell."""
     rng, done = np.random.default_rng(0), 0
-    ids = [f"s{k}" for k in range(64)]
+    ids = [f"s{k}" for k in range(4)]
     until = time.monotonic() + 30
     with SyncClient(server.address) as client:
         while server.metric("tidegate_feature_samples", version="2") < 1_000:
             assert time.monotonic() < until
             for at in range(done, done + 200):
-                x = np.stack([rng.normal(shift, 1, 64), rng.integers(0, 3, 64)], axis=1)
-                client.step_many("devices", ids, [at] * 64, x).raise_first()
+                x = np.stack([rng.normal(shift, 1, 4), rng.integers(0, 3, 4)], axis=1)
+                client.step_many("devices", ids, [at] * 4, x).raise_first()
             done += 200
 
 

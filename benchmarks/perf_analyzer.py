@@ -7,6 +7,7 @@ core, perf_analyzer runs on another, one server at a time, by turns. `make perf-
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import statistics
 import subprocess
@@ -28,6 +29,8 @@ WAYS = {"unary": (), "stream": ("--async", "--streaming")}
 WINDOW, SETTLED, WATCHED = 2_000, 2.5, 2.0
 """Milliseconds of a window, of which it takes three; seconds after which the server's CPU time is
 looked at, and for how long."""
+MANY = 1_000_000
+IDS = itertools.count(1, MANY)  # a run leaves sequences open, of which tritonserver knows
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def look(root: Path, core: int, server: Server, way: str, concurrency: int) -> S
         "-i", "grpc", "--sequence-length", "20", "--sequence-length-variation", "0",
         "--concurrency-range", f"{concurrency}:{concurrency}", "--measurement-interval",
         str(WINDOW), "--stability-percentage", "999", *WAYS[way],
+        "--sequence-id-range", f"{(first := next(IDS))}:{first + MANY}",
     ]  # fmt: skip
     shares: list[float] = []
     watch = Thread(target=_watch, args=(server, shares))

@@ -115,7 +115,7 @@ class PlainWay:
 
     def _read(self, request: pb.ModelInferRequest) -> tuple[ServedModel, str, int, bytes] | None:
         """The model, the sequence's id and session, and the features."""
-        if request.outputs or request.model_version:
+        if request.model_version:
             return None
         sequence = requests.sequence(request.parameters)
         if sequence.start or sequence.end or sequence.timeout is not None:
@@ -123,6 +123,8 @@ class PlainWay:
         session_id = sequence.session_id
         model = self._registry.holding(request.model_name, 0, session_id)
         if model is None or not self._sequences.quiet(model, session_id):
+            return None
+        if request.outputs and not tensors.asks_for_all(request, self._reply_of(model)):
             return None
         features = tensors.raw(request, model.manifest)
         handle = model.directory.handle(session_id)

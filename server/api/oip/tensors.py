@@ -102,6 +102,16 @@ def described(manifest: Manifest) -> pb.ModelInferResponse:
     return response
 
 
+def asks_for_all(request: pb.ModelInferRequest, all_described: pb.ModelInferResponse) -> bool:
+    """Whether the outputs that it names, if any, are all that there are, as values: as most of
+    Triton's clients name them."""
+    if not request.outputs:
+        return True
+    names = sorted(output.name for output in all_described.outputs)
+    plain = not any(wanted.parameters for wanted in request.outputs)
+    return plain and sorted(wanted.name for wanted in request.outputs) == names
+
+
 def reply_all(
     request_id: str, outputs: Floats, all_described: pb.ModelInferResponse, manifest: Manifest
 ) -> pb.ModelInferResponse:

@@ -49,12 +49,13 @@ def look(root: Path, core: int, server: Server, way: str, concurrency: int) -> S
     Raises:
         RuntimeError: it failed, or was told of an error; the message holds what it said.
     """
+    first = next(IDS)
     command = [
         "taskset", "-c", str(core), "chroot", str(root), TOOL, "-m", H64.name, "-u", server.address,
         "-i", "grpc", "--sequence-length", "20", "--sequence-length-variation", "0",
         "--concurrency-range", f"{concurrency}:{concurrency}", "--measurement-interval",
         str(WINDOW), "--stability-percentage", "999", *WAYS[way],
-        "--sequence-id-range", f"{(first := next(IDS))}:{first + MANY}",
+        "--sequence-id-range", f"{first}:{first + MANY}",
     ]  # fmt: skip
     shares: list[float] = []
     watch = Thread(target=_watch, args=(server, shares))

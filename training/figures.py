@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.loop.module import StreamingNetwork
 from training.network import Floats
 from training.scoring.scorer import END, known_figures, scorer_of
-from training.table.session import Session, Target
+from training.table.session import Target
 
 
 def predict(network: StreamingNetwork, x: Floats) -> Floats:
@@ -31,14 +31,14 @@ def step_figures(
     return {name: value for name, value in found.items() if name != END}
 
 
-def ends(network: StreamingNetwork, sessions: Sequence[Session]) -> list[tuple[int, int]]:
-    """For each session its last label and the class then predicted."""
+def ends(outputs: Sequence[Floats], targets: Sequence[Floats]) -> list[tuple[int, int]]:
+    """For each session of outputs [T, O] and targets [T, 1] its last label and the class then
+    predicted."""
     pairs = []
-    for session in sessions:
-        known = np.flatnonzero(~np.isnan(session.y[:, 0]))
+    for guess, y in zip(outputs, targets, strict=True):
+        known = np.flatnonzero(~np.isnan(y[:, 0]))
         if len(known):
-            guess = predict(network, session.x)[known[-1]].argmax()
-            pairs.append((int(session.y[known[-1], 0]), int(guess)))
+            pairs.append((int(y[known[-1], 0]), int(guess[known[-1]].argmax())))
     return pairs
 
 

@@ -120,9 +120,7 @@ class Gathering:
         return some
 
     def _submit_singles(self, model: ServedModel) -> None:
-        singles = list(self._singles.pop(model, {}).values())
-        if not singles:
-            return
+        singles = list(self._singles.pop(model).values())
         try:
             for alike, handles in _together(model, singles):
                 _submit(model, alike, handles)

@@ -121,7 +121,7 @@ def _fold(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.loop.seed,
         "figures": known_figures(scorer.figures(sums.sum(axis=0))),
         "sums": [(each.group, row) for each, row in zip(dataset.test, sums, strict=True)],
-        "ends": ends(fitted.network, dataset.test) if dataset.target.classes else [],
+        "ends": ends(outputs, targets) if dataset.target.classes else [],
         "seconds": round(time.monotonic() - started),
     }
 

@@ -95,7 +95,7 @@ def fit(
         TrainingError: the tracker cannot be used; `resume` without a checkpoint, or with one of
             another recipe; Lightning cannot have the devices, strategy or precision asked for; the
             processor cannot compute in the precision; another run writes to `folder`; or the loss
-        diverges.
+            diverges.
     """
     torch.set_num_threads(recipe.loop.threads)  # sums in one order: a seed repeats the result
     pl.seed_everything(recipe.loop.seed, verbose=False)

@@ -13,6 +13,7 @@ from server.api.gathering import Deliver, Gathering, Single
 from server.api.oip import requests, tensors
 from server.api.oip.refusals import NoStart
 from server.api.oip.sequences import Sequences, is_gone
+from server.api.outcomes import outcomes
 from server.errors import ServingError
 from server.scheduler.submission import UNNUMBERED, Submission
 from server.serving.model import ServedModel
@@ -61,12 +62,13 @@ class Plain:
 
     def done(self, submission: Submission, row: int) -> None:
         """The step has its outcome."""
-        if submission.status[row] == FAILED:
+        found = outcomes(submission, self._model)
+        if found.status[row] == FAILED:
             self._on_reply(self._failed(submission.error(row)), submission)
             return
-        manifest = self._model.manifest
-        outputs = submission.room(manifest.outputs_width)[row]
-        reply = tensors.reply_all(self._request_id, outputs, self._described, manifest)
+        reply = tensors.reply_all(
+            self._request_id, found.outputs(row), self._described, self._model.manifest
+        )
         self._on_reply(reply, submission)
 
     def _failed(self, error: ServingError) -> ServingError:

@@ -77,7 +77,7 @@ def reply(
 ) -> pb.ModelInferResponse:
     """The reply with the outputs asked for; `outputs` are a step's, [O]."""
     if not request.outputs:
-        return reply_all(request.id, outputs, described(manifest), manifest)
+        return reply_all(request.id, _packed(outputs), described(manifest), manifest)
     response = pb.ModelInferResponse(
         model_name=manifest.name, model_version=str(manifest.version), id=request.id
     )
@@ -113,13 +113,13 @@ def asks_for_all(request: pb.ModelInferRequest, all_described: pb.ModelInferResp
 
 
 def reply_all(
-    request_id: str, outputs: Floats, all_described: pb.ModelInferResponse, manifest: Manifest
+    request_id: str, packed: bytes, all_described: pb.ModelInferResponse, manifest: Manifest
 ) -> pb.ModelInferResponse:
-    """The reply with all outputs; `outputs` are a step's, [O]."""
+    """The reply with all outputs; `packed` are a step's, as little-endian f32."""
     response = pb.ModelInferResponse()
     response.CopyFrom(all_described)
     response.id = request_id
-    packed, start = _packed(outputs), 0
+    start = 0
     for output in manifest.outputs:
         response.raw_output_contents.append(packed[start : start + 4 * output.size])
         start += 4 * output.size

@@ -5,24 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.commands.options import add_recipe, recipe_of
+from training.commands.options import add_recipe, axis_of, recipe_of
+from training.crossval.choosing import Choice, Run, Setting, chosen, settings
+from training.crossval.fold import Fit, Fold, Groups, fitted, without
+from training.crossval.summary import summary
 from training.errors import TrainingError
-from training.figures import ends, predict
-from training.loop.fit import fit
 from training.loop.processes import side_by_side
-from training.recipe.recipe import Recipe, to_mapping
-from training.scoring.intervals import intervals
-from training.scoring.scorer import known_figures, scorer_of, targets_of
+from training.recipe.recipe import Recipe, read_recipe, to_mapping
+from training.recipes import find_recipe
+from training.scoring.scorer import Scorer, scorer_of, targets_of
 from training.table.dataset import load
 from training.table.segments import folds
 from training.table.session import Dataset, Session
@@ -32,12 +31,17 @@ NAMED = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, how many folds, where to write."""
+    """CONFIG, how many folds, what to choose within them, where to write."""
     add_recipe(parser)
     parser.add_argument("--folds", type=int, default=5, help="parts of the groups (default 5)")
     parser.add_argument("--seeds", type=int, default=1, help="how often each fold is trained, from "
                         "loop.seed on (default 1)")  # fmt: skip
-    parser.add_argument("--processes", type=int, default=2, help="folds at a time (default 2)")
+    parser.add_argument("--choose", action="append", default=[], metavar="KEY=A,B,...",
+                        help="a setting of which each fold takes the value that is best in the "
+                        "others, as network.hidden=32,64 (repeatable)")  # fmt: skip
+    parser.add_argument("--by", metavar="FIGURE", help="the figure to choose by (default: the one "
+                        "that `fit` judges by)")  # fmt: skip
+    parser.add_argument("--processes", type=int, default=2, help="fits at a time (default 2)")
     parser.add_argument("--in-order", action="store_true", help="folds of neighbours by name, "
                         "not drawn by split.seed")  # fmt: skip
     parser.add_argument("--out", type=Path, help="a JSON file of the figures")
@@ -47,35 +51,107 @@ def run(arguments: argparse.Namespace) -> None:
     """Print and write the figures on groups never seen.
 
     Raises:
-        TrainingError: there are fewer groups than folds, or no seeds.
+        TrainingError: there are fewer groups than folds, no seeds, too few folds to choose within,
+            or there is no such figure or setting.
     """
     recipe = recipe_of(arguments)
     if arguments.seeds < 1:
         raise TrainingError(f"--seeds {arguments.seeds}: each fold is trained at least once")
+    if arguments.by and not arguments.choose:
+        raise TrainingError("--by says what to --choose by, and there is nothing to choose")
+    recipes = _recipes(arguments)
     dataset = load(recipe)
+    scorer = scorer_of(dataset.target, targets_of(_every(dataset)))
+    figure = _figure(arguments.by, scorer, dataset, recipe)
     seed = None if arguments.in_order else recipe.split.seed
     held_out = folds(_groups(dataset), arguments.folds, seed)
-    recipes = [_without(recipe, k, fold) for k in range(arguments.seeds) for fold in held_out]
     with ProcessPoolExecutor(arguments.processes, mp_context=side_by_side()) as pool:
-        done = [_told(fold, arguments.seeds > 1) for fold in pool.map(_fold, recipes)]
-    result = _summary(done, dataset) | {"recipe": to_mapping(recipe)}
+        measure = partial(_measured, pool)
+        choices = _choices(recipes, held_out, figure, scorer, measure)
+        done = measure(_fits(recipes, held_out, choices, arguments.seeds))
+    result = summary(done, scorer, dataset.target) | {"recipe": to_mapping(recipe)}
+    if choices:
+        result |= {"choices": [choice.plain() for choice in choices]}
     _tell(result)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _told(fold: dict[str, Any], by_seed: bool) -> dict[str, Any]:
-    """The fold, of which a line is told as soon as it is through."""
-    names, seed = fold["held_out"], f"seed {fold['seed']}, " if by_seed else ""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    log.info("%sheld out %s%s: %s", seed, ", ".join(names[:NAMED]), more, _said(fold))
-    return fold
+def _recipes(arguments: argparse.Namespace) -> dict[Setting, Recipe]:
+    """The recipe in each setting to choose from; as it is where there is nothing to choose."""
+    grid = dict(axis_of(text, "--choose") for text in arguments.choose)
+    path = find_recipe(arguments.config)
+    return {
+        setting: read_recipe(path, [*arguments.set, *(f"{key}={value}" for key, value in setting)])
+        for setting in settings(grid)
+    }
 
 
-def _tell(result: dict[str, Any]) -> None:
+def _figure(by: str | None, scorer: Scorer, dataset: Dataset, recipe: Recipe) -> str:
+    """The figure to choose by."""
+    if by is None:
+        return scorer.main(recipe.target.weights != "equal")
+    session = dataset.train[0]
+    blank = np.zeros((len(session), dataset.target.outputs), np.float32)
+    known = scorer.figures(scorer.sums([blank], [session.y])[0])
+    if by not in known:
+        raise TrainingError(f"--by {by}: there is no such figure; there are {', '.join(known)}")
+    return by
+
+
+def _measured(pool: ProcessPoolExecutor, fits: Sequence[Fit]) -> list[Fold]:
+    """Each fit, of which a line is told as soon as it is through."""
+    several = len({each.recipe.loop.seed for each in fits}) > 1
+    done = []
+    for fold in pool.map(fitted, fits):
+        names = fold.held_out
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        parts = [f"seed {fold.seed}"] if several else []
+        parts += [_words(fold.chosen)] if fold.chosen else []
+        parts += [f"held out {', '.join(names[:NAMED])}{more}"]
+        log.info("%s: %s", ", ".join(parts), _said(fold.figures))
+        done.append(fold)
+    return done
+
+
+def _choices(
+    recipes: Mapping[Setting, Recipe],
+    held_out: Sequence[Groups],
+    figure: str,
+    scorer: Scorer,
+    measure: Run,
+) -> list[Choice]:
+    """What each fold is to be trained with; nothing where there is nothing to choose."""
+    if len(recipes) < 2:
+        return []
+    choices = chosen(recipes, held_out, figure, scorer, measure)
+    for choice in choices:
+        each = (f"{_words(dict(one))} {value:.4g}" for one, value in choice.measured.items())
+        log.info("chosen for %s by the others' %s: %s (of %s)", ", ".join(choice.held_out[:NAMED]),
+                 figure, _words(dict(choice.setting)), "; ".join(each))  # fmt: skip
+    return choices
+
+
+def _fits(
+    recipes: Mapping[Setting, Recipe],
+    held_out: Sequence[Groups],
+    choices: Sequence[Choice],
+    seeds: int,
+) -> list[Fit]:
+    """All folds by the first seed, then by the next, each in the setting chosen for it."""
+    only = next(iter(recipes))
+    settings = [choice.setting for choice in choices] or [only] * len(held_out)
+    return [
+        without(recipes[setting], groups, again, dict(setting))
+        for again in range(seeds)
+        for groups, setting in zip(held_out, settings, strict=True)
+    ]
+
+
+def _tell(result: Mapping[str, Any]) -> None:
     """How far apart the folds are, and how far to be trusted."""
     for seed in result["seeds"] if len(result["seeds"]) > 1 else ():
-        log.info("seed %d, mean of the folds: %s", seed["seed"], _said(seed))
+        log.info("seed %d, mean of the folds: %s", seed["seed"], _said(seed["figures"]))
     for name, mean in result["mean"].items():
         spread = result["spread"][name]
         log.info("%s: mean of the folds %.4g, standard deviation %.2g, from %.4g to %.4g",
@@ -86,8 +162,12 @@ def _tell(result: dict[str, Any]) -> None:
                      known["value"], *between, groups)  # fmt: skip
 
 
-def _said(told: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in told["figures"].items())
+def _said(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _words(setting: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in setting.items())
 
 
 def _groups(dataset: Dataset) -> list[str]:
@@ -98,80 +178,3 @@ def _groups(dataset: Dataset) -> list[str]:
 
 def _every(dataset: Dataset) -> Sequence[Session]:
     return dataset.train + dataset.validation + dataset.test
-
-
-def _without(recipe: Recipe, again: int, groups: tuple[str, ...]) -> Recipe:
-    split = recipe.split.model_copy(update={"test": groups, "validation": ()})
-    loop = recipe.loop.model_copy(update={"seed": recipe.loop.seed + again})
-    return recipe.model_copy(update={"split": split, "loop": loop})
-
-
-def _fold(recipe: Recipe) -> dict[str, Any]:
-    started = time.monotonic()
-    dataset = load(recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(dataset, recipe, Path(folder), quiet=True)
-    outputs = [predict(fitted.network, session.x) for session in dataset.test]
-    targets = targets_of(dataset.test)
-    scorer = scorer_of(dataset.target, targets)
-    sums = scorer.sums(outputs, targets)
-    assert isinstance(recipe.split.test, tuple)
-    return {
-        "held_out": list(recipe.split.test),
-        "seed": recipe.loop.seed,
-        "figures": known_figures(scorer.figures(sums.sum(axis=0))),
-        "sums": [(each.group, row) for each, row in zip(dataset.test, sums, strict=True)],
-        "ends": ends(outputs, targets) if dataset.target.classes else [],
-        "seconds": round(time.monotonic() - started),
-    }
-
-
-def _summary(done: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    target = dataset.target
-    scorer = scorer_of(target, targets_of(_every(dataset)))
-    by_group = _by_group(done)
-    figures = {group: known_figures(scorer.figures(sums)) for group, sums in by_group.items()}
-    found = intervals(scorer, np.stack(list(by_group.values())))
-    confusion = np.zeros((len(target.labels), len(target.labels)), int)
-    for fold in done:
-        del fold["sums"]
-        for label, guess in fold.pop("ends"):
-            confusion[label, guess] += 1
-    told = {
-        "mean": _mean(done),
-        "intervals": {name: each.plain() for name, each in found.items()},
-        "spread": {name: _spread(name, done) for name in done[0]["figures"]},
-        "seeds": [{"seed": seed, "figures": _mean(of)} for seed, of in _by_seed(done).items()],
-        "by_group": figures,
-        "folds": done,
-    }
-    if target.classes:
-        told |= {"labels": list(target.labels), "confusion_at_session_end": confusion.tolist()}
-    return told
-
-
-def _by_group(done: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
-    """The sums of each group's sessions, by all seeds."""
-    added: dict[str, NDArray[np.float64]] = {}
-    for fold in done:
-        for group, sums in fold["sums"]:
-            added[group] = added.get(group, 0.0) + sums
-    return added
-
-
-def _by_seed(done: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    return {seed: [fold for fold in done if fold["seed"] == seed]
-            for seed in dict.fromkeys(fold["seed"] for fold in done)}  # fmt: skip
-
-
-def _mean(done: list[dict[str, Any]]) -> dict[str, float]:
-    """Of each figure over folds."""
-    return {name: float(np.mean([fold["figures"][name] for fold in done]))
-            for name in done[0]["figures"]}  # fmt: skip
-
-
-def _spread(name: str, done: list[dict[str, Any]]) -> dict[str, float]:
-    """Of a figure over the folds; the deviation is that of a sample (n - 1)."""
-    values = np.array([fold["figures"][name] for fold in done])
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return {"deviation": deviation, "lowest": float(values.min()), "highest": float(values.max())}

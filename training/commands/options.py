@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from training.errors import TrainingError
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
 
@@ -23,3 +24,15 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe asked for."""
     return read_recipe(find_recipe(arguments.config), arguments.set)
+
+
+def axis_of(text: str, option: str) -> tuple[str, list[str]]:
+    """A setting and the values to try, of KEY=A,B,...
+
+    Raises:
+        TrainingError: it is not of that form.
+    """
+    key, _, values = text.partition("=")
+    if not key or not values:
+        raise TrainingError(f"{option} must be KEY=A,B,..., not {text!r}")
+    return key, values.split(",")

@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from training.commands.options import add_recipe
+from training.commands.options import add_recipe, axis_of
 from training.errors import TrainingError
 from training.loop.fit import fit
 from training.loop.processes import side_by_side
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         TrainingError: a setting is none, there is no validation part to measure by, a process of
             it failed, or no trial came to anything.
     """
-    grid = dict(_axis(text) for text in arguments.grid)
+    grid = dict(axis_of(text, "--grid") for text in arguments.grid)
     recipe = read_recipe(find_recipe(arguments.config), arguments.set)
     if not load(recipe).validation:
         raise TrainingError("a sweep needs a validation part (split.validation)")
@@ -195,13 +195,6 @@ def _jobs(text: str) -> int:
     if jobs < 1:
         raise ValueError(text)
     return jobs
-
-
-def _axis(text: str) -> tuple[str, list[str]]:
-    key, _, values = text.partition("=")
-    if not key or not values:
-        raise TrainingError(f"--grid must be KEY=A,B,..., not {text!r}")
-    return key, values.split(",")
 
 
 def _report(done: list[FrozenTrial], grid: Grid, folder: Path) -> None:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
 from training.commands import crossval, sweep
+from training.crossval.choosing import chosen, settings
+from training.crossval.fold import Fit, Fold
+from training.recipe.recipe import from_mapping
+from training.scoring.scorer import END, Scorer
 from training.table.segments import folds
+from training.table.session import Target
 
 
 def test_a_sweep_tries_every_combination_and_ranks_them(
@@ -83,14 +92,15 @@ def test_a_sweep_needs_something_to_measure_by(
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """What `crossval` of two folds by two seeds writes, and says."""
+    """What `crossval` of three folds by two seeds writes, and says, the rate chosen within them."""
     folder = tmp_path_factory.mktemp("crossval")
     out, said = folder / "folds.json", io.StringIO()
-    words = ["crossval", str(config_of(folder)), "--folds", "2", "--seeds", "2"]
+    words = ["crossval", str(config_of(folder)), "--folds", "3", "--seeds", "2", "--out", str(out),
+             "--choose", "loop.rate=1e-7,3e-2", "--set", "loop.epochs=3"]  # fmt: skip
     told = logging.StreamHandler(said)
     crossval.log.addHandler(told)
     crossval.log.setLevel("INFO")
-    assert main([*words, "--set", "loop.epochs=2", "--out", str(out)]) == 0
+    assert main(words) == 0
     crossval.log.removeHandler(told)
     return json.loads(out.read_text()), said.getvalue()
 
@@ -100,21 +110,91 @@ def test_cross_validation_holds_every_group_out_once_by_each_seed(
 ) -> None:
     found, said = crossed
     first = found["recipe"]["loop"]["seed"]
-    assert [fold["seed"] for fold in found["folds"]] == [first] * 2 + [first + 1] * 2
-    for of in (found["folds"][:2], found["folds"][2:]):
+    assert [fold["seed"] for fold in found["folds"]] == [first] * 3 + [first + 1] * 3
+    for of in (found["folds"][:3], found["folds"][3:]):
         names = [name for fold in of for name in fold["held_out"]]
         assert sorted(names) == sorted(f"d{k}" for k in range(12))
-        assert [len(fold["held_out"]) for fold in of] == [6, 6]
+        assert [len(fold["held_out"]) for fold in of] == [4, 4, 4]
         assert names not in (sorted(names), sorted(names, key=lambda name: int(name[1:]))), "drawn"
     assert sum(map(sum, found["confusion_at_session_end"])) == 2 * 12
     values = [fold["figures"]["accuracy_per_step"] for fold in found["folds"]]
-    assert values[:2] != values[2:]
+    assert values[:3] != values[3:]
     assert found["mean"]["accuracy_per_step"] == pytest.approx(np.mean(values))
     spread = found["spread"]["accuracy_per_step"]
     assert (spread["lowest"], spread["highest"]) == (min(values), max(values))
     assert "accuracy_per_step: mean of the folds" in said
     assert f"seed {first + 1}, mean of the folds:" in said
-    assert len(said) < 4000
+    assert len(said) < 5000
+
+
+def test_each_fold_is_trained_with_what_was_best_in_the_others(
+    crossed: tuple[dict[str, Any], str],
+) -> None:
+    found, said = crossed
+    folds = [fold["held_out"] for fold in found["folds"][:3]]
+    assert [choice["held_out"] for choice in found["choices"]] == folds
+    for choice in found["choices"]:
+        slow, quick = choice["measured"]
+        assert choice["setting"] == quick["setting"] == {"loop.rate": "3e-2"}
+        assert quick["accuracy_per_step"] > slow["accuracy_per_step"]
+    assert all(fold["chosen"] == {"loop.rate": "3e-2"} for fold in found["folds"])
+    assert said.count("by the others' accuracy_per_step: loop.rate=3e-2 (of") == 3
+
+
+PLAIN = {
+    "name": "devices",
+    "source": {"file": "none.csv"},
+    "table": {"session": "device", "order": "second"},
+    "features": {"load": {"unit": "V"}},
+    "target": {"columns": ["state"]},
+}
+
+
+@given(
+    shares=st.lists(st.tuples(*[st.integers(0, 9)] * 4), min_size=2, max_size=4),
+    own=st.integers(0, 2**32),
+)
+def test_a_folds_own_groups_have_no_say_in_what_it_is_trained_with(
+    shares: list[tuple[int, ...]], own: int
+) -> None:
+    """Of four folds each setting names so many of 10 sessions right; a fold's own figures, drawn
+    anew, change nothing of what is chosen for it."""
+    folds = [("a", "b"), ("c",), ("d",), ("e", "f")]
+    every = settings({"network.hidden": [str(k) for k in range(len(shares))]})
+    recipes = dict.fromkeys(every, from_mapping(PLAIN))
+    scorer = Scorer(Target(("state",), labels=("no", "yes")), np.ones(1))
+    anew = np.random.default_rng(own)
+
+    def run(fits: Sequence[Fit], blind: int | None) -> list[Fold]:
+        return [_told(each, folds, shares, blind, anew) for each in fits]
+
+    plain = chosen(recipes, folds, END, scorer, partial(run, blind=None))
+    for k, fold in enumerate(folds):
+        others = [sum(share[:k] + share[k + 1 :]) for share in shares]
+        assert plain[k].held_out == fold
+        assert plain[k].setting == every[others.index(max(others))], "the first of equals"
+        again = chosen(recipes, folds, END, scorer, partial(run, blind=k))
+        assert again[k] == plain[k]
+
+
+def _told(
+    wanted: Fit,
+    folds: Sequence[tuple[str, ...]],
+    shares: Sequence[tuple[int, ...]],
+    blind: int | None,
+    anew: np.random.Generator,
+) -> Fold:
+    """A fold whose first group has 10 sessions, of which so many are right."""
+    sums = {}
+    for k, fold in enumerate(folds):
+        if not {*fold} <= {*wanted.held_out}:
+            continue
+        right = shares[int(wanted.chosen["network.hidden"])][k]
+        right = int(anew.integers(0, 10)) if k == blind else right
+        for group in fold:
+            sums[group] = np.array([0.0] * 6 + ([right, 10] if group == fold[0] else [0, 0]))
+    assert wanted.recipe.split.test == wanted.held_out
+    return Fold(wanted.held_out, 1, {}, sums, (), 0, wanted.chosen)
 
 
 def test_cross_validation_tells_how_sure_its_figures_are(
@@ -135,11 +215,28 @@ def test_cross_validation_tells_how_sure_its_figures_are(
     assert "(12 groups drawn again)" in said
 
 
-def test_cross_validation_by_no_seed_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--seeds", "0"], "--seeds 0"),
+        (["--folds", "13"], "12 groups cannot make 13 folds"),
+        (["--by", "accuracy_per_step"], "nothing to choose"),
+        (["--choose", "network.hidden=4,8", "--by", "rmse"], "there is no such figure"),
+        (["--choose", "network.hidden"], "--choose must be KEY=A,B,..."),
+        (["--choose", "network.hidden=4,many"], "network.hidden"),
+        (["--choose", "network.hidden=4,8", "--folds", "2"], "at least 3 folds"),
+    ],
+)
+def test_what_cannot_be_cross_validated_is_told_before_anything_is_trained(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    why: str,
 ) -> None:
-    assert main(["crossval", str(config_of(tmp_path)), "--seeds", "0"]) == 2
-    assert "--seeds 0" in capsys.readouterr().err
+    monkeypatch.setattr(crossval, "fitted", None)
+    assert main(["crossval", str(config_of(tmp_path)), *words]) == 2
+    assert why in capsys.readouterr().err
 
 
 def test_folds_are_drawn_by_the_seed_and_hold_every_group_once() -> None:

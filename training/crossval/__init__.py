@@ -1,0 +1,1 @@
+"""Held out in turn: each fold's fit, settings chosen within folds, and figures of all of them."""

@@ -1,5 +1,5 @@
-"""Columns, asked and made several times a run: of few rows NumPy's own `all` and `ones` take three
-times as long."""
+"""Columns, asked and made several times a run: of few rows NumPy's own functions take three to ten
+times as long, since they are Python around what they do."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def every(column: NDArray[Any]) -> bool:
-    """Whether all of it is true, or other than 0."""
-    return bool(np.count_nonzero(column) == column.size)
+def every(column: NDArray[np.bool_]) -> bool:
+    """Whether all of it is true."""
+    return 0 not in column.tobytes()
+
+
+def some(column: NDArray[np.bool_]) -> bool:
+    """Whether any of it is true."""
+    return 1 in column.tobytes()
 
 
 def finite(values: NDArray[Any]) -> bool:

@@ -17,7 +17,7 @@ from server.api.errors import detail, row_errors
 from server.api.gathering import Caller, Single
 from server.api.lanes import Lanes
 from server.api.outcomes import outcomes
-from server.arrays import every, filled
+from server.arrays import every, filled, some
 from server.bundle.manifest import Manifest
 from server.errors import BadInput, ServingError, UnknownLane
 from server.scheduler.submission import UNNUMBERED, Submission
@@ -175,7 +175,7 @@ def refused(
 
 
 def _fail_unfit(submission: Submission, named: NDArray[np.uint32], manifest: Manifest) -> None:
-    if not every(submission.handles):
+    if not every(submission.handles != 0):
         unknown = np.flatnonzero(submission.handles == 0)
         submission.fail(unknown, UnknownLane(int(named[unknown[0]]), len(unknown) - 1))
     validation.fail_unacceptable(submission, manifest)
@@ -209,7 +209,7 @@ def _first_steps(message: pb.StepBatch, rows: int) -> NDArray[np.int64]:
     if not message.first_steps:
         return filled(rows, np.int64, UNNUMBERED)
     column = _sized(message.first_steps, "<u8", "first_steps", rows)
-    if np.count_nonzero(column > MAX_STEP):
+    if some(column > MAX_STEP):
         raise BadInput(f"first_steps has {column.max()}, out of range", field="first_steps")
     return column.astype(np.int64)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from server.arrays import filled
+from server.arrays import filled, some
 from server.errors import DeadlinePassed, ServingError, StepCancelled
 from server.scheduler.parts import Part, Picked
 from server.scheduler.submission import Rows, Submission
@@ -104,7 +104,7 @@ class Batch:
 
     def _drop_rows(self, segment: int, deadlines: NDArray[np.float64], now: float) -> None:
         late = deadlines <= now
-        if not np.count_nonzero(late):
+        if not some(late):
             return
         self.late = True
         gone, first = deadlines == -math.inf, self._starts[segment]

@@ -135,7 +135,7 @@ class Register:
         with self._lock:
             index = handles & INDEX
             live = self._live_at(index, handles)
-            if not every(starts):
+            if not every(starts != 0):
                 again = index[live & (starts == 0) & (self._counts[index] > 0)]
                 self._lives[again] += 1
                 self._durable[again] = 0

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.arrays import every, filled, lengthened
+from server.arrays import every, filled, lengthened, some
 from server.engine.engine import Engine
 from server.scheduler.submission import INDEX, ROOM, Handles
 from server.sessions.directory import Directory
@@ -111,7 +111,7 @@ class Residence:
         """Whether each of the sessions is resident, or has no state yet and a slot that is free: no
         new one has to wait for one's that has ended."""
         new = handles[self._search(handles) == 0]
-        return len(new) <= len(self._free) and not np.count_nonzero(self._directory.counts(new))
+        return len(new) <= len(self._free) and not some(self._directory.counts(new) != 0)
 
     def resolve(self, handles: Handles, fresh: NDArray[np.bool_]) -> Slots:
         """The slots of sessions that were live a moment ago, 0 for those that must be brought in.

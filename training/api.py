@@ -19,7 +19,7 @@ from training.errors import TrainingError
 from training.export import export as prove_and_write
 from training.figures import predict
 from training.loop.budget import advice, within
-from training.loop.fit import Fitted, class_weights
+from training.loop.fit import Fitted, plain_weights
 from training.loop.fit import fit as run_loop
 from training.loop.learned import check_learned
 from training.provenance import feature_entries, output_entries, provenance
@@ -128,13 +128,12 @@ def _compared(recipe: Recipe, dataset: Dataset, fitted: Fitted) -> Comparison:
     """On a part that was trained on, baselines would tell nothing."""
     part, sessions = dataset.held_out
     outputs = [predict(fitted.network, session.x) for session in sessions]
-    weights = class_weights(dataset, recipe)
-    doubles = None if weights is None else weights.double().numpy()
+    weights = plain_weights(dataset, recipe)
     simple = []
     if part != "training":
-        simple = baselines(dataset, recipe.baselines, sessions, doubles, recipe.loop.threads)
+        simple = baselines(dataset, recipe.baselines, sessions, weights, recipe.loop.threads)
     temperature = fitted.network.temperature
-    found = compared(recipe, dataset.target, part, sessions, outputs, simple, temperature, doubles)
+    found = compared(recipe, dataset.target, part, sessions, outputs, simple, temperature, weights)
     return replace(found, rolled=rolled(fitted.network, dataset, sessions))
 
 

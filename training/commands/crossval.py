@@ -16,7 +16,7 @@ import numpy as np
 from training.commands.options import add_recipe, axis_of, recipe_of
 from training.crossval.choosing import Choice, Run, Setting, chosen, settings
 from training.crossval.fold import Fit, Fold, Groups, fitted, without
-from training.crossval.summary import summary
+from training.crossval.summary import beside, summary
 from training.errors import TrainingError
 from training.loop.processes import side_by_side
 from training.recipe.recipe import Recipe, read_recipe, to_mapping
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "others, as network.hidden=32,64 (repeatable)")  # fmt: skip
     parser.add_argument("--by", metavar="FIGURE", help="the figure to choose by (default: the one "
                         "that `fit` judges by)")  # fmt: skip
+    parser.add_argument("--baselines", action="store_true", help="beside the network, what `fit` "
+                        "compares it with, learned in each fold")  # fmt: skip
     parser.add_argument("--processes", type=int, default=2, help="fits at a time (default 2)")
     parser.add_argument("--in-order", action="store_true", help="folds of neighbours by name, "
                         "not drawn by split.seed")  # fmt: skip
@@ -68,8 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
     with ProcessPoolExecutor(arguments.processes, mp_context=side_by_side()) as pool:
         measure = partial(_measured, pool)
         choices = _choices(recipes, held_out, figure, scorer, measure)
-        done = measure(_fits(recipes, held_out, choices, arguments.seeds))
+        fits = _fits(recipes, held_out, choices, arguments.seeds, arguments.baselines)
+        done = measure(fits)
     result = summary(done, scorer, dataset.target) | {"recipe": to_mapping(recipe)}
+    result |= beside(done, scorer, recipe.target.weights != "equal")
     if choices:
         result |= {"choices": [choice.plain() for choice in choices]}
     _tell(result)
@@ -137,12 +141,14 @@ def _fits(
     held_out: Sequence[Groups],
     choices: Sequence[Choice],
     seeds: int,
+    beside: bool,
 ) -> list[Fit]:
-    """All folds by the first seed, then by the next, each in the setting chosen for it."""
+    """All folds by the first seed, then by the next, each in the setting chosen for it; the
+    baselines, which no seed moves, by the first alone."""
     only = next(iter(recipes))
     settings = [choice.setting for choice in choices] or [only] * len(held_out)
     return [
-        without(recipes[setting], groups, again, dict(setting))
+        without(recipes[setting], groups, again, dict(setting), beside=beside and not again)
         for again in range(seeds)
         for groups, setting in zip(held_out, settings, strict=True)
     ]
@@ -160,6 +166,8 @@ def _tell(result: Mapping[str, Any]) -> None:
             between, groups = (known["low"], known["high"]), len(result["by_group"])
             log.info("  of all sessions %.4g, 95 %% interval %.4g to %.4g (%d groups drawn again)",
                      known["value"], *between, groups)  # fmt: skip
+    if "sentence" in result:
+        log.info("%s", result["sentence"])
 
 
 def _said(figures: Mapping[str, float]) -> str:

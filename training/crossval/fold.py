@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.figures import ends, predict
-from training.loop.fit import fit
+from training.loop.fit import fit, plain_weights
 from training.recipe.recipe import Recipe
+from training.scoring.baselines import Baseline, baselines
 from training.scoring.scorer import known_figures, scorer_of, targets_of
 from training.table.dataset import load
+from training.table.session import Dataset
 
 Doubles = NDArray[np.float64]
 Groups = tuple[str, ...]
@@ -27,7 +29,8 @@ class Fold:
     """What a network did on groups that it was not trained on.
 
     `by_group` has the sums of each held-out group's sessions, added up; `ends` the last label of
-    each session and what was named then; `chosen` the settings that were chosen for it, if any.
+    each session and what was named then; `chosen` the settings that were chosen for it, if any;
+    `baselines` what simple predictions, learned from the same sessions as the network, did there.
     """
 
     held_out: Groups
@@ -37,6 +40,7 @@ class Fold:
     ends: tuple[tuple[int, int], ...]
     seconds: int
     chosen: Mapping[str, str]
+    baselines: tuple[tuple[Baseline, Mapping[str, Doubles]], ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """For the JSON file."""
@@ -47,20 +51,32 @@ class Fold:
 
 @dataclass(frozen=True)
 class Fit:
-    """A recipe whose test part is the groups that it is trained without."""
+    """A recipe whose test part is the groups that it is trained without; `beside`: whether
+    baselines are learned too."""
 
     recipe: Recipe
     held_out: Groups
     chosen: Mapping[str, str]
+    beside: bool = False
 
 
 def without(
-    recipe: Recipe, groups: Groups, again: int = 0, chosen: Mapping[str, str] | None = None
+    recipe: Recipe,
+    groups: Groups,
+    again: int = 0,
+    chosen: Mapping[str, str] | None = None,
+    beside: bool = False,
 ) -> Fit:
-    """The fit that holds `groups` out, for the `again`th time: each has a seed of its own."""
-    split = recipe.split.model_copy(update={"test": groups, "validation": ()})
+    """The fit that holds `groups` out, for the `again`th time: each has a seed of its own. A share
+    for validation is drawn from the others, as `fit` draws it; groups that are named are not held
+    back, for they are others' in some fold."""
+    kept = recipe.split.validation
+    validation = () if isinstance(kept, tuple) else kept
+    split = recipe.split.model_copy(update={"test": groups, "validation": validation})
     loop = recipe.loop.model_copy(update={"seed": recipe.loop.seed + again})
-    return Fit(recipe.model_copy(update={"split": split, "loop": loop}), groups, chosen or {})
+    return Fit(
+        recipe.model_copy(update={"split": split, "loop": loop}), groups, chosen or {}, beside
+    )
 
 
 def fitted(wanted: Fit) -> Fold:
@@ -70,18 +86,31 @@ def fitted(wanted: Fit) -> Fold:
     with tempfile.TemporaryDirectory() as folder:
         network = fit(dataset, recipe, Path(folder), quiet=True).network
     outputs = [predict(network, session.x) for session in dataset.test]
-    targets = targets_of(dataset.test)
+    targets, groups = targets_of(dataset.test), [session.group for session in dataset.test]
     scorer = scorer_of(dataset.target, targets)
     sums = scorer.sums(outputs, targets)
+    beside = _beside(dataset, recipe) if wanted.beside else []
     return Fold(
         held_out=wanted.held_out,
         seed=recipe.loop.seed,
         figures=known_figures(scorer.figures(sums.sum(axis=0))),
-        by_group=added((each.group, row) for each, row in zip(dataset.test, sums, strict=True)),
+        by_group=added(zip(groups, sums, strict=True)),
         ends=tuple(ends(outputs, targets)) if dataset.target.classes else (),
         seconds=round(time.monotonic() - started),
         chosen=wanted.chosen,
+        baselines=tuple(
+            (
+                replace(each, outputs=[]),
+                added(zip(groups, scorer.sums(each.outputs, targets), strict=True)),
+            )
+            for each in beside
+        ),
     )
+
+
+def _beside(dataset: Dataset, recipe: Recipe) -> list[Baseline]:
+    weights = plain_weights(dataset, recipe)
+    return baselines(dataset, recipe.baselines, dataset.test, weights, recipe.loop.threads)
 
 
 def added(sums: Iterable[tuple[str, Doubles]]) -> dict[str, Doubles]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from training.crossval.fold import Fold, added
+from training.crossval.fold import Doubles, Fold, added
+from training.scoring.comparison import judge
 from training.scoring.intervals import intervals
 from training.scoring.scorer import Scorer, known_figures
+from training.scoring.scores import known_intervals, plain
 from training.table.session import Target
 
 
@@ -35,6 +37,32 @@ def summary(done: Sequence[Fold], scorer: Scorer, target: Target) -> dict[str, A
             "confusion_at_session_end": _confusion(done, target),
         }
     return told
+
+
+def beside(done: Sequence[Fold], scorer: Scorer, weighted: bool) -> dict[str, Any]:
+    """The network beside the baselines of the same folds, by groups drawn again; nothing where
+    there are none."""
+    by_name = [{each.name: sums for each, sums in fold.baselines} for fold in done]
+    by_name = [each for each in by_name if each]  # of each fold the first seed's alone
+    if not by_name:
+        return {}
+    ours = added(item for fold in done for item in fold.by_group.items())
+    simple = [each for each, _ in done[0].baselines if all(each.name in fold for fold in by_name)]
+    theirs = {each.name: _in_order(ours, [fold[each.name] for fold in by_name]) for each in simple}
+    rows = np.stack(list(ours.values()))
+    found = judge(scorer, weighted, rows, theirs, simple, "group")
+    return {
+        "baselines": {name: plain(known_intervals(scorer, each)) for name, each in theirs.items()},
+        "best": found.best,
+        "difference": found.difference.plain(),
+        "sentence": found.sentence,
+    }
+
+
+def _in_order(groups: Iterable[str], folds: Sequence[Mapping[str, Doubles]]) -> Doubles:
+    """The sums of each of the groups, which are each in one fold."""
+    found = added(item for fold in folds for item in fold.items())
+    return np.stack([found[group] for group in groups])
 
 
 def _values(done: Sequence[Fold]) -> dict[str, list[float]]:

@@ -29,6 +29,7 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.errors import TrainingError
@@ -137,9 +138,7 @@ def linear_start(dataset: Dataset, recipe: Recipe) -> Start | None:
     none to be had."""
     mirror = mirror_of(recipe.network, dataset.features)
     statistics = measure(dataset.train, dataset.features, dataset.target, mirror)
-    weights = class_weights(dataset, recipe)
-    doubles = None if weights is None else weights.double().numpy()
-    return fitted(dataset, recipe, statistics, mirror, doubles)
+    return fitted(dataset, recipe, statistics, mirror, plain_weights(dataset, recipe))
 
 
 def new_learner(dataset: Dataset, recipe: Recipe, start: Start | None = None) -> Learner:
@@ -175,6 +174,12 @@ def class_weights(dataset: Dataset, recipe: Recipe) -> torch.Tensor | None:
     y = np.concatenate([session.y[:, 0] for session in dataset.train])
     counts = np.bincount(y[~np.isnan(y)].astype(int), minlength=len(labels))
     return torch.tensor(counts.sum() / (len(labels) * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+def plain_weights(dataset: Dataset, recipe: Recipe) -> NDArray[np.float64] | None:
+    """`class_weights` as those take them who are no network."""
+    weights = class_weights(dataset, recipe)
+    return None if weights is None else weights.double().numpy()
 
 
 def _trainer(dataset: Dataset, recipe: Recipe, folder: Path, quiet: bool) -> pl.Trainer:

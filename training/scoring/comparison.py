@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from training.network import Floats
 from training.recipe.recipe import Recipe
 from training.scoring.balance import Balance, balance_of
@@ -100,20 +102,62 @@ def compared(
     weighted = recipe.target.weights != "equal"
     main = scorer.main(weighted)
     theirs = {each.name: scorer.sums(each.outputs, targets) for each in simple}
-    best = _best(scorer, main, theirs) if main in scores.figures else None
-    apart = differences(scorer, ours, theirs[best]) if best else {}
+    judged = judge(scorer, weighted, ours, theirs, simple)
     return Comparison(
         scores=scores,
         main=main,
         unit=scorer.unit(main),
         baselines={name: known_intervals(scorer, each) for name, each in theirs.items()},
-        best=best,
-        difference=apart.get(main, Interval(float("nan"))),
-        sentence=_sentence(scorer, main, best, ours, theirs, simple, apart, weighted),
+        best=judged.best,
+        difference=judged.difference,
+        sentence=judged.sentence,
         balance=None
         if weights is None
         else balance_of(scorer, outputs, targets, weights, temperature),
     )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A network beside its best baseline; None where there is none, or nothing to judge by."""
+
+    best: str | None
+    difference: Interval
+    sentence: str
+
+
+def judge(
+    scorer: Scorer,
+    weighted: bool,
+    ours: Doubles,
+    theirs: Mapping[str, Doubles],
+    simple: Sequence[Baseline],
+    what: str = "session",
+) -> Judged:
+    """The network's sums [S, M] beside those of the `simple` baselines, of the same sessions or
+    whatever else is drawn again; `weighted`: whether training gave classes unlike weights."""
+    main = scorer.main(weighted)
+    known = not np.isnan(scorer.figures(ours.sum(axis=0))[main])
+    best = _best(scorer, main, theirs) if known else None
+    if best is None:
+        nothing = Interval(float("nan"))
+        return Judged(None, nothing, "There is no baseline to compare with.")
+    apart = differences(scorer, ours, theirs[best])
+    (baseline,) = [each for each in simple if each.name == best]
+    sentence = _sentence(scorer, main, baseline, ours, theirs[best], apart[main], what)
+    if baseline.told:
+        sentence += (
+            "; it is told what was to be predicted of the steps before, as the network is not"
+        )
+    if weighted and scorer.target.classes:
+        mine, other = (
+            float(scorer.figures(each.sum(axis=0))[ACCURACY]) for each in (ours, theirs[best])
+        )
+        sentence += (
+            "; of accuracy per step, which class weights do not aim at, "
+            f"{mine:.3f} against {other:.3f}"
+        )
+    return Judged(best, apart[main], sentence + ".")
 
 
 def _best(scorer: Scorer, main: str, sums: Mapping[str, Doubles]) -> str | None:
@@ -127,34 +171,21 @@ def _best(scorer: Scorer, main: str, sums: Mapping[str, Doubles]) -> str | None:
 def _sentence(
     scorer: Scorer,
     main: str,
-    best: str | None,
+    baseline: Baseline,
     ours: Doubles,
-    theirs: Mapping[str, Doubles],
-    simple: Sequence[Baseline],
-    apart: Mapping[str, Interval],
-    weighted: bool,
+    theirs: Doubles,
+    apart: Interval,
+    what: str,
 ) -> str:
-    if best is None:
-        return "There is no baseline to compare with."
-    (baseline,) = [each for each in simple if each.name == best]
     starts = {
         "better": "The network beats its best baseline, {}",
         "worse": "The network is worse than its best baseline, {}",
         "not told apart": "The network and its best baseline, {}, are not told apart",
     }
     unit = scorer.unit(main)
-    pair = (float(scorer.figures(each.sum(axis=0))[main]) for each in (ours, theirs[best]))
+    pair = (float(scorer.figures(each.sum(axis=0))[main]) for each in (ours, theirs))
     mine, other = (told(main, unit, value) for value in pair)
-    text = (
-        f"{starts[verdict(main, apart[main])].format(baseline.words)}: {name_of(main)} {mine} "
-        f"against {other}, {told_difference(main, unit, apart[main], len(ours))}"
+    return (
+        f"{starts[verdict(main, apart)].format(baseline.words)}: {name_of(main)} {mine} "
+        f"against {other}, {told_difference(main, unit, apart, len(ours), what)}"
     )
-    if baseline.told:
-        text += "; it is told what was to be predicted of the steps before, as the network is not"
-    if weighted and scorer.target.classes:
-        text += (
-            "; of accuracy per step, which class weights do not aim at, "
-            f"{float(scorer.figures(ours.sum(axis=0))[ACCURACY]):.3f} against "
-            f"{float(scorer.figures(theirs[best].sum(axis=0))[ACCURACY]):.3f}"
-        )
-    return text + "."

@@ -30,13 +30,15 @@ def told(figure: str, unit: str, value: float, sign: bool = False) -> str:
     return f"{value:{form}} {unit}".rstrip()
 
 
-def told_difference(figure: str, unit: str, difference: Interval, sessions: int) -> str:
-    """A difference with its interval, in words."""
+def told_difference(
+    figure: str, unit: str, difference: Interval, count: int, what: str = "session"
+) -> str:
+    """A difference with its interval, in words; `count` of `what` were drawn again."""
     apart = told(figure, unit, difference.value, sign=True)
     if not difference.has_ends:
-        return f"a difference of {apart} ({sessions} session(s) give no interval)"
+        return f"a difference of {apart} ({count} {what}(s) give no interval)"
     low, high = (told(figure, "", end, sign=True) for end in (difference.low, difference.high))
-    return f"a difference of {apart} (95 % interval {low} to {high}, {sessions} sessions)"
+    return f"a difference of {apart} (95 % interval {low} to {high}, {count} {what}s)"
 
 
 def name_of(figure: str) -> str:

@@ -20,11 +20,19 @@ from tests.training.commands.tasks import config_of
 from training.__main__ import main
 from training.commands import crossval, sweep
 from training.crossval.choosing import chosen, settings
-from training.crossval.fold import Fit, Fold
+from training.crossval.fold import Fit, Fold, without
 from training.recipe.recipe import from_mapping
 from training.scoring.scorer import END, Scorer
 from training.table.segments import folds
 from training.table.session import Target
+
+PLAIN = {
+    "name": "devices",
+    "source": {"file": "none.csv"},
+    "table": {"session": "device", "order": "second"},
+    "features": {"load": {"unit": "V"}},
+    "target": {"columns": ["state"]},
+}
 
 
 def test_a_sweep_tries_every_combination_and_ranks_them(
@@ -95,12 +103,12 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], s
     """What `crossval` of three folds by two seeds writes, and says, the rate chosen within them."""
     folder = tmp_path_factory.mktemp("crossval")
     out, said = folder / "folds.json", io.StringIO()
-    words = ["crossval", str(config_of(folder)), "--folds", "3", "--seeds", "2", "--out", str(out),
-             "--choose", "loop.rate=1e-7,3e-2", "--set", "loop.epochs=3"]  # fmt: skip
+    words = ["crossval", str(config_of(folder)), "--folds", "3", "--seeds", "2", "--baselines",
+             "--set", "loop.epochs=3", "--choose", "loop.rate=1e-7,3e-2"]  # fmt: skip
     told = logging.StreamHandler(said)
     crossval.log.addHandler(told)
     crossval.log.setLevel("INFO")
-    assert main(words) == 0
+    assert main([*words, "--out", str(out)]) == 0
     crossval.log.removeHandler(told)
     return json.loads(out.read_text()), said.getvalue()
 
@@ -141,13 +149,28 @@ def test_each_fold_is_trained_with_what_was_best_in_the_others(
     assert said.count("by the others' accuracy_per_step: loop.rate=3e-2 (of") == 3
 
 
-PLAIN = {
-    "name": "devices",
-    "source": {"file": "none.csv"},
-    "table": {"session": "device", "order": "second"},
-    "features": {"load": {"unit": "V"}},
-    "target": {"columns": ["state"]},
-}
+def test_the_network_is_compared_with_baselines_of_the_same_folds(
+    crossed: tuple[dict[str, Any], str],
+) -> None:
+    found, said = crossed
+    assert set(found["baselines"]) == {"commonest", "logistic_6_lags", "trees_6_lags"}
+    name = "accuracy_per_step"
+    theirs = {known: each[name]["value"] for known, each in found["baselines"].items()}
+    assert found["best"] == max(theirs, key=theirs.__getitem__)
+    assert theirs["commonest"] < 0.7 < theirs["trees_6_lags"], "the latter see two steps before"
+    apart = found["intervals"][name]["value"] - theirs[found["best"]]
+    assert found["difference"]["value"] == pytest.approx(apart)
+    assert found["difference"]["low"] < apart < found["difference"]["high"]
+    assert found["sentence"] in said
+    assert "12 groups)" in found["sentence"]
+
+
+def test_a_share_for_validation_is_drawn_in_each_fold_and_named_groups_are_not() -> None:
+    recipe = from_mapping(PLAIN | {"split": {"validation": 0.25, "test": 0.5}})
+    assert without(recipe, ("d1",)).recipe.split.validation == 0.25
+    named = from_mapping(PLAIN | {"split": {"validation": ["d1"], "test": ["d2"]}})
+    assert without(named, ("d1",)).recipe.split.validation == ()
+    assert without(named, ("d1",)).recipe.split.test == ("d1",)
 
 
 @given(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ from server.engine.engine import Engine, EngineRows
 from server.engine.thread import EngineThread
 from server.errors import Internal, RunFailed, ServingError
 from server.metrics import ModelMetrics
+from server.scheduler.absent import Absent
 from server.scheduler.batch import Batch, fail_all
 from server.scheduler.control import ControlCall
-from server.scheduler.parts import Part, Picked, parts_of_one_run
+from server.scheduler.parts import Picked, parts_of_one_run
+from server.scheduler.protocol import StepProtocol
 from server.scheduler.queue import StepQueue
-from server.scheduler.submission import Handles, Rows, Submission
+from server.scheduler.submission import Rows, Submission
 
 log = logging.getLogger(__name__)
 
@@ -37,59 +39,6 @@ FEW_STEPS = 16
 SHORT_RUN = 300e-6
 CALL_SECONDS = 0.005
 BREATH = 50e-6  # seconds for others after a turn of refusals alone, which may be one of thousands
-
-
-Told = Callable[[Mapping[int, ServingError]], None]
-"""Called with the sessions, by handle, of which something did not come to pass, and why."""
-
-
-class StepProtocol(Protocol):
-    """Who knows which step of which session is next, and where its state is. Sessions implement
-    it; whoever holds the engine calls it."""
-
-    def settle(self, batch: Batch) -> NDArray[np.bool_]:
-        """Find the rows' sessions; answer or fail the open rows that must not run, and mark those
-        that are absent. Returns `fresh` for all rows."""
-
-    def commit(
-        self, batch: Batch, rows: Rows, ran: EngineRows, outputs: NDArray[np.float32]
-    ) -> None:
-        """Note that `rows` ran with `outputs`, and answer or fail them."""
-
-    def lose(self, batch: Batch, rows: Rows) -> None:
-        """The engine failed under `rows`: end their sessions, and fail those without an outcome."""
-
-    def ready(self, handles: Handles) -> bool:
-        """Whether none of the sessions has to be brought in before it can step."""
-
-    def bring_in(self, engine: Engine, handles: Handles) -> None:
-        """Make sessions resident until each has been in a run."""
-
-    def release(self, handles: Handles | None = None) -> None:
-        """Rows of these sessions leave the queue. None: of all that were brought in."""
-
-    @property
-    def awaited(self) -> bool:
-        """Whether sessions that were brought in have not had their run yet."""
-
-    @property
-    def room(self) -> int:
-        """How many more sessions `bring_in` may be asked for now."""
-
-    def missing(self, handles: Handles) -> Handles:
-        """Those of the sessions that have to be fetched before they can be brought in."""
-
-    def fetch(self, handles: Handles, then: Told) -> None:
-        """Fetch sessions; `then` is called once it is over, from any thread, with those that cannot
-        be had."""
-
-    @property
-    def confirms(self) -> bool:
-        """Whether steps are answered only once they are confirmed."""
-
-    def confirm(self, handles: Handles, then: Told) -> None:
-        """Have the sessions' steps confirmed; `then` is called once it is over, from any thread,
-        with those that cannot be."""
 
 
 class Scheduler:
@@ -113,6 +62,7 @@ class Scheduler:
     ) -> None:
         self.queue = StepQueue(max_queued_steps)
         self._engine, self._steps, self._metrics = engine, steps, metrics
+        self._absent = Absent(self.queue, steps, self._leave)
         self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
         self._rate, self._few = 0.0, at_once if engine.any_thread else 0
         # Whoever may run large batches itself waits for a call between runs, rather than have the
@@ -221,7 +171,7 @@ class Scheduler:
         others are brought in."""
         self._run_call()
         if self.queue.has_absent and not (self._steps.awaited and self.queue.has_calls):
-            self._bring_in(self.queue.absent(self._steps.room))
+            self._absent.bring_in(self._engine)
 
     def _take_engine(self) -> bool:
         if self._engine_free.acquire(blocking=False):
@@ -282,7 +232,7 @@ class Scheduler:
         try:
             batch.drop_late()
             fresh = self._steps.settle(batch)
-            picked = self._without_absent(batch)
+            picked = self._absent.set_aside(batch)
             rows = np.flatnonzero(batch.open_rows) if batch.touched else np.arange(len(batch))
             if len(rows):
                 self._run(batch, rows, fresh)
@@ -322,44 +272,6 @@ class Scheduler:
         except Exception:
             log.exception("sessions could not be ended")
             batch.fail(np.flatnonzero(batch.open_rows), Internal())
-
-    def _without_absent(self, batch: Batch) -> list[Picked]:
-        """Set aside the rows whose sessions are to be brought in; what of the picked is left."""
-        if batch.absent is None:
-            return batch.picked
-        waits = batch.absent & batch.open_rows
-        waiting, left = batch.parts(np.flatnonzero(waits)), batch.parts(np.flatnonzero(~waits))
-        batch.open_rows[waits], batch.touched = False, True
-        self.queue.defer(waiting)
-        return [(part, 0, part.left) for part in left]
-
-    def _bring_in(self, parts: list[Part]) -> None:
-        parts = self._fetch(parts)
-        if not parts:
-            return
-        handles = np.concatenate([part.handles for part in parts])
-        try:
-            self._steps.bring_in(self._engine, handles)
-        finally:
-            self.queue.admit(parts)
-
-    def _fetch(self, parts: list[Part]) -> list[Part]:
-        """Have what some of the parts need fetched; returns those that need nothing."""
-        wanted = [self._steps.missing(part.handles) for part in parts]
-        away = [part for part, missing in zip(parts, wanted, strict=True) if len(missing)]
-        if away:
-            self.queue.send_away(away)
-            self._steps.fetch(np.unique(np.concatenate(wanted)), partial(self._fetched, away))
-        return [part for part, missing in zip(parts, wanted, strict=True) if not len(missing)]
-
-    def _fetched(self, parts: list[Part], failed: Mapping[int, ServingError]) -> None:
-        """What rows waited for has come, but for some of it; from any thread."""
-        pieces = [part.split(failed) for part in parts]
-        over = [(bad, 0, bad.left) for _, bad in pieces if bad is not None]
-        for part, start, stop in over:
-            part.fail(start, stop, failed)
-        self.queue.come_back(len(parts), [good for good, _ in pieces if good is not None])
-        self._leave(over)
 
     def _complete(self, picked: list[Picked]) -> None:
         now = time.monotonic()

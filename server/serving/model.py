@@ -20,7 +20,8 @@ from server.config import Config
 from server.engine.engine import Engine
 from server.errors import Draining, ServingError, SessionEnded, UnknownSession
 from server.metrics import Metrics, ModelMetrics
-from server.scheduler.scheduler import Scheduler, Told
+from server.scheduler.protocol import Told
+from server.scheduler.scheduler import Scheduler
 from server.scheduler.submission import Handles, Submission
 from server.serving.drift import Drift, watch
 from server.sessions.checkpoint import Checkpoint

@@ -31,7 +31,7 @@ from server.errors import (
     SessionMoved,
     StoreDown,
 )
-from server.scheduler.scheduler import Told
+from server.scheduler.protocol import Told
 from server.scheduler.submission import Handles
 from server.sessions.checkpoint import Checkpoint
 from server.sessions.claims import AGAIN, Claims, Naming, Problems

@@ -24,7 +24,7 @@ from server.errors import (
 )
 from server.metrics import ModelMetrics
 from server.scheduler.batch import Batch
-from server.scheduler.scheduler import Told
+from server.scheduler.protocol import Told
 from server.scheduler.submission import RESTART, UNNUMBERED, Handles, Rows
 from server.sessions.directory import Directory
 from server.sessions.keeper import Keeper

@@ -1,0 +1,66 @@
+"""What the scheduler asks of those who know sessions; `server.sessions.step_protocol` answers.
+Whoever holds the engine calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.engine import Engine, EngineRows
+from server.errors import ServingError
+from server.scheduler.batch import Batch
+from server.scheduler.submission import Handles, Rows
+
+Told = Callable[[Mapping[int, ServingError]], None]
+"""Called with the sessions, by handle, of which something did not come to pass, and why."""
+
+
+class StepProtocol(Protocol):
+    """Who knows which step of which session is next, and where its state is."""
+
+    def settle(self, batch: Batch) -> NDArray[np.bool_]:
+        """Find the rows' sessions; answer or fail the open rows that must not run, and mark those
+        that are absent. Returns `fresh` for all rows."""
+
+    def commit(
+        self, batch: Batch, rows: Rows, ran: EngineRows, outputs: NDArray[np.float32]
+    ) -> None:
+        """Note that `rows` ran with `outputs`, and answer or fail them."""
+
+    def lose(self, batch: Batch, rows: Rows) -> None:
+        """The engine failed under `rows`: end their sessions, and fail those without an outcome."""
+
+    def ready(self, handles: Handles) -> bool:
+        """Whether none of the sessions has to be brought in before it can step."""
+
+    def bring_in(self, engine: Engine, handles: Handles) -> None:
+        """Make sessions resident until each has been in a run."""
+
+    def release(self, handles: Handles | None = None) -> None:
+        """Rows of these sessions leave the queue. None: of all that were brought in."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether sessions that were brought in have not had their run yet."""
+
+    @property
+    def room(self) -> int:
+        """How many more sessions `bring_in` may be asked for now."""
+
+    def missing(self, handles: Handles) -> Handles:
+        """Those of the sessions that have to be fetched before they can be brought in."""
+
+    def fetch(self, handles: Handles, then: Told) -> None:
+        """Fetch sessions; `then` is called once it is over, from any thread, with those that cannot
+        be had."""
+
+    @property
+    def confirms(self) -> bool:
+        """Whether steps are answered only once they are confirmed."""
+
+    def confirm(self, handles: Handles, then: Told) -> None:
+        """Have the sessions' steps confirmed; `then` is called once it is over, from any thread,
+        with those that cannot be."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 
 from training.commands.options import add_recipe, axis_of, recipe_of
 from training.crossval.choosing import Choice, Run, Setting, chosen, settings
-from training.crossval.fold import Fit, Fold, Groups, fitted, without
+from training.crossval.fold import Fit, Fold, Groups, without
+from training.crossval.kept import Kept
 from training.crossval.summary import beside, summary
 from training.errors import TrainingError
 from training.loop.processes import side_by_side
@@ -46,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=2, help="fits at a time (default 2)")
     parser.add_argument("--in-order", action="store_true", help="folds of neighbours by name, "
                         "not drawn by split.seed")  # fmt: skip
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where fits that are "
+                        "through are kept: the same command goes on after them")  # fmt: skip
     parser.add_argument("--out", type=Path, help="a JSON file of the figures")
 
 
@@ -67,8 +71,10 @@ def run(arguments: argparse.Namespace) -> None:
     figure = _figure(arguments.by, scorer, dataset, recipe)
     seed = None if arguments.in_order else recipe.split.seed
     held_out = folds(_groups(dataset), arguments.folds, seed)
+    kept = Kept(arguments.runs / f"{recipe.name}-crossval", dataset.source)
+    kept.folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.processes, mp_context=side_by_side()) as pool:
-        measure = partial(_measured, pool)
+        measure = partial(_measured, pool, kept)
         choices = _choices(recipes, held_out, figure, scorer, measure)
         fits = _fits(recipes, held_out, choices, arguments.seeds, arguments.baselines)
         done = measure(fits)
@@ -103,11 +109,13 @@ def _figure(by: str | None, scorer: Scorer, dataset: Dataset, recipe: Recipe) ->
     return by
 
 
-def _measured(pool: ProcessPoolExecutor, fits: Sequence[Fit]) -> list[Fold]:
+def _measured(pool: ProcessPoolExecutor, kept: Kept, fits: Sequence[Fit]) -> list[Fold]:
     """Each fit, of which a line is told as soon as it is through."""
     several = len({each.recipe.loop.seed for each in fits}) > 1
+    if before := sum(map(kept.has, fits)):
+        log.info("%d of %d fits are in %s already", before, len(fits), kept.folder)
     done = []
-    for fold in pool.map(fitted, fits):
+    for fold in _each(pool, kept, fits):
         names = fold.held_out
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         parts = [f"seed {fold.seed}"] if several else []
@@ -116,6 +124,16 @@ def _measured(pool: ProcessPoolExecutor, fits: Sequence[Fit]) -> list[Fold]:
         log.info("%s: %s", ", ".join(parts), _said(fold.figures))
         done.append(fold)
     return done
+
+
+def _each(pool: ProcessPoolExecutor, kept: Kept, fits: Sequence[Fit]) -> Iterator[Fold]:
+    try:
+        yield from pool.map(kept.fold, fits)
+    except BrokenProcessPool:
+        raise TrainingError(
+            "a process that trained was killed (--processes 1 needs less memory); what is through "
+            f"is kept in {kept.folder}, and the same command goes on after it"
+        ) from None
 
 
 def _choices(

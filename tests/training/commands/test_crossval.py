@@ -1,24 +1,28 @@
-"""`sweep` finds the better settings, `crossval` holds every group out once."""
+"""`crossval` holds every group out once, chooses within folds, and goes on after a kill."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.harness import ROOT
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
-from training.commands import crossval, sweep
+from training.commands import crossval
 from training.crossval.choosing import chosen, settings
 from training.crossval.fold import Fit, Fold, without
 from training.recipe.recipe import from_mapping
@@ -35,88 +39,39 @@ PLAIN = {
 }
 
 
-def test_a_sweep_tries_every_combination_and_ranks_them(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    config, runs = config_of(tmp_path), tmp_path / "runs"
-    words = ["sweep", str(config), "--set", "loop.epochs=5", "--runs", str(runs),
-             "--grid", "loop.rate=1e-7,3e-2", "--grid", "network.hidden=4,8",
-             "--jobs", "2"]  # fmt: skip
-    caplog.set_level("INFO")
-    assert main(words) == 0
-    trials = pl.read_csv(runs / "devices-sweep" / "trials.csv")
-    tried = set(trials.select("loop.rate", "network.hidden").iter_rows())
-    assert tried == {(rate, hidden) for rate in (1e-7, 3e-2) for hidden in (4, 8)}
-    assert trials["validation_loss"].is_sorted()
-    assert trials["loop.rate"].to_list() == [3e-2, 3e-2, 1e-7, 1e-7]
-    assert "best: --set loop.rate=3e-2" in caplog.text
-    assert set(trials["state"]) == {"complete"}, "four are run to their end whatever comes"
-    before = (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns
-    assert main(words) == 0, "a sweep that is through has nothing to do"
-    assert (runs / "devices-sweep" / "trials.db").stat().st_mtime_ns == before
-
-
-def test_a_trial_that_lags_behind_the_others_is_left(tmp_path: Path) -> None:
-    rates = "3e-2,2e-2,4e-2,5e-2,1e-7"
-    words = ["sweep", str(config_of(tmp_path)), "--runs", str(tmp_path), "--set", "loop.epochs=3",
-             "--set", "network.hidden=4", "--grid", f"loop.rate={rates}"]  # fmt: skip
-    assert main(words) == 0
-    trials = pl.read_csv(tmp_path / "devices-sweep" / "trials.csv")
-    assert sorted(trials["loop.rate"]) == sorted(map(float, rates.split(",")))
-    left = trials.filter(pl.col("state") == "pruned")
-    assert left["loop.rate"].to_list() == [1e-7], "four are run to their end"
-    assert trials["state"][-1] == "pruned"
-    for more in (["--whole"], []):  # the one that was left is run to its end, and stays so
-        assert main([*words, *more]) == 0
-        trials = pl.read_csv(tmp_path / "devices-sweep" / "trials.csv")
-        assert trials["state"].to_list() == ["complete"] * 5
-
-
-def test_a_sweep_of_which_trials_failed_tries_them_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["sweep", str(config_of(tmp_path)), "--runs", str(tmp_path), "--set", "loop.epochs=1",
-             "--grid", "network.hidden=4,5,6"]  # fmt: skip
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError("no space left")
-
-    for _ in range(2):
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
-            patched.setattr(sweep, "fit", full)
-            main(words)
-    assert main(words) == 0
-    trials = pl.read_csv(tmp_path / "devices-sweep" / "trials.csv")
-    assert sorted(trials["network.hidden"]) == [4, 5, 6]
-
-
-def test_a_sweep_needs_something_to_measure_by(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["sweep", str(config_of(tmp_path)), "--grid", "network.hidden=4,8"]
-    assert main([*words, "--set", "split.validation=0.0"]) == 2
-    assert "a sweep needs a validation part" in capsys.readouterr().err
+Crossed = tuple[dict[str, Any], str, list[str]]
 
 
 @pytest.fixture(scope="module")
-def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """What `crossval` of three folds by two seeds writes, and says, the rate chosen within them."""
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> Crossed:
+    """What `crossval` of three folds by two seeds writes and says, the rate chosen within them;
+    and the words that it was told."""
     folder = tmp_path_factory.mktemp("crossval")
-    out, said = folder / "folds.json", io.StringIO()
-    words = ["crossval", str(config_of(folder)), "--folds", "3", "--seeds", "2", "--baselines",
-             "--set", "loop.epochs=3", "--choose", "loop.rate=1e-7,3e-2"]  # fmt: skip
+    said = io.StringIO()
+    words = _words(config_of(folder), folder)
     told = logging.StreamHandler(said)
     crossval.log.addHandler(told)
     crossval.log.setLevel("INFO")
-    assert main([*words, "--out", str(out)]) == 0
+    assert main(words) == 0
     crossval.log.removeHandler(told)
-    return json.loads(out.read_text()), said.getvalue()
+    return _written(folder), said.getvalue(), words
+
+
+def _words(config: Path, folder: Path) -> list[str]:
+    return ["crossval", str(config), "--folds", "3", "--seeds", "2", "--baselines",
+            "--set", "loop.epochs=3", "--choose", "loop.rate=1e-7,3e-2",
+            "--runs", str(folder), "--out", str(folder / "out.json")]  # fmt: skip
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    return found
 
 
 def test_cross_validation_holds_every_group_out_once_by_each_seed(
-    crossed: tuple[dict[str, Any], str],
+    crossed: Crossed,
 ) -> None:
-    found, said = crossed
+    found, said, _ = crossed
     first = found["recipe"]["loop"]["seed"]
     assert [fold["seed"] for fold in found["folds"]] == [first] * 3 + [first + 1] * 3
     for of in (found["folds"][:3], found["folds"][3:]):
@@ -136,9 +91,9 @@ def test_cross_validation_holds_every_group_out_once_by_each_seed(
 
 
 def test_each_fold_is_trained_with_what_was_best_in_the_others(
-    crossed: tuple[dict[str, Any], str],
+    crossed: Crossed,
 ) -> None:
-    found, said = crossed
+    found, said, _ = crossed
     folds = [fold["held_out"] for fold in found["folds"][:3]]
     assert [choice["held_out"] for choice in found["choices"]] == folds
     for choice in found["choices"]:
@@ -150,9 +105,9 @@ def test_each_fold_is_trained_with_what_was_best_in_the_others(
 
 
 def test_the_network_is_compared_with_baselines_of_the_same_folds(
-    crossed: tuple[dict[str, Any], str],
+    crossed: Crossed,
 ) -> None:
-    found, said = crossed
+    found, said, _ = crossed
     assert set(found["baselines"]) == {"commonest", "logistic_6_lags", "trees_6_lags"}
     name = "accuracy_per_step"
     theirs = {known: each[name]["value"] for known, each in found["baselines"].items()}
@@ -171,6 +126,59 @@ def test_a_share_for_validation_is_drawn_in_each_fold_and_named_groups_are_not()
     named = from_mapping(PLAIN | {"split": {"validation": ["d1"], "test": ["d2"]}})
     assert without(named, ("d1",)).recipe.split.validation == ()
     assert without(named, ("d1",)).recipe.split.test == ("d1",)
+
+
+def test_what_is_through_is_not_done_again_and_what_is_spoilt_is(crossed: Crossed) -> None:
+    found, _, words = crossed
+    folder = Path(words[words.index("--runs") + 1])
+    kept = sorted((folder / "devices-crossval").iterdir())
+    assert len(kept) == 6 + 6, "of each setting each two folds, then each fold by each seed"
+    before = [file.stat().st_mtime_ns for file in kept]
+    kept[0].unlink()
+    kept[1].write_text('{"held_out": ["d1"]}')
+    assert main(words) == 0
+    assert _without_seconds(_written(folder)) == _without_seconds(found)
+    after = [file.stat().st_mtime_ns for file in sorted((folder / "devices-crossval").iterdir())]
+    assert after[2:] == before[2:]
+    assert after[0] > before[0]
+    assert after[1] > before[1]
+
+
+def test_a_cross_validation_whose_processes_are_killed_says_so_and_goes_on(
+    crossed: Crossed, tmp_path: Path
+) -> None:
+    found, _, _ = crossed
+    words = ["crossval", str(config_of(tmp_path)), "--folds", "3", "--processes", "1",
+             "--set", "loop.epochs=3", "--set", "loop.rate=3e-2",
+             "--runs", str(tmp_path), "--out", str(tmp_path / "out.json")]  # fmt: skip
+    command = [sys.executable, "-m", "training", *words]
+    with subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "held out" in process.stderr.readline()
+        for each in _others(process.pid):
+            os.kill(each, signal.SIGKILL)
+        said = process.stderr.read()
+        assert process.wait(60) == 2
+    assert "a process that trained was killed" in said
+    assert len(list((tmp_path / "devices-crossval").glob("[!.]*"))) < 3, "it was through"
+    assert main(words) == 0
+    ours = [fold["figures"] for fold in _written(tmp_path)["folds"]]
+    assert ours == [fold["figures"] for fold in found["folds"][:3]]
+
+
+def _others(session: int) -> Iterator[int]:
+    """The processes of a session but for its first."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+        if int(rest[3]) == session != pid:
+            yield pid
+
+
+def _without_seconds(found: dict[str, Any]) -> dict[str, Any]:
+    folds = [{k: v for k, v in fold.items() if k != "seconds"} for fold in found["folds"]]
+    return {**found, "folds": folds}
 
 
 @given(
@@ -221,10 +229,10 @@ def _told(
 
 
 def test_cross_validation_tells_how_sure_its_figures_are(
-    crossed: tuple[dict[str, Any], str],
+    crossed: Crossed,
 ) -> None:
     """Groups are drawn again, each with all its sessions and by all seeds."""
-    found, said = crossed
+    found, said, _ = crossed
     name = "accuracy_at_session_end"  # of which each group has as many, so that means are alike
     known = found["intervals"][name]
     means = [seed["figures"][name] for seed in found["seeds"]]
@@ -257,8 +265,8 @@ def test_what_cannot_be_cross_validated_is_told_before_anything_is_trained(
     words: list[str],
     why: str,
 ) -> None:
-    monkeypatch.setattr(crossval, "fitted", None)
-    assert main(["crossval", str(config_of(tmp_path)), *words]) == 2
+    monkeypatch.setattr(crossval, "_each", None)
+    assert main(["crossval", str(config_of(tmp_path)), "--runs", str(tmp_path), *words]) == 2
     assert why in capsys.readouterr().err
 
 

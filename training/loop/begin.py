@@ -2,7 +2,9 @@
 training, so that whatever training does is added to it.
 
 Of values it is a ridge regression, of classes a logistic one. How strongly it is held back is
-chosen by the validation part, among the baselines' own strength and stronger ones.
+chosen by the validation part, among the baselines' own strength and stronger ones: the weakest that
+is not told apart from the best, by one standard error over sessions (Breiman et al. 1984), lest a
+few sessions' chance has it held back.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 
 from training.network import Floats, Mirror
 from training.recipe.recipe import Recipe
+from training.scoring.intervals import FEWEST
 from training.scoring.lags import Lags
 from training.scoring.learned import ROUNDS, few_threads
 from training.table.session import Dataset, Session, Statistics, Target, mirrored
@@ -106,8 +109,9 @@ class _Table:
     lags: Lags
     mirror: Mirror | None
 
-    def rows(self, sessions: Sequence[Session], most: int) -> tuple[Doubles, Doubles]:
-        """[N, (lags + 1) W] and [N, K], of at most some `most` steps, drawn evenly."""
+    def rows(self, sessions: Sequence[Session], most: int) -> tuple[Doubles, Doubles, list[int]]:
+        """[N, (lags + 1) W] and [N, K], of at most some `most` steps, drawn evenly; and how many
+        are each session's."""
         share = min(1.0, most / max(1, sum(map(len, sessions))))
         rng, seen, wanted = np.random.default_rng(0), list[Doubles](), list[Doubles]()
         for session in sessions:
@@ -115,7 +119,7 @@ class _Table:
             given = replace(session, x=mirrored(session.x, self.mirror))
             seen.append(self.lags.scaled(given)[chosen])
             wanted.append(session.y.astype(np.float64)[chosen])
-        return np.concatenate(seen), np.concatenate(wanted)
+        return np.concatenate(seen), np.concatenate(wanted), list(map(len, wanted))
 
     def base(self) -> tuple[Doubles, Doubles]:
         """What ridge adds to, as w [K, (lags + 1) W] and b [K]: the present values, if all are
@@ -147,7 +151,7 @@ class _Model:
 
 
 def _of_values(table: _Table, recipe: Recipe, start: Start, statistics: Statistics) -> Start:
-    x, y = table.rows(table.dataset.train, _most(recipe, start))
+    x, y, _ = table.rows(table.dataset.train, _most(recipe, start))
     base_w, base_b = table.base()
     change = y - (x @ base_w.T + base_b)
     strengths = [recipe.baselines.ridge * strength for strength in STRONGER]
@@ -163,8 +167,9 @@ def _of_values(table: _Table, recipe: Recipe, start: Start, statistics: Statisti
         for (w, b), strength in zip(found, STRONGER, strict=True):
             yield _Model(w + base_w, b + base_b, strength)
 
-    def errors(said: Doubles, wanted: Doubles) -> float:
-        return float(np.nanmean(((said - wanted) / statistics.scale) ** 2))
+    def errors(said: Doubles, wanted: Doubles) -> Doubles:
+        squares: Doubles = np.nansum(((said - wanted) / statistics.scale) ** 2, axis=1)
+        return squares
 
     model = _best(ridges(), table, recipe, start, errors)
     apart = np.sqrt(np.nanmean((model(x) - y) ** 2, axis=0))
@@ -195,7 +200,7 @@ def _stacked(models: Sequence[tuple[Doubles, Doubles]]) -> tuple[Doubles, Double
 
 
 def _of_classes(table: _Table, recipe: Recipe, start: Start, weights: Doubles | None) -> Start:
-    x, y = table.rows(table.dataset.train, _most(recipe, start))
+    x, y, _ = table.rows(table.dataset.train, _most(recipe, start))
     known, count = ~np.isnan(y[:, 0]), table.dataset.target.outputs
     x, labels = x[known], y[known, 0].astype(int)
     each = np.ones(count) if weights is None else weights
@@ -205,12 +210,14 @@ def _of_classes(table: _Table, recipe: Recipe, start: Start, weights: Doubles | 
         for strength in STRONGER_OF_CLASSES:
             yield _logistic(x[some], labels[some], each, strength)
 
-    def errors(said: Doubles, wanted: Doubles) -> float:
+    def errors(said: Doubles, wanted: Doubles) -> Doubles:
         there = ~np.isnan(wanted[:, 0])
         true, said = wanted[there, 0].astype(int), said[there]
         said = said - said.max(axis=1, keepdims=True)
         losses = np.log(np.exp(said).sum(axis=1)) - said[np.arange(len(true)), true]
-        return float((losses * each[true]).sum() / each[true].sum())
+        found = np.zeros(len(wanted))
+        found[there] = losses * each[true]
+        return found
 
     model = _best(logistics(), table, recipe, start, errors)
     if some.step > 1:
@@ -244,15 +251,27 @@ def _best(
     table: _Table,
     recipe: Recipe,
     start: Start,
-    errors: Callable[[Doubles, Doubles], float],
+    errors: Callable[[Doubles, Doubles], Doubles],
 ) -> _Model:
-    """By the validation part; the first one, which is the baselines', where there is none."""
+    """By the validation part; the first one, which is the baselines', where there is none. `errors`
+    [N] are those of rows, 0 of one of which nothing is known."""
     if not table.dataset.validation:
         return next(models)
-    x, wanted = table.rows(table.dataset.validation, _most(recipe, start))
+    x, wanted, lengths = table.rows(table.dataset.validation, _most(recipe, start))
     if np.isnan(wanted).all():
         return next(models)
-    return min(models, key=lambda model: errors(model(x), wanted))
+    session = np.repeat(np.arange(len(lengths)), lengths)
+    found = [(model, np.bincount(session, errors(model(x), wanted))) for model in models]
+    least = min((each for _, each in found), key=np.sum)
+    return next(model for model, each in found if not _told_apart(each - least))
+
+
+def _told_apart(more: NDArray[Any]) -> bool:
+    """Whether so many errors `more` [S] in each session are beyond what chance makes of sessions;
+    of a few of these nothing is known of chance, and any are."""
+    if len(more) < FEWEST:
+        return bool(more.sum() > 0)
+    return bool(more.sum() > np.sqrt(len(more)) * more.std(ddof=1))
 
 
 def _start(start: Start, model: _Model, error: Doubles) -> Start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,12 +88,15 @@ def test_sessions_in_lanes_do_not_see_each_other_s_lags(tmp_path: Path) -> None:
     np.testing.assert_allclose(second[20:40], alone[order[3]], atol=1e-5)
 
 
-def test_the_strength_is_what_is_best_on_the_validation_part(tmp_path: Path) -> None:
+@pytest.mark.parametrize("validation", [["d1", "d2"], [f"d{k}" for k in range(1, 13)]])
+def test_the_strength_is_what_is_best_on_the_validation_part(
+    tmp_path: Path, validation: list[str]
+) -> None:
     """Of walks that nothing tells the next step of, ten columns say less the more they may."""
     rng = np.random.default_rng(0)
-    table = [[f"d{s}", t, each, "abc"[t % 3], "up"] for s in range(6)
+    table = [[f"d{s}", t, each, "abc"[t % 3], "up"] for s in range(4 + len(validation))
              for t, each in enumerate(rng.normal(size=15).cumsum().round(4).tolist())]  # fmt: skip
-    whole = recipe(write_table(tmp_path / "t.csv", table), NEXT, "split.validation=['d1','d2']")
+    whole = recipe(write_table(tmp_path / "t.csv", table), NEXT, f"split.validation={validation}")
     dataset = load(whole)
 
     def loss(start: begin.Start | None) -> float:
@@ -104,6 +108,26 @@ def test_the_strength_is_what_is_best_on_the_validation_part(tmp_path: Path) -> 
     alone = dataset.__class__(**{**vars(dataset), "validation": ()})
     assert chosen is not None and chosen.strength > 1
     assert loss(chosen) < loss(linear_start(alone, whole))
+
+
+def test_a_strength_that_may_be_the_better_one_by_chance_is_not_taken(tmp_path: Path) -> None:
+    """Each load is half of the one before, and noise: the baselines' own strength is as good as
+    any, and one that seems better on 8 sessions will be so on others half of the time."""
+    strengths = []
+    for seed in range(8):
+        rng, table = np.random.default_rng(seed), list[list[Any]]()
+        for s in range(24):
+            load_now = rng.normal()
+            for t in range(12):
+                table.append([f"d{s}", t, round(load_now, 4), "abc"[t % 3], "up"])
+                load_now = 0.5 * load_now + rng.normal()
+        held_back = f"split.validation={[f'd{k}' for k in range(1, 9)]}"
+        file = write_table(tmp_path / "t.csv", table)
+        whole = recipe(file, NEXT, held_back, "baselines.lags=1")
+        chosen = linear_start(load(whole), whole)
+        assert chosen is not None
+        strengths.append(chosen.strength)
+    assert strengths.count(1.0) >= 6, strengths
 
 
 def test_what_training_spoils_is_left_as_it_began(tmp_path: Path) -> None:

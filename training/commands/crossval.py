@@ -14,15 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from training.commands.options import add_recipe, axis_of, recipe_of
-from training.crossval.choosing import Choice, Run, Setting, chosen, settings
+from training.commands.options import (
+    Setting,
+    add_recipe,
+    axis_of,
+    recipe_of,
+    settings,
+    with_set,
+)
+from training.crossval.choosing import Choice, Run, chosen
 from training.crossval.fold import Fit, Fold, Groups, without
 from training.crossval.kept import Kept
 from training.crossval.summary import beside, summary
 from training.errors import TrainingError
 from training.loop.processes import side_by_side
-from training.recipe.recipe import Recipe, read_recipe, to_mapping
-from training.recipes import find_recipe
+from training.recipe.recipe import Recipe, to_mapping
 from training.scoring.scorer import Scorer, scorer_of, targets_of
 from training.table.dataset import load
 from training.table.segments import folds
@@ -90,11 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _recipes(arguments: argparse.Namespace) -> dict[Setting, Recipe]:
     """The recipe in each setting to choose from; as it is where there is nothing to choose."""
     grid = dict(axis_of(text, "--choose") for text in arguments.choose)
-    path = find_recipe(arguments.config)
-    return {
-        setting: read_recipe(path, [*arguments.set, *(f"{key}={value}" for key, value in setting)])
-        for setting in settings(grid)
-    }
+    return {setting: with_set(arguments, setting) for setting in settings(grid)}
 
 
 def _figure(by: str | None, scorer: Scorer, dataset: Dataset, recipe: Recipe) -> str:
@@ -164,11 +166,11 @@ def _fits(
     """All folds by the first seed, then by the next, each in the setting chosen for it; the
     baselines, which no seed moves, by the first alone."""
     only = next(iter(recipes))
-    settings = [choice.setting for choice in choices] or [only] * len(held_out)
+    taken = [choice.setting for choice in choices] or [only] * len(held_out)
     return [
         without(recipes[setting], groups, again, dict(setting), beside=beside and not again)
         for again in range(seeds)
-        for groups, setting in zip(held_out, settings, strict=True)
+        for groups, setting in zip(held_out, taken, strict=True)
     ]
 
 

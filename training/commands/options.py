@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Mapping, Sequence
 
 from training.errors import TrainingError
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
+
+Setting = tuple[tuple[str, str], ...]
+"""Keys and values, as `--set` takes them."""
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +28,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe asked for."""
-    return read_recipe(find_recipe(arguments.config), arguments.set)
+    return with_set(arguments, ())
+
+
+def with_set(arguments: argparse.Namespace, more: Setting) -> Recipe:
+    """The recipe asked for, with more that is set."""
+    sets = [*arguments.set, *(f"{key}={value}" for key, value in more)]
+    return read_recipe(find_recipe(arguments.config), sets)
 
 
 def axis_of(text: str, option: str) -> tuple[str, list[str]]:
@@ -36,3 +47,9 @@ def axis_of(text: str, option: str) -> tuple[str, list[str]]:
     if not key or not values:
         raise TrainingError(f"{option} must be KEY=A,B,..., not {text!r}")
     return key, values.split(",")
+
+
+def settings(grid: Mapping[str, Sequence[str]]) -> list[Setting]:
+    """Every combination of a grid."""
+    pairs = [[(key, value) for value in values] for key, values in grid.items()]
+    return list(itertools.product(*pairs))

@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from training.commands.options import add_recipe, axis_of
+from training.commands.options import add_recipe, axis_of, recipe_of, settings, with_set
 from training.errors import TrainingError
 from training.loop.fit import fit
 from training.loop.processes import side_by_side
@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
             it failed, or no trial came to anything.
     """
     grid = dict(axis_of(text, "--grid") for text in arguments.grid)
-    recipe = read_recipe(find_recipe(arguments.config), arguments.set)
+    recipe = recipe_of(arguments)
+    for each in settings(grid):  # before anything is tried
+        with_set(arguments, each)
     if not load(recipe).validation:
         raise TrainingError("a sweep needs a validation part (split.validation)")
     folder = arguments.runs / f"{recipe.name}-sweep"
@@ -207,5 +209,7 @@ def _report(done: list[FrozenTrial], grid: Grid, folder: Path) -> None:
         writer = csv.DictWriter(handle, list(lines[0]), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(lines)
-    log.info("best: %s", " ".join(f"--set {key}={lines[0][key]}" for key in grid))
+    equal = sum(line[LOSS] == lines[0][LOSS] for line in lines) - 1
+    log.info("best: %s%s", " ".join(f"--set {key}={lines[0][key]}" for key in grid),
+             f" ({equal} more as good)" if equal else "")  # fmt: skip
     log.info("wrote %s", folder / "trials.csv")

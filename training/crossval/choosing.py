@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.commands.options import Setting
 from training.crossval.fold import Fit, Fold, Groups, without
 from training.errors import TrainingError
 from training.recipe.recipe import Recipe
 from training.scoring.scorer import Scorer, is_better_high
 
 FEWEST = 3
-Setting = tuple[tuple[str, str], ...]
-"""Keys and values, as `--set` takes them."""
 Run = Callable[[Sequence[Fit]], Iterable[Fold]]
 """Whoever does fits, and tells of each in order."""
 
@@ -49,12 +48,6 @@ class Choice:
             "setting": dict(self.setting),
             "measured": measured,
         }
-
-
-def settings(grid: Mapping[str, Sequence[str]]) -> list[Setting]:
-    """Every combination of a grid."""
-    pairs = [[(key, value) for value in values] for key, values in grid.items()]
-    return list(itertools.product(*pairs))
 
 
 def chosen(

@@ -49,9 +49,7 @@ def _axis(edge: Edge | None) -> str:
     """The batch's: the one that the graph names, or the only one that it leaves open."""
     if edge is None or edge.sizes is None:
         return ""
-    left_open = [k for k, size in enumerate(edge.sizes) if size is None]
-    axis = edge.batch or (left_open[0] if len(left_open) == 1 else 0)
-    return f":{axis}" if axis else ""
+    return f":{edge.open_axis}" if edge.open_axis else ""
 
 
 def _likely_input(edge: Edge) -> tuple[bool, bool]:

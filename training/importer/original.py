@@ -55,6 +55,12 @@ class Edge:
         named = [k for k, name in enumerate(self.axes) if "batch" in name.lower()]
         return named[0] if len(named) == 1 else 0
 
+    @property
+    def open_axis(self) -> int:
+        """The batch's, or where the graph names none, the only axis that it leaves open."""
+        left_open = [k for k, size in enumerate(self.sizes or ()) if size is None]
+        return self.batch or (left_open[0] if len(left_open) == 1 else 0)
+
     def told(self) -> str:
         """Its shape, in words."""
         if self.sizes is None:

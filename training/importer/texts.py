@@ -51,7 +51,7 @@ def pair_of(
         if len(found) > 1:
             raise TrainingError(f"--state {text!r} can be read as {found[0]} and as {found[1]}")
         if found:
-            return *found[0], inputs[found[0][0]].batch if axis is None else axis
+            return *found[0], inputs[found[0][0]].open_axis if axis is None else axis
     raise TrainingError(
         f"--state {text!r} is not IN=OUT[:AXIS] with an input and an output of the graph: "
         f"its inputs are {_listed(inputs)}; its outputs are {_listed(outputs)}"

@@ -53,7 +53,11 @@ class Movement:
         """Whether to train again."""
         seen = f"over {self.samples:,} steps that {self.url} served of late"
         if all(math.isnan(each.index) for each in self.features):
-            return f"Too few steps to tell whether features moved: {seen[5:]}."
+            return (
+                f"Too early to tell whether features moved: {self.samples:,} steps are kept of "
+                f"those that {self.url} served of late. Of its window's 10,000 periods each keeps "
+                "one, and 1,000 are enough: 6 minutes of an hour, if that is its window."
+            )
         far = [each for each in self.features if each.index > MUCH]
         if not far:
             return f"No feature moved much {seen}."

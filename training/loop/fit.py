@@ -128,9 +128,13 @@ def new_network(dataset: Dataset, recipe: Recipe, start: Start | None = None) ->
     mirror = mirror_of(recipe.network, dataset.features)
     statistics = measure(dataset.train, dataset.features, dataset.target, mirror)
     embeddings = [column.embedding for column in recipe.features.values()]
-    return StreamingNetwork(
-        dataset.features, dataset.target, recipe.network, statistics, embeddings, start
-    )
+    try:
+        return StreamingNetwork(
+            dataset.features, dataset.target, recipe.network, statistics, embeddings, start
+        )
+    except RuntimeError as error:  # of torch, where memory is short; what it says is of C++
+        raise TrainingError(f"network: {recipe.network.hidden:,} units in {recipe.network.layers} "
+                            f"layers cannot be had: {_reason(error)}") from error  # fmt: skip
 
 
 def linear_start(dataset: Dataset, recipe: Recipe) -> Start | None:

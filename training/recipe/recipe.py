@@ -5,13 +5,22 @@ docs/training.md shows whole files; each class here is a table of them.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from training.errors import TrainingError
@@ -26,6 +35,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Focus = Annotated[float, Field(gt=0, le=10)]
 Names = tuple[str, ...]
 MEDIAN, MOST_LEVELS, MOST_HORIZONS = 0.5, 99, 48
+NAME = re.compile(r"\w[\w. -]{0,199}")
 
 
 class Settings(BaseModel):
@@ -98,7 +108,7 @@ class TargetColumns(Settings):
     missing: bool = False
     units: dict[str, str] = {}
     labels: Names = ()
-    weights: dict[str, float] | str = "equal"
+    weights: dict[str, Positive] | str = "equal"
     focal: Focus | None = None
     temperature: bool | None = None
     quantiles: tuple[float, ...] | None = None
@@ -147,6 +157,8 @@ class TargetColumns(Settings):
             raise ValueError("temperature is for classes; values have quantiles")
         if self.kind != "class" and self.focal is not None:
             raise ValueError("focal is for classes")
+        if self.kind != "class" and self.weights != "equal":
+            raise ValueError("weights are for classes")
         return self
 
     @property
@@ -274,6 +286,13 @@ class Baselines(Settings):
     nhits: Count = 0
 
 
+def _folder_name(name: str) -> str:
+    """The model's folder has its name."""
+    if not NAME.fullmatch(name):
+        raise PydanticCustomError(MUST, "be a folder's name of letters, digits and _ - . or spaces")
+    return name
+
+
 class Export(Settings):
     """The bundle's graphs."""
 
@@ -283,7 +302,7 @@ class Export(Settings):
 class Recipe(Settings):
     """A whole CONFIG.toml."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_folder_name)]
     source: Source = Source()
     table: Table
     features: Annotated[dict[str, FeatureColumn], Field(min_length=1)]

@@ -117,9 +117,21 @@ def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:
     best = min(parsed, as_numbers, key=lambda each: each.null_count())
     bad = best.is_null() & column.is_not_null()
     if bad.any():
-        raise at(rows, bad, name, f"{column.filter(bad)[0]!r} is neither a number nor a time "
-                 "(table.time_format says how to read others)")  # fmt: skip
+        text = column.filter(bad)[0]
+        what = (
+            "is a time, but written otherwise than others there"
+            if _is_time(text)
+            else ("is neither a number nor a time")
+        )
+        raise at(rows, bad, name, f"{text!r} {what} (table.time_format says how to read others)")
     return best
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return pl.Series([text]).str.to_datetime(strict=False, time_zone="UTC")[0] is not None
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def _times_of(rows: Rows, column: pl.Series, name: str, time_format: str) -> pl.Series:

@@ -55,6 +55,8 @@ def read_rows(source: Source, table: Table) -> Rows:
         raise TrainingError(f"{path.name} cannot be read: {_first_line(error)}") from None
     if frame.is_empty():
         raise TrainingError(f"{path.name} has no rows")
+    if ROW in frame.columns:
+        raise TrainingError(f"{path.name} cannot be read: no column may be called {ROW!r}")
     frame = _derive(_without(frame, source.missing), table, path.name)
     frame = _where(frame.with_row_index(ROW, offset=1), table.where, path.name)
     return Rows(frame, path.name, _provenance(source, path, content))

@@ -23,7 +23,8 @@ from tests.harness import ROOT
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
 from training.commands import crossval
-from training.crossval.choosing import chosen, settings
+from training.commands.options import settings
+from training.crossval.choosing import chosen
 from training.crossval.fold import Fit, Fold, without
 from training.recipe.recipe import from_mapping
 from training.scoring.scorer import END, Scorer

@@ -88,6 +88,7 @@ def test_classes_by_categories_are_named_right_as_often_as_measured(tmp_path: Pa
     figures, said = played(tmp_path, "label")
     found = re.search(r"^accuracy   ([\d.]+) per step, ([\d.]+) at session end", said, re.MULTILINE)
     assert found and float(found[1]) == pytest.approx(figures["accuracy_per_step"], abs=6e-4)
+    assert float(found[2]) == pytest.approx(figures["accuracy_at_session_end"], abs=6e-4)
 
 
 def test_a_forecast_is_measured_by_the_rows_to_come_of_a_table_of_one_s_own(

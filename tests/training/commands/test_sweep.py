@@ -67,6 +67,18 @@ def test_a_sweep_of_which_trials_failed_tries_them_again(
     assert sorted(trials["network.hidden"]) == [4, 5, 6]
 
 
+def test_a_grid_of_what_is_no_setting_is_refused_before_anything_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", str(config_of(tmp_path)), "--runs", str(tmp_path)]
+    assert main([*words, "--grid", "network.hiden=4,8"]) == 2
+    said = capsys.readouterr().err
+    assert "network.hiden is no setting" in said
+    assert "Trace" not in said
+    assert main([*words, "--grid", "loop.rate=1e-2,many"]) == 2
+    assert not (tmp_path / "devices-sweep").exists()
+
+
 def test_a_sweep_needs_something_to_measure_by(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,21 @@ def test_an_lstm_taken_apart_steps_as_its_file_with_the_batch_on_axis_1(tmp_path
     assert bundle.manifest.max_batch > 1
 
 
+def test_the_only_axis_that_a_state_leaves_open_is_its_batch_s(tmp_path: Path) -> None:
+    text = LEAKY.replace("float[batch, 3] h)", "float[1, n, 3] h)").replace(
+        "float[batch, 3] hn)", "float[1, n, 3] hn)"
+    )
+    bundle = bundle_of(model_of(text), tmp_path, "--state h=hn --input x --output y")
+    given = signals(4, 6, 3)
+    found, states = steps(bundle, given)
+    h = np.zeros((4, 3), np.float32)
+    for t in range(given.shape[1]):
+        h = h * np.float32(0.5) + given[:, t]
+        np.testing.assert_allclose(found[:, t], np.tanh(h), rtol=1e-5)
+    assert [state.shape for state in states] == [(4, 1, 3)]
+    assert bundle.manifest.max_batch > 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_state_keeps_its_type(tmp_path: Path, dtype: str) -> None:
     model, given = typed(dtype), signals(4, 9, 2)

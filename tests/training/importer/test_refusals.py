@@ -147,9 +147,11 @@ def test_a_model_that_onnxruntime_does_not_load_is_refused(
     assert "given.onnx does not load: " in refused(save(model, tmp_path), USUAL, tmp_path, capsys)
 
 
-def test_the_batch_axis_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_axis_that_is_none_of_the_batch_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Silero's state lies with its batch on axis 1."""
-    options = "--state state=stateN --input input --output output --const sr=16000"
+    options = "--state state=stateN:0 --input input --output output --const sr=16000"
     said = refused(silero(), f"{options} --input-shape 576", tmp_path, capsys)
     assert "state 'state' has 2 on its batch axis 0: name another axis" in said
 

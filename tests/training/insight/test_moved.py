@@ -38,7 +38,7 @@ def test_a_feature_that_moved_is_named_on_the_page_and_in_the_sentence(
     with running_server(bundles.models, drift_window=20.0) as server:
         found = movement(server.metrics_url, MANIFEST)
         assert {each.words for each in found.features} == {"too few steps yet"}
-        assert found.sentence.startswith("Too few steps to tell whether features moved")
+        assert found.sentence.startswith("Too early to tell whether features moved: ")
         stream(server, shift=2.0)
         words = ["report", str(bundles.good), "--out", str(out)]
         assert main([*words, "--against", server.metrics_url]) == 0

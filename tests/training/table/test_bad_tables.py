@@ -41,6 +41,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
         (b"a,b\n1,2\n1,\xff\n", "row 2 is not UTF-8"),
         (b"a,\xff\n1,2\n", "the header is not UTF-8"),
         (b"a,a\n1,2\n", "two columns are called 'a'"),
+        (b"a,b,__row__\n1,2,3\n", "no column may be called '__row__'"),
         (b"a,b,c\n1,2,3\n\n4,5\n6,7,\n", "row 2 has 2 values; the header names 3 columns"),
     ],
     ids=lambda each: each.decode(errors="replace")[:8] if isinstance(each, bytes) else "",

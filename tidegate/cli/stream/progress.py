@@ -63,6 +63,8 @@ class SessionProgress:
     truth: str = ""
     judged: int = 0
     correct: int = 0
+    right: bool | None = None
+    """Whether the last judged step was right."""
     squares: list[float] = field(default_factory=list)
     """Summed squared errors of each value that has a truth, and how often it had one."""
     counts: list[int] = field(default_factory=list)
@@ -75,7 +77,8 @@ class SessionProgress:
             self._measure(prediction.values, truths)
         elif self.truth:
             self.judged += 1
-            self.correct += prediction.label == self.truth
+            self.right = prediction.label == self.truth
+            self.correct += self.right
 
     def _measure(self, values: tuple[float, ...], truths: tuple[str, ...]) -> None:
         if not self.counts:
@@ -146,8 +149,8 @@ def summary_lines(progress: Progress, elapsed: float) -> list[str]:
     if progress.accuracy is not None:
         right, judged = session_ends(progress)
         lines.append(
-            f"accuracy   {progress.accuracy:.3f} per step, "
-            f"{right / judged if judged else 0.0:.3f} at session end ({right} of {judged})"
+            f"accuracy   {progress.accuracy:.3f} per step"
+            + (f", {right / judged:.3f} at session end ({right} of {judged})" if judged else "")
         )
     lines += _errors(progress)
     if progress.latencies:
@@ -167,10 +170,6 @@ def _errors(progress: Progress) -> list[str]:
 
 
 def session_ends(progress: Progress) -> tuple[int, int]:
-    """How many sessions' final steps were right, and how many could be judged."""
-    ends = [
-        each.prediction.label == each.truth
-        for each in progress.sessions
-        if each.finished and each.truth and each.prediction is not None and each.prediction.label
-    ]
+    """Of how many sessions the last step whose truth is known was right, and how many have one."""
+    ends = [each.right for each in progress.sessions if each.finished and each.right is not None]
     return sum(ends), len(ends)

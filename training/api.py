@@ -70,9 +70,10 @@ def recipe_over(settings: Recipe | Mapping[str, Any], frame: Any, runs: Folder) 
     """
     if frame is None:
         return settings if isinstance(settings, Recipe) else from_mapping(settings)
-    given = settings.model_dump() if isinstance(settings, Recipe) else dict(settings)
-    file = kept_as_file(frame, Path(runs, str(given.get("name", ""))))
-    return from_mapping(given | {"source": {**given.get("source", {}), "file": str(file)}})
+    given = settings if isinstance(settings, Recipe) else from_mapping(settings)
+    file = kept_as_file(frame, Path(runs, given.name))
+    source = given.source.model_copy(update={"file": str(file)})
+    return given.model_copy(update={"source": source})
 
 
 def fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ def recipe(tmp_path: Path) -> Recipe:
     return read_recipe(config_of(tmp_path))
 
 
+def at_rate(recipe: Recipe, rate: float) -> Recipe:
+    """As one that names it."""
+    loop = recipe.loop.model_copy(update={"rate": rate})
+    return recipe.model_copy(update={"loop": loop})
+
+
 def test_the_budget_is_divided_by_what_an_epoch_takes(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = load(recipe)
+    dataset, recipe = load(recipe), at_rate(recipe, 1e-2)
     monkeypatch.setattr(budget, "_epoch", lambda *_: (2.0, 50))
     loop = budget.within(3.0, dataset, recipe).loop
     assert (loop.epochs, loop.patience) == (90, 30)
@@ -35,6 +42,46 @@ def test_the_budget_is_divided_by_what_an_epoch_takes(
     assert budget.within(60, dataset, recipe).loop.epochs == budget.MOST
     monkeypatch.setattr(budget, "_epoch", lambda *_: (0.001, 3000))
     assert budget.within(60, dataset, recipe).loop.epochs == 11  # updates are bounded as well
+
+
+@pytest.mark.parametrize(
+    ("lost", "rate"),
+    [(set(), 9e-3), ({9e-3}, 3e-3), ({9e-3, 3e-3}, 1e-3)],
+    ids=["all come to something", "one does not", "two do not"],
+)
+def test_the_rate_that_does_best_in_short_runs_is_taken_and_their_time_is_of_the_budget(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, lost: set[float], rate: float
+) -> None:
+    tried = []
+
+    def loss(_: Dataset, of: Recipe) -> float:
+        tried.append((of.loop.epochs, of.loop.patience))
+        failed = any(of.loop.rate == pytest.approx(each) for each in lost)
+        return math.inf if failed else -of.loop.rate
+
+    monkeypatch.setattr(budget, "_epoch", lambda *_: (2.0, 50))
+    monkeypatch.setattr(budget, "_loss", loss)
+    loop = budget.within(3.0, load(recipe), recipe).loop
+    assert loop.rate == pytest.approx(rate)
+    assert tried == [(7, 0)] * 3
+    assert loop.epochs == 90 - 3 * 7
+
+
+def test_a_rate_is_left_that_is_named_or_that_nothing_could_tell_of(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load(recipe)
+    monkeypatch.setattr(budget, "_epoch", lambda *_: (2.0, 50))
+    monkeypatch.setattr(budget, "_loss", lambda *_: pytest.fail("nothing is to be tried"))
+    assert budget.within(3.0, dataset, at_rate(recipe, 1e-2)).loop.rate == 1e-2
+    assert budget.within(0.5, dataset, recipe).loop.rate == recipe.loop.rate
+    alone = Dataset(**{**vars(dataset), "validation": ()})
+    assert budget.within(3.0, alone, recipe).loop.rate == recipe.loop.rate
+
+
+def test_short_runs_tell_a_rate_at_which_nothing_is_learned(recipe: Recipe) -> None:
+    recipe = at_rate(recipe, 1e-3)
+    assert budget._best_rate(load(recipe), recipe, 4) == pytest.approx(3e-3)
 
 
 def test_several_processes_have_no_budget_of_their_own_each(recipe: Recipe) -> None:

@@ -27,8 +27,10 @@ Floats = NDArray[np.float32]
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 FILE = "network.npz"
-ARRAYS = ("w", "r", "b", "rb", "project")
+ARRAYS = ("w", "r", "b", "rb", "project", "gain", "shift")
 LAGS = "lags"
+EPSILON = 1e-5
+"""What a layer's variance is taken to be more than it is, where it is normalised."""
 FAR = 1000.0
 """Deviations from the mean that the linear path takes no value beyond: no finite input, however
 large, can make its state or what it says overflow."""
@@ -50,8 +52,13 @@ class Layer:
     rb: Floats | None = None
     project: Floats | None = None
     """[P, H], lstm only: h = project @ (o * tanh(c)) (Sak, Senior & Beaufays 2014)."""
+    gain: Floats | None = None
+    shift: Floats | None = None
+    """[P] each, if it is normalised: what it puts out is gain * (h - m) / sqrt(v + EPSILON) +
+    shift, with h's mean m and variance v over its values (Ba, Kiros & Hinton 2016). Its state is
+    h."""
     residual: bool = False
-    """Whether what the layer puts out is h + its input (of the same width); its state is h."""
+    """Whether what the layer puts out is that and its input (of the same width) added."""
 
     @property
     def hidden(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import cells
-from training.network import FAR, Embedding, Fan, Layer, Linear, Network, outputs_order
+from training.network import EPSILON, FAR, Embedding, Fan, Layer, Linear, Network, outputs_order
 
 Array = NDArray[np.floating]
 State = list[tuple[Array, ...]]
@@ -105,7 +105,8 @@ class NumpyNetwork:
         after: State = []
         for layer, before in zip(self._network.layers, state, strict=True):
             after.append(cells.step(layer, signal, before))
-            signal = after[-1][0] + signal if layer.residual else after[-1][0]
+            out = _normalised(layer, after[-1][0])
+            signal = out + signal if layer.residual else out
         return signal, after
 
     def _head(self, hidden: Array, raw: Array, said: Array | float) -> Array:
@@ -123,6 +124,13 @@ class NumpyNetwork:
         if network.fan is None:
             return scores + added
         return _opened(network.fan, scores, added)
+
+
+def _normalised(layer: Layer, h: Array) -> Array:
+    if layer.gain is None or layer.shift is None:
+        return h
+    away = h - h.mean()
+    return np.asarray(layer.gain * away / np.sqrt((away**2).mean() + EPSILON) + layer.shift)
 
 
 def _opened(fan: Fan, scores: Array, added: Array) -> Array:

@@ -31,7 +31,7 @@ from training.graphs.encode import encode
 from training.graphs.lags import over_time, present
 from training.graphs.layers import Cell, State, operator_over_time, scan_over_time
 from training.graphs.outputs import write_outputs
-from training.network import LAGS, Network
+from training.network import EPSILON, LAGS, Network
 
 OPERATOR, GEMM, JOINED, SCAN = "operator", "gemm", "joined", "scan"
 OPSETS = (18, 21, 23)
@@ -102,7 +102,7 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
         cell = Cell(layer, k, form.precision)
         h, state = _one_step(b, cell, signal, _own(cell, before), how)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
-        signal = b.add("Add", h, signal) if layer.residual else h
+        signal = _out(b, cell, h, signal)
         hs.append(h)
     said = ""
     if network.linear is not None:
@@ -131,7 +131,7 @@ def step_graph(network: Network, form: Form) -> ModelProto:
         cell = Cell(layer, k, form.precision)
         every, state = _chunk(b, cell, signal, valid, _own(cell, before), form.step)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
-        signal = b.add("Add", every, signal) if layer.residual else every
+        signal = _out(b, cell, every, signal)
         hs.append(every)
     said = ""
     if network.linear is not None:
@@ -170,6 +170,15 @@ def _without_padding(b: Builder) -> tuple[str, str]:
 
 def _own(cell: Cell, before: dict[str, str]) -> State:
     return {kind: before[f"{kind}{cell.k}"] for kind, _ in cell.layer.states}
+
+
+def _out(b: Builder, cell: Cell, h: str, x: str) -> str:
+    """What a layer puts out, [..., P] of h and its input x."""
+    layer = cell.layer
+    if layer.gain is not None and layer.shift is not None:
+        by = [b.constant(f"{name}{cell.k}", getattr(layer, name)) for name in ("gain", "shift")]
+        h = b.add("LayerNormalization", h, *by, epsilon=EPSILON)
+    return b.add("Add", h, x) if layer.residual else h
 
 
 def _one_step(b: Builder, cell: Cell, x: str, state: State, how: str) -> tuple[str, State]:

@@ -47,7 +47,7 @@ from training.insight.picture import (
     with_unit,
 )
 from training.insight.value_errors import draw_errors
-from training.network import Network
+from training.network import ARRAYS, Network
 from training.scoring.intervals import read_interval
 from training.scoring.words import name_of, told_interval
 from training.table.session import Target
@@ -135,6 +135,8 @@ def network_words(network: Network) -> str:
     words = f"{layers} of {counted(first.hidden, 'unit')}"
     if first.project is not None:
         words += f", projected to {first.width}"
+    if any(layer.gain is not None for layer in network.layers):
+        words += ", each normalised"
     if any(layer.residual for layer in network.layers):
         words += ", each from the second on adding its input"
     if network.linear is not None:
@@ -148,7 +150,7 @@ def _parameters(network: Network) -> int:
     arrays = [network.head_w, network.head_b, *(each.table for each in network.embeddings)]
     arrays += [] if network.linear is None else [network.linear.w]
     for layer in network.layers:
-        held = (layer.w, layer.r, layer.b, layer.rb, layer.project)
+        held = (getattr(layer, name) for name in ARRAYS)
         arrays += [each for each in held if each is not None]
     return sum(each.size for each in arrays)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.network import Floats, Layer, Network
+from training.network import EPSILON, Floats, Layer, Network
 from training.reference import NumpyNetwork
 
 Gates = dict[str, Tensor]
@@ -91,6 +91,8 @@ class _Stepper:
         self._w, self._r, self._b = (torch.from_numpy(x) for x in (layer.w, layer.r, layer.b))
         self._rb = None if layer.rb is None else torch.from_numpy(layer.rb)
         self._project = None if layer.project is None else torch.from_numpy(layer.project)
+        both = (layer.gain, layer.shift)
+        self._norm = [torch.from_numpy(x) for x in both if x is not None] or None
 
     def initial(self) -> list[Tensor]:
         return [torch.zeros(width) for _, width in self._layer.states]
@@ -100,7 +102,14 @@ class _Stepper:
         how = {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[self._layer.cell]
         after, gates = how(self._w @ x + self._b, self._r @ state[0], state)
         gates["state"] = after[-1]
-        return after[0] + x if self._layer.residual else after[0], after, gates
+        out = self._normalised(after[0])
+        return out + x if self._layer.residual else out, after, gates
+
+    def _normalised(self, h: Tensor) -> Tensor:
+        if self._norm is None:
+            return h
+        gain, shift = self._norm
+        return torch.layer_norm(h, h.shape, gain, shift, EPSILON)
 
     def _lstm(self, given: Tensor, own: Tensor, state: list[Tensor]) -> tuple[list[Tensor], Gates]:
         sums = (given + own).chunk(4)

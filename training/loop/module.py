@@ -14,7 +14,7 @@ from training.errors import TrainingError
 from training.loop import heads
 from training.loop.begin import Start
 from training.loop.lags import LagPath
-from training.network import Embedding, Fan, Floats, Layer, Linear, Mirror, Network
+from training.network import EPSILON, Embedding, Fan, Floats, Layer, Linear, Mirror, Network
 from training.recipe.recipe import NetworkShape
 from training.table.session import Feature, Statistics, Target
 
@@ -66,8 +66,11 @@ class StreamingNetwork(nn.Module):
         width = len(self._numbers) + len(self._missing)
         width += sum(embeddings[k] for k in self._categories)
         self.layers = nn.ModuleList(_layers(shape, width))
+        out = shape.projection or shape.hidden
+        normed = shape.layers if shape.norm else 0
+        self.norms = nn.ModuleList(nn.LayerNorm(out, eps=EPSILON) for _ in range(normed))
         self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(shape.projection or shape.hidden, target.outputs)
+        self.head = nn.Linear(out, target.outputs)
         self.temperature = 1.0
         if target.quantiles:
             heads.begin_as_normal(self.head, target.quantiles)
@@ -82,6 +85,8 @@ class StreamingNetwork(nn.Module):
             given = signal if k == 0 else self.dropout(signal)
             signal, new = layer(given, None if state is None else self._unpack(state[k]))
             after.append(torch.cat(new, dim=-1) if isinstance(new, tuple) else new)
+            if self._shape.norm:
+                signal = self.norms[k](signal)
             if self._residual(k):
                 signal = signal + given
         raw: Tensor = self.head(self.dropout(signal))
@@ -208,6 +213,8 @@ class StreamingNetwork(nn.Module):
             cell=self._shape.cell,
             rb=named["bias_hh_l0"] if gru else None,
             project=named.get("weight_hr_l0"),
+            gain=_array(self.norms[k].get_parameter("weight")) if self._shape.norm else None,
+            shift=_array(self.norms[k].get_parameter("bias")) if self._shape.norm else None,
             residual=self._residual(k),
         )
 

@@ -198,8 +198,8 @@ class Mirror(Settings):
 
 
 class NetworkShape(Settings):
-    """The layers; and with `linear` what they add to: a linear model on the lags of `Baselines`,
-    fitted before training begins."""
+    """The layers, with `norm` each normalised; and with `linear` what they add to: a linear model
+    on the lags of `Baselines`, fitted before training begins."""
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
     hidden: Some = 64
@@ -207,6 +207,7 @@ class NetworkShape(Settings):
     dropout: Share = 0.0
     projection: Count = 0
     residual: bool = False
+    norm: bool = False
     linear: bool = True
     clip: Positive = 10.0
     mirror: Mirror | None = None

@@ -44,6 +44,17 @@ def _residual(cell: str, seed: int) -> Network:
     return replace(plain, layers=(first, *(replace(each, residual=True) for each in others)))
 
 
+def _normed(plain: Network, seed: int) -> Network:
+    """Each of its layers normalised."""
+    rng = np.random.default_rng(seed)
+
+    def draw(around: float, layer: Layer) -> Floats:
+        return (around + 0.3 * rng.normal(size=layer.width)).astype(np.float32)
+
+    normed = (replace(each, gain=draw(1, each), shift=draw(0, each)) for each in plain.layers)
+    return replace(plain, layers=tuple(normed))
+
+
 def _gappy(cell: str, seed: int) -> Network:
     """Feature 4 is a category in 2 numbers, 1 and 3 may be missing, and outputs say changes."""
     plain = random_network(4 + 2 + 1, HIDDEN, 2, OUTPUTS, seed, softmax=False, cell=cell)
@@ -85,6 +96,9 @@ NETWORKS = {
     "residual gru": _residual("gru", 7),
     "gappy lstm": _gappy("lstm", 8),
     "gappy rnn": _gappy("rnn", 9),
+    "normed lstm": _normed(random_network(WIDTH, HIDDEN, 2, OUTPUTS, 14), 14),
+    "normed residual gru": _normed(_residual("gru", 15), 15),
+    "normed projected": _normed(_projected(16), 16),
     "calibrated": replace(random_network(WIDTH, HIDDEN, 1, OUTPUTS, 10), temperature=1.7),
     "fan": _fanned(_one_value(11), (0.1, 0.5, 0.9)),
     "fans of gappy": _fanned(_gappy("lstm", 12), (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)),

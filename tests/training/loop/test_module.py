@@ -23,6 +23,8 @@ SHAPES = [
     NetworkShape(hidden=7, layers=3, residual=True),
     NetworkShape(hidden=9, layers=2, projection=4, residual=True),
     NetworkShape(cell="gru", hidden=6, layers=2),
+    NetworkShape(hidden=7, layers=2, norm=True, linear=False),
+    NetworkShape(hidden=9, layers=2, projection=4, residual=True, norm=True),
     NetworkShape(cell="rnn", hidden=6, layers=2, residual=True, linear=False),
 ]
 GAPS = ("features.load.missing=true", "features.mode.missing=true")

@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise TrainingError(f"--seeds {arguments.seeds}: each fold is trained at least once")
     if arguments.by and not arguments.choose:
         raise TrainingError("--by says what to --choose by, and there is nothing to choose")
+    if arguments.out and not arguments.out.parent.is_dir():
+        raise TrainingError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
     recipes = _recipes(arguments)
     dataset = load(recipe)
     scorer = scorer_of(dataset.target, targets_of(_every(dataset)))

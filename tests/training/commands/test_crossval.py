@@ -251,6 +251,7 @@ def test_cross_validation_tells_how_sure_its_figures_are(
     ("words", "why"),
     [
         (["--seeds", "0"], "--seeds 0"),
+        (["--out", "nowhere/out.json"], "there is no folder nowhere"),
         (["--folds", "13"], "12 groups cannot make 13 folds"),
         (["--by", "accuracy_per_step"], "nothing to choose"),
         (["--choose", "network.hidden=4,8", "--by", "rmse"], "there is no such figure"),

@@ -60,7 +60,7 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> Crossed:
 
 def _words(config: Path, folder: Path) -> list[str]:
     return ["crossval", str(config), "--folds", "3", "--seeds", "2", "--baselines",
-            "--set", "loop.epochs=3", "--choose", "loop.rate=1e-7,3e-2",
+            "--set", "loop.epochs=2", "--choose", "loop.rate=1e-7,3e-2",
             "--runs", str(folder), "--out", str(folder / "out.json")]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_a_cross_validation_whose_processes_are_killed_says_so_and_goes_on(
 ) -> None:
     found, _, _ = crossed
     words = ["crossval", str(config_of(tmp_path)), "--folds", "3", "--processes", "1",
-             "--set", "loop.epochs=3", "--set", "loop.rate=3e-2",
+             "--set", "loop.epochs=2", "--set", "loop.rate=3e-2",
              "--runs", str(tmp_path), "--out", str(tmp_path / "out.json")]  # fmt: skip
     command = [sys.executable, "-m", "training", *words]
     with subprocess.Popen(

@@ -55,9 +55,15 @@ class Fit:
     baselines are learned too."""
 
     recipe: Recipe
-    held_out: Groups
     chosen: Mapping[str, str]
     beside: bool = False
+
+    @property
+    def held_out(self) -> Groups:
+        """Those groups."""
+        groups = self.recipe.split.test
+        assert isinstance(groups, tuple)
+        return tuple(map(str, groups))
 
 
 def without(
@@ -74,9 +80,7 @@ def without(
     validation = () if isinstance(kept, tuple) else kept
     split = recipe.split.model_copy(update={"test": groups, "validation": validation})
     loop = recipe.loop.model_copy(update={"seed": recipe.loop.seed + again})
-    return Fit(
-        recipe.model_copy(update={"split": split, "loop": loop}), groups, chosen or {}, beside
-    )
+    return Fit(recipe.model_copy(update={"split": split, "loop": loop}), chosen or {}, beside)
 
 
 def fitted(wanted: Fit) -> Fold:

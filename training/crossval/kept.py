@@ -22,7 +22,8 @@ from training.scoring.baselines import Baseline
 
 @dataclass(frozen=True)
 class Kept:
-    """Fits by what they hang on: the recipe, the groups held out, the `data`'s digest, versions."""
+    """Fits by what they hang on: the recipe, which names the groups held out, the `data`'s digest,
+    versions."""
 
     folder: Path
     data: Mapping[str, str]
@@ -49,8 +50,8 @@ class Kept:
 
     def _file(self, wanted: Fit) -> Path:
         recipe = to_mapping(wanted.recipe)
-        about = [recipe, wanted.held_out, wanted.beside, dict(self.data), __version__]
-        text = json.dumps([*about, torch.__version__], sort_keys=True)
+        about = [recipe, wanted.beside, dict(self.data), __version__, torch.__version__]
+        text = json.dumps(about, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 

@@ -11,7 +11,8 @@ Three traps of capture shape this, each seen with onnxruntime:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,22 +68,28 @@ class CapturedRows:
 
     def run(self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]) -> Floats:
         """One step of each session: slots [B], fresh [B], rows [B, I]; their outputs [B, O]."""
-        return self._run((len(slots) - 1).bit_length(), True, slots, fresh, rows)
+        return self.ask(slots, fresh, rows)()
 
-    def _run(
+    def ask(
+        self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]
+    ) -> Callable[[], Floats]:
+        """Have that run done; what is returned waits for the outputs. As many as `UNDER_WAY` may be
+        asked for and not waited for yet; they are waited for in that order."""
+        return self._ask((len(slots) - 1).bit_length(), True, slots, fresh, rows)
+
+    def _ask(
         self,
         at: int,
         replayed: bool,
         slots: NDArray[Any],
         fresh: NDArray[Any],
         rows: NDArray[Any],
-    ) -> Floats:
+    ) -> Callable[[], Floats]:
         bucket, binding, options = self._buckets[at]
-        bucket.send(slots, fresh, rows)
+        mirror = bucket.send(slots, fresh, rows)
         self._session.run(binding, options if replayed else self._eager)
-        bucket.fetch(len(slots))
-        self._stream.wait()
-        return bucket.taken(len(slots))
+        bucket.fetch(mirror, len(slots))
+        return partial(bucket.taken, mirror, len(slots))
 
     def _capture(self, at: int) -> None:
         """Padding alone steps. First eagerly, which takes memory, loads kernels, and may call
@@ -90,7 +97,7 @@ class CapturedRows:
         _, binding, options = self._buckets[at]
         nobody = np.zeros(0, np.int64), np.zeros(0, np.bool_), self._rows(at)[:0]
         with gate:
-            self._run(at, False, *nobody)
+            self._ask(at, False, *nobody)()
         with gate.alone():
             self._session.run(binding, options)
             self._stream.wait()
@@ -99,7 +106,7 @@ class CapturedRows:
         """One row steps on the arenas' scratch row, eagerly and replayed."""
         one = np.zeros(1, np.int64), np.ones(1, np.bool_), self._rows(at)[:1]
         with gate:
-            plain, replayed = (self._run(at, each, *one) for each in (False, True))
+            plain, replayed = (self._ask(at, each, *one)() for each in (False, True))
         if not np.allclose(plain, replayed, rtol=ALIKE, atol=ALIKE, equal_nan=True):
             size = self._buckets[at][0].size
             raise GraphError(f"a captured run of {size} rows answers other than an eager one")

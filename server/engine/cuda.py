@@ -26,6 +26,7 @@ Bytes = NDArray[np.uint8]
 
 PROVIDER = "libonnxruntime_providers_cuda.so"
 NON_BLOCKING = 1  # the stream neither waits for the default one nor holds it up
+UNTIMED = 2  # an event that only says what is done costs less
 TO_DEVICE, TO_HOST = 1, 2
 OUT_OF_MEMORY = 2
 CALLS: dict[str, list[Any]] = {
@@ -34,6 +35,10 @@ CALLS: dict[str, list[Any]] = {
     "cudaStreamCreateWithFlags": [POINTER(c_void_p), c_uint],
     "cudaStreamDestroy": [c_void_p],
     "cudaStreamSynchronize": [c_void_p],
+    "cudaEventCreateWithFlags": [POINTER(c_void_p), c_uint],
+    "cudaEventRecord": [c_void_p, c_void_p],
+    "cudaEventSynchronize": [c_void_p],
+    "cudaEventDestroy": [c_void_p],
     "cudaMalloc": [POINTER(c_void_p), c_size_t],
     "cudaFree": [c_void_p],
     "cudaHostAlloc": [POINTER(c_void_p), c_size_t, c_uint],
@@ -61,14 +66,21 @@ class CudaStream:
 
     def __init__(self, index: int) -> None:
         self._library, self._index = _library(), index
-        self._device, self._host = set[int](), set[int]()
+        self._device, self._host, self._events = set[int](), set[int](), set[int]()
         self.use()
         handle = c_void_p()
         self._call("cudaStreamCreateWithFlags", ctypes.byref(handle), NON_BLOCKING)
         self.handle = int(handle.value or 0)
         """As onnxruntime takes it for its `user_compute_stream`."""
         self._end = weakref.finalize(
-            self, _give_back, self._library, index, self.handle, self._device, self._host
+            self,
+            _give_back,
+            self._library,
+            index,
+            self.handle,
+            self._device,
+            self._host,
+            self._events,
         )
         self._end.atexit = False  # the driver takes back what a process had
 
@@ -103,16 +115,31 @@ class CudaStream:
         self._call("cudaFreeHost", memory.ctypes.data)
 
     def copy_in(self, device: int, host: Bytes, nbytes: int) -> None:
-        """To the device. The host's memory must stay as it is until `wait`."""
+        """To the device. The host's memory must stay as it is until that is waited for."""
         self._copy(device, host.ctypes.data, nbytes, TO_DEVICE)
 
     def copy_out(self, host: Bytes, device: int, nbytes: int) -> None:
-        """To the host, where it is to be found after `wait`."""
+        """To the host, where it is to be found once it is waited for."""
         self._copy(host.ctypes.data, device, nbytes, TO_HOST)
 
     def wait(self) -> None:
         """Until all that was asked for is done."""
         self._call("cudaStreamSynchronize", self.handle)
+
+    def event(self) -> int:
+        """What may stand for a moment in the stream."""
+        found = c_void_p()
+        self._call("cudaEventCreateWithFlags", ctypes.byref(found), UNTIMED)
+        self._events.add(int(found.value or 0))
+        return int(found.value or 0)
+
+    def record(self, event: int) -> None:
+        """From now on it stands for this moment: all that was asked for before."""
+        self._call("cudaEventRecord", event, self.handle)
+
+    def wait_for(self, event: int) -> None:
+        """Until all that was asked for before its moment is done; what came after may go on."""
+        self._call("cudaEventSynchronize", event)
 
     def is_lost(self) -> bool:
         """Whether the device has failed in such a way that it answers this process no more."""
@@ -167,7 +194,7 @@ def _library() -> Any:
 
 
 def _give_back(
-    library: Any, index: int, stream: int, device: set[int], host: set[int]
+    library: Any, index: int, stream: int, device: set[int], host: set[int], events: set[int]
 ) -> None:  # by whoever lets go last; there is nobody to tell of a failure
     with gate, _device_of(library, index):
         library.cudaStreamSynchronize(stream)
@@ -175,9 +202,11 @@ def _give_back(
             library.cudaFree(address)
         for address in host:
             library.cudaFreeHost(address)
+        for event in events:
+            library.cudaEventDestroy(event)
         library.cudaStreamDestroy(stream)
-    device.clear()
-    host.clear()
+    for given_back in (device, host, events):
+        given_back.clear()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from traceback import clear_frames
 from typing import Any
@@ -137,6 +137,18 @@ class CudaEngine(Engine):
         with self._calls():
             return super().run(rows)
 
+    def overlaps(self, rows: EngineRows) -> bool:
+        """As `Engine.overlaps`: captured steps do, two of them; nothing else may come between."""
+        return isinstance(self._bound, CapturedRows) and rows.features.shape[1] == 1
+
+    def ask(self, rows: EngineRows) -> Callable[[], Floats]:
+        """As `Engine.ask`. Raises as `run`, and so does what is returned."""
+        if not (isinstance(self._bound, CapturedRows) and self.overlaps(rows)):
+            return super().ask(rows)
+        with self._calls():
+            asked = self._bound.ask(rows.slots, rows.fresh, rows.features[:, 0])
+        return lambda: self._answers(asked)
+
     def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """As `Engine.read`."""
         with self._calls():
@@ -153,6 +165,10 @@ class CudaEngine(Engine):
             self._released = True
             super().release()
             self._gpu.stream.close()
+
+    def _answers(self, asked: Callable[[], Floats]) -> Floats:
+        with self._calls():
+            return asked()[:, None]
 
     @contextmanager
     def _calls(self) -> Iterator[None]:

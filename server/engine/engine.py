@@ -5,7 +5,7 @@ While serving, whoever holds its scheduler's lock is its only caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -121,6 +121,17 @@ class Engine:
                 return self._bound.run(rows.slots, rows.fresh, flat)[:, None, :]
             return self._single.run(feeds | {"input": flat})[0][:, None, :]
         return self._step.run(feeds | {"input": rows.features, "lengths": rows.lengths})[0]
+
+    def overlaps(self, rows: EngineRows) -> bool:
+        """Whether these may be asked for while the run before is under way, and are under way when
+        they were asked for."""
+        return False
+
+    def ask(self, rows: EngineRows) -> Callable[[], Floats]:
+        """Have rows stepped as `run` does; what is returned waits for their outputs. What is asked
+        for is done in that order; here at once."""
+        outputs = self.run(rows)
+        return lambda: outputs
 
     def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """The rows of `slots`, one array `[B, *shape]` a state, of its dtype."""

@@ -21,7 +21,7 @@ from onnx import helper
 from benchmarks.gpu.sharing import in_another_thread
 from server.bundle.manifest import SINGLE
 from server.engine.device import CUDA_PROVIDER, Device, choose
-from server.engine.engine import Engine
+from server.engine.engine import Engine, EngineRows
 from server.errors import BadModel
 from tests.standin.trace import RUNTIME, part
 from tests.standin.watching import EAGER, Run, watched
@@ -34,7 +34,7 @@ from training.network import Network, random_network
 SESSIONS, CHUNK, WARM = 10_000, 4, 2
 BATCHES = (1, 5, 8)  # of single steps; of other runs the last
 KINDS = (*(f"single {batch}" for batch in BATCHES), "step", "read", "write")
-LOAD, ELSEWHERE = "load", "elsewhere"
+LOAD, BEHIND, ELSEWHERE = "load", "behind", "elsewhere"
 SHAPES = {
     f"{layers}x{hidden}": random_network(16, hidden, layers, 32, seed=layers, softmax=False)
     for layers, hidden in ((1, 64), (2, 128), (3, 256))
@@ -113,6 +113,8 @@ class Told:
     """The rows of the arenas that the first run of each of CUDA's graphs named."""
     named: dict[str, list[int]] = field(default_factory=dict)
     """The rows that each run which is looked at named."""
+    behind: list[list[int]] = field(default_factory=list)
+    """The outputs' shapes of two runs, the second asked for while the first is under way."""
     elsewhere: str = ""
     """What a run from another thread ended with."""
     kept: int = 0
@@ -142,6 +144,10 @@ def _serve(case: Case, device: Device, told: Told) -> None:
             with part(f"{case.name} {kind}"):
                 shape = _run(engine, kind, case.network.inputs)
             told.shapes[kind], told.named[kind] = list(shape), sessions.runs[-1].slots
+        batches = [_steps(BATCHES[-1], 1, case.network.inputs) for _ in range(2)]
+        with part(f"{case.name} {BEHIND}"):
+            asked = [engine.ask(each) for each in batches]
+            told.behind = [list(each().shape) for each in asked]
         with part(f"{case.name} {ELSEWHERE}"):
             told.elsewhere = in_another_thread(lambda: _run(engine, KINDS[0], case.network.inputs))
         for name, nodes in ((each.name, each.nodes()) for each in sessions.opened):
@@ -174,8 +180,12 @@ def _run(engine: Engine, kind: str, inputs: int) -> tuple[int, ...]:
         return ()
     what, _, batch = kind.partition(" ")
     count, chunk = int(batch or len(slots)), CHUNK if what == "step" else 1
+    return engine.run(_steps(count, chunk, inputs)).shape
+
+
+def _steps(count: int, chunk: int, inputs: int) -> EngineRows:
     features = np.ones((count, chunk, inputs), np.float32)
-    return engine.run(rows(range(count), features, np.zeros(count, np.bool_))).shape
+    return rows(range(count), features, np.zeros(count, np.bool_))
 
 
 def spoil(device: Device) -> None:

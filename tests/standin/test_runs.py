@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from tests.standin.libraries import run
 from tests.standin.runs import (
     BATCHES,
+    BEHIND,
     CASES,
     CHUNK,
     ELSEWHERE,
@@ -29,9 +31,11 @@ from tests.standin.runs import (
 )  # fmt: skip
 from tests.standin.trace import (
     Allocation,
+    Call,
     Capture,
     Captured,
     Copy,
+    Event,
     Free,
     Launch,
     Refusal,
@@ -140,9 +144,27 @@ def test_a_run_of_single_steps_is_a_copy_in_a_replay_a_copy_out_and_a_wait(
     traced: Traced, case: Case
 ) -> None:
     for kind in SINGLE:
-        into, replay, out, wait = traced.part(case, kind).calls
-        assert ends(Trace((into, out))) == [("pinned", "device"), ("device", "pinned")]
-        assert isinstance(replay, Replay) and isinstance(wait, Sync)
+        *asked, wait = traced.part(case, kind).calls
+        assert is_asked_for(asked) and isinstance(wait, Sync)
+
+
+@by_name(SOUND)
+def test_the_next_run_is_asked_for_while_one_is_under_way_and_each_is_waited_for_by_itself(
+    traced: Traced, case: Case
+) -> None:
+    calls = traced.part(case, BEHIND).calls
+    first, second, waits = calls[:4], calls[4:8], calls[8:]
+    assert is_asked_for(first) and is_asked_for(second)
+    assert [each.function for each in Trace(waits).of(Sync)] == ["cudaEventSynchronize"] * 2
+    assert len(waits) == 2 and len(traced.told[case.name]["behind"]) == 2
+
+
+def is_asked_for(calls: Sequence[Call]) -> bool:
+    """A copy in, a launch, a copy out, and what is to be waited for."""
+    into, replay, out, event = calls
+    there_and_back = [("pinned", "device"), ("device", "pinned")]
+    assert ends(Trace((into, out))) == there_and_back
+    return isinstance(replay, Replay) and isinstance(event, Event)
 
 
 @by_name(SOUND)

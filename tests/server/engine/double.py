@@ -71,6 +71,7 @@ class DoubleStream:
     def __init__(self, memory: int = 1 << 30) -> None:
         self.memory, self.held = memory, dict[int, Bytes]()
         self._todo: list[Callable[[], object]] = []
+        self._done, self._moments = 0, list[int]()  # of each event, how much is done by then
         self.sessions: WeakSet[onnxruntime.InferenceSession] = WeakSet()
 
     def use(self) -> None:
@@ -102,13 +103,30 @@ class DoubleStream:
 
     def wait(self) -> None:
         CAPTURE.called()
-        todo, self._todo = self._todo, []
-        for work in todo:
-            work()
+        self._do(len(self._todo))
+
+    def event(self) -> int:
+        CAPTURE.called()
+        self._moments.append(0)
+        return len(self._moments) - 1
+
+    def record(self, event: int) -> None:
+        CAPTURE.called()
+        self._moments[event] = self._done + len(self._todo)
+
+    def wait_for(self, event: int) -> None:
+        CAPTURE.called()
+        self._do(self._moments[event] - self._done)
 
     def is_lost(self) -> bool:
         self.wait()
         return False
+
+    def _do(self, count: int) -> None:
+        todo, self._todo = self._todo[: max(0, count)], self._todo[max(0, count) :]
+        for work in todo:
+            self._done += 1
+            work()
 
     @property
     def idle(self) -> bool:

@@ -18,7 +18,7 @@ from server.bundle.manifest import SINGLE, SINGLE_CUDA
 from server.bundle.repository import Bundle
 from server.config import Config
 from server.engine import cuda_engine
-from server.engine.buckets import Bucket
+from server.engine.buckets import Bucket, Mirror
 from server.engine.captured import CapturedRows
 from server.engine.cuda_engine import WrongThread
 from server.engine.device import Device
@@ -167,12 +167,12 @@ def test_memory_is_added_up_before_any_is_taken(bundle: Bundle) -> None:
 def test_a_replay_that_answers_something_else_is_refused(bundle: Bundle) -> None:
     fetch = Bucket.fetch
 
-    def forgetful(bucket: Bucket, count: int) -> None:
+    def forgetful(bucket: Bucket, mirror: Mirror, count: int) -> None:
         """Every second time, what was sent comes back in place of outputs."""
         turns.append(bucket.size)
         if len(turns) % 2:
-            bucket._stream.copy_in(bucket._out, bucket._sent, bucket._row_out)
-        fetch(bucket, count)
+            bucket._stream.copy_in(bucket._out, mirror.sent, bucket._row_out)
+        fetch(bucket, mirror, count)
 
     turns = list[int]()
     with (

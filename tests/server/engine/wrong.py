@@ -13,8 +13,8 @@ from unittest import mock
 
 import numpy as np
 
-from server.engine import captured
-from server.engine.buckets import Bucket
+from server.engine import buckets, captured
+from server.engine.buckets import Bucket, Mirror
 from server.engine.captured import CapturedRows
 from server.engine.cuda_engine import CudaEngine
 from server.engine.device_arenas import DeviceArenas, Places
@@ -38,60 +38,74 @@ def captured_as_it_is_first_used() -> Iterator[None]:
 @contextmanager
 def captured_with_the_first_session() -> Iterator[None]:
     """Warmed up, and padded, with a row that is somebody's."""
+    with _padded_with(1):
+        yield
 
-    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
-        self._padding = 1
-        sent(self, slots, fresh, rows)
 
-    sent = Bucket.send
-    with mock.patch.object(Bucket, "send", send):
+@contextmanager
+def padded_with_the_scratch_row() -> Iterator[None]:
+    with _padded_with(SCRATCH):
         yield
 
 
 @contextmanager
 def padding_left_as_it_was() -> Iterator[None]:
-    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
-        before = self._slots.copy()
-        sent(self, slots, fresh, rows)
-        if len(slots):
-            self._slots[len(slots) :] = before[len(slots) :]
+    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> Mirror:
+        mirror = sent(self, slots, fresh, rows)
+        if len(slots) and id(mirror) in lain:
+            mirror.slots[len(slots) :] = lain[id(mirror)][len(slots) :]
+        lain[id(mirror)] = mirror.slots.copy()
+        return mirror
 
-    sent = Bucket.send
+    sent, lain = Bucket.send, dict[int, Any]()
     with mock.patch.object(Bucket, "send", send):
         yield
 
 
 @contextmanager
 def answered_before_it_is_done() -> Iterator[None]:
-    def taken(self: Bucket, count: int) -> Any:
-        found = self._output[:count].copy()
-        self._output[:count] = np.nan
-        return found
-
-    def run(self: CapturedRows, at: int, replayed: bool, *rows: Any) -> Any:
-        bucket, binding, options = self._buckets[at]
-        bucket.send(*rows)
-        self._session.run(binding, options if replayed else self._eager)
-        bucket.fetch(len(rows[0]))
-        found = bucket.taken(len(rows[0]))
+    def taken(self: Bucket, mirror: Mirror, count: int) -> Any:
+        found = mirror.output[:count].copy()
+        mirror.output[:count] = np.nan
         self._stream.wait()
         return found
 
-    with mock.patch.object(CapturedRows, "_run", run), mock.patch.object(Bucket, "taken", taken):
+    with mock.patch.object(Bucket, "taken", taken):
+        yield
+
+
+@contextmanager
+def said_to_have_come_before_it_is_copied() -> Iterator[None]:
+    def fetch(self: Bucket, mirror: Mirror, count: int) -> None:
+        mirror.got[:] = 0xFF
+        self._stream.record(mirror.come)
+        self._stream.copy_out(mirror.got, self._out, self._row_out * count)
+
+    with mock.patch.object(Bucket, "fetch", fetch):
         yield
 
 
 @contextmanager
 def answers_not_copied() -> Iterator[None]:
-    with mock.patch.object(Bucket, "taken", lambda self, count: self._output[:count]):
+    def taken(self: Bucket, mirror: Mirror, count: int) -> Any:
+        self._stream.wait_for(mirror.come)
+        return mirror.output[:count]
+
+    with mock.patch.object(Bucket, "taken", taken):
         yield
 
 
 @contextmanager
-def padded_with_the_scratch_row() -> Iterator[None]:
-    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> None:
-        self._padding = SCRATCH
-        sent(self, slots, fresh, rows)
+def one_mirror_for_the_run_ahead_and_the_one_behind() -> Iterator[None]:
+    with mock.patch.object(buckets, "UNDER_WAY", 1):
+        yield
+
+
+@contextmanager
+def _padded_with(row: int) -> Iterator[None]:
+    def send(self: Bucket, slots: Any, fresh: Any, rows: Any) -> Mirror:
+        self._padding = row
+        return sent(self, slots, fresh, rows)
 
     sent = Bucket.send
     with mock.patch.object(Bucket, "send", send):
@@ -143,7 +157,9 @@ WRONG = [
     padded_with_the_scratch_row,
     padding_left_as_it_was,
     answered_before_it_is_done,
+    said_to_have_come_before_it_is_copied,
     answers_not_copied,
+    one_mirror_for_the_run_ahead_and_the_one_behind,
     slots_of_a_row_told_as_they_are,
     states_of_a_row_in_another_order,
 ]

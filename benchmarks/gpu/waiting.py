@@ -12,7 +12,8 @@ import ctypes
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +47,19 @@ class Gpu:
 NONE = Gpu("no wait", 0, 0)
 GPUS = (NONE, Gpu("2x128", 50, 0.06), Gpu("3x480", 80, 0.4), Gpu("2x1024", 100, 1.2))
 """As runs of these networks are reckoned: 30 TFLOP/s in float32, behind the chain of kernels."""
+AHEAD, ALONE = "ahead", "alone"
+"""Whether the next run is asked for while one is under way."""
+WAYS = ((NONE, ALONE), *((gpu, how) for gpu in GPUS[1:] for how in (ALONE, AHEAD)))
 LOADS = ((64, 8), (256, 8), (1024, 2), (1024, 4))
 """Rows of a message, and messages under way."""
 
 
 class Waiting(Engine):
-    """Takes time alone, in one thread, as the engine on CUDA does."""
+    """Takes time alone, in one thread, one run behind the other, as the engine on CUDA does."""
 
     any_thread = False
     gpu = NONE
+    ahead = True
 
     def begin(self) -> None:
         """Wake up in time, in this thread."""
@@ -63,20 +68,35 @@ class Waiting(Engine):
         most = self.manifest.max_batch
         self._input = np.zeros((most, self.manifest.inputs_width), np.float32)
         self._output = np.zeros((most, self.manifest.outputs_width), np.float32)
+        self._free_at = 0.0
 
-    def run(self, rows: EngineRows) -> Floats:
+    def overlaps(self, rows: EngineRows) -> bool:
+        """As on CUDA, if it is to be so here."""
+        return self.ahead
+
+    def ask(self, rows: EngineRows) -> Callable[[], Floats]:
         """Zeros, when it is time."""
         count = len(rows.slots)
         self._input[:count] = rows.features.reshape(count, -1)
-        if wait := int(1e3 * (self.gpu.least + self.gpu.row * count)):
-            self._libc.nanosleep((ctypes.c_long * 2)(*divmod(wait, 10**9)), None)
+        takes = 1e-6 * (self.gpu.least + self.gpu.row * count) if self.gpu.least else 0.0
+        over = self._free_at = max(time.monotonic(), self._free_at) + takes
+        return lambda: self._wait(over, count)
+
+    def run(self, rows: EngineRows) -> Floats:
+        """The same at once."""
+        return self.ask(rows)()
+
+    def _wait(self, over: float, count: int) -> Floats:
+        if (left := over - time.monotonic()) > 0:
+            self._libc.nanosleep((ctypes.c_long * 2)(*divmod(int(1e9 * left), 10**9)), None)
         return self._output[:count, None].copy()
 
 
 def serve(words: Sequence[str]) -> None:
-    """A server's process: what its GPU takes, and the server's own flags."""
-    Waiting.gpu = Gpu("", float(words[0]), float(words[1]))
-    sys.argv[1:] = words[2:]
+    """A server's process: what its GPU takes, whether a run is asked for while one is under way,
+    and the server's own flags."""
+    Waiting.gpu, Waiting.ahead = Gpu("", float(words[0]), float(words[1])), words[2] == AHEAD
+    sys.argv[1:] = words[3:]
     from server.serving import loader
 
     with (
@@ -98,8 +118,8 @@ def measure(rounds: int, seconds: float) -> list[tuple[str, ...]]:
         flags += ["--port", "0", "--metrics-port", "0"]
         command = [sys.executable, "-m", "benchmarks.gpu.waiting", "serve"]
         servers = [
-            stack.enter_context(started([*command, *gpu.words, *flags], server_core))
-            for gpu in GPUS
+            stack.enter_context(started([*command, *gpu.words, how, *flags], server_core))
+            for gpu, how in WAYS
         ]
         stack.enter_context(pinned(load_core))
         addresses = [server.address for server in servers]
@@ -145,7 +165,7 @@ def main() -> None:
         "rows a message:",
         "under way:",
         "steps/s, no wait:",
-        *(f"{g.name}:" for g in GPUS[1:]),
+        *(f"{gpu.name}, {how}:" for gpu, how in WAYS[1:]),
     ]
     print(table("|".join(heads), measure(given.rounds, given.seconds)))
 

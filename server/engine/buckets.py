@@ -4,8 +4,9 @@ A captured graph does one thing only: the same operators on the same addresses w
 So there is one bucket a size, with a place on the device for what goes in and what comes out, and
 mirrors of it in pinned memory: the host lays the next batch into one, or reads the answers of the
 last, while the device works from the other. On the device one place will do, for in the stream a
-batch comes in when the one before has gone out. A row of padding steps the arena's last row, which is nobody's; it is
-fresh, so that nothing which lies there can matter. Row 0 would not do: a forecast steps it beside.
+batch comes in when the one before has gone out. A row of padding steps the arena's last row, which
+is nobody's; it is fresh, so that nothing which lies there can matter. Row 0 would not do: a
+forecast steps it beside.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def nbytes_of(most: int, inputs: int, outputs: int) -> int:
 
 
 class Mirror:
-    """A bucket's pinned memory for one run: what goes in, what comes out, and when that has come."""
+    """A bucket's pinned memory for a run: what goes in, what comes out, and when it has come."""
 
     def __init__(self, size: int, nbytes: int, inputs: int, outputs: int, stream: Stream) -> None:
         flags, features = SLOT * size, nbytes - FLOAT * inputs * size

@@ -21,9 +21,13 @@ Told = Callable[[Mapping[int, ServingError]], None]
 class StepProtocol(Protocol):
     """Who knows which step of which session is next, and where its state is."""
 
-    def settle(self, batch: Batch) -> NDArray[np.bool_]:
+    def settle(self, batch: Batch, under_way: Handles) -> NDArray[np.bool_]:
         """Find the rows' sessions; answer or fail the open rows that must not run, and mark those
-        that are absent. Returns `fresh` for all rows."""
+        that are absent. Returns `fresh` for all rows.
+
+        Args:
+            under_way: others' sessions, in a run that is not over yet: they keep their places.
+        """
 
     def commit(
         self, batch: Batch, rows: Rows, ran: EngineRows, outputs: NDArray[np.float32]

@@ -90,6 +90,14 @@ class StepQueue:
             self._closed = Draining
             return None
 
+    def take_behind(self, max_rows: int) -> list[Picked]:
+        """As `take`, for a run of single steps behind one that is under way: nothing if there is
+        none just now, or if anything else wants the engine in between."""
+        with self._condition:
+            if not self._ready or self._calls or self._absent or self._next_width() != 1:
+                return []
+            return self._pick(max_rows)
+
     def call(self, call: ControlCall[Any]) -> None:
         """Queue work to be done between two runs.
 
@@ -241,9 +249,12 @@ class StepQueue:
             if other.blockers == 0:
                 self._next_round(other)
 
-    def _pick(self, room: int) -> list[Picked]:
+    def _next_width(self) -> int:
         # A chain of rounds is let in again and again; by turns it leaves the other widths theirs.
-        width = min(self._ready, key=lambda width: self._ready[width][0][1])
+        return min(self._ready, key=lambda width: self._ready[width][0][1])
+
+    def _pick(self, room: int) -> list[Picked]:
+        width = self._next_width()
         parts = self._ready[width]
         picked: list[Picked] = []
         while parts and room:

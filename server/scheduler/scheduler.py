@@ -17,26 +17,23 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from server.engine.engine import Engine, EngineRows
+from server.engine.engine import Engine
 from server.engine.thread import EngineThread
-from server.errors import Internal, RunFailed, ServingError
+from server.errors import Internal, ServingError
 from server.metrics import ModelMetrics
 from server.scheduler.absent import Absent
-from server.scheduler.batch import Batch, fail_all
 from server.scheduler.control import ControlCall
 from server.scheduler.parts import Picked, parts_of_one_run
 from server.scheduler.protocol import StepProtocol
 from server.scheduler.queue import StepQueue
-from server.scheduler.submission import Rows, Submission
+from server.scheduler.running import FEW_STEPS, SHORT_RUN, Run, Runner
+from server.scheduler.submission import Submission
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FEW_STEPS = 16
-SHORT_RUN = 300e-6
 CALL_SECONDS = 0.005
 BREATH = 50e-6  # seconds for others after a turn of refusals alone, which may be one of thousands
 
@@ -63,15 +60,15 @@ class Scheduler:
         self.queue = StepQueue(max_queued_steps)
         self._engine, self._steps, self._metrics = engine, steps, metrics
         self._absent = Absent(self.queue, steps, self._leave)
+        self._runs = Runner(engine, steps, metrics, self._absent)
         self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
-        self._rate, self._few = 0.0, at_once if engine.any_thread else 0
+        self._few = at_once if engine.any_thread else 0
         # Whoever may run large batches itself waits for a call between runs, rather than have the
         # loop's thread woken for what comes meanwhile, and then again and again.
         self._patience = CALL_SECONDS if self._few > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._wanted = False  # whether somebody waits for the engine, to run what he brought
         self._runner = 0  # the thread that runs what it brought itself, while it does
-        self._short_run = 0.0  # seconds a run of few steps takes, lately
         self._on_death = on_death
         self._ran = False  # whether the last turn let go of the interpreter, as a run does
         self._leaving: list[Picked] = []  # rows that left their run and are not complete yet
@@ -98,7 +95,7 @@ class Scheduler:
         if not submission.queues:
             submission.on_done(submission)
         elif not self.run_together([submission]):
-            self.queue.put(submission, self._rate)
+            self.queue.put(submission, self._runs.rate)
 
     def between_runs(self, work: Callable[[Engine], T]) -> Future[T]:
         """Have `work` done while no run is under way.
@@ -143,10 +140,33 @@ class Scheduler:
                 time.sleep(BREATH)
 
     def _turn(self, picked: list[Picked]) -> None:
+        """A run, and as long as each takes so long that the next can be prepared meanwhile, those
+        that follow it."""
+        run: Run | None = self._begin(picked)
+        while run is not None:
+            behind = self._behind(run)
+            following = self._begin(behind, run) if behind else None
+            self._end(run)
+            run = following
+
+    def _behind(self, run: Run) -> list[Picked]:
+        """Rows for the run that follows one under way, taken as late as it can be ready in time, so
+        that as many as can be go together; none where others want the engine between two runs."""
+        if (spare := self._runs.spare(run)) is None:
+            return []
+        time.sleep(spare)
+        return self.queue.take_behind(self._max_batch)
+
+    def _begin(self, picked: list[Picked], ahead: Run | None = None) -> Run:
         if self._steps.awaited:
             for part, start, stop in picked:
                 self._steps.release(part.handles[start:stop])
-        self._leaving = self._run_batch(picked)
+        run = self._runs.begin(picked, ahead)
+        self._ran = self._ran or run.asked_at > 0
+        return run
+
+    def _end(self, run: Run) -> None:
+        self._leaving = self._runs.end(run)
         if self._steps.confirms and self._leaving:
             handles = np.concatenate([part.handles[a:b] for part, a, b in self._leaving])
             self._steps.confirm(handles, partial(self._confirmed, self._leaving))
@@ -193,7 +213,7 @@ class Scheduler:
         to be woken by it, takes longer than a short run does. Returns whether that could be done;
         if not, nothing was."""
         steps = sum(submission.steps for submission in submissions)
-        if steps > self._few or self._short_run > SHORT_RUN or not self._thread.is_alive():
+        if steps > self._few or self._runs.short > SHORT_RUN or not self._thread.is_alive():
             return False
         if self._steps.confirms:  # rows have to wait
             return False
@@ -212,66 +232,13 @@ class Scheduler:
                 return False  # rows might have to wait for their sessions
             for part in parts:
                 part.submission.expect(part.left)
-            self._complete(self._run_batch([(part, 0, part.left) for part in parts]))
+            run = self._runs.begin([(part, 0, part.left) for part in parts])
+            self._complete(self._runs.end(run))
             self._run_call()  # or it would wait for as long as steps keep coming
         finally:
             self._runner = 0
             self._engine_free.release()
         return True
-
-    def _run_batch(self, picked: list[Picked]) -> list[Picked]:
-        """One run. Whatever fails, every row leaves with an outcome, except those that have to
-        wait for their sessions; returns the rows that leave."""
-        try:
-            batch = Batch(picked)
-        except Exception:
-            log.exception("no batch could be made of %d parts", len(picked))
-            fail_all(picked, RunFailed())
-            return picked
-        started = time.monotonic()
-        try:
-            batch.drop_late()
-            fresh = self._steps.settle(batch)
-            picked = self._absent.set_aside(batch)
-            rows = np.flatnonzero(batch.open_rows) if batch.touched else np.arange(len(batch))
-            if len(rows):
-                self._run(batch, rows, fresh)
-            self._observe(picked, started)
-        except Exception:
-            log.exception("a batch of %d rows failed", len(batch))
-            batch.fail(np.flatnonzero(batch.open_rows), RunFailed())
-        return picked
-
-    def _run(self, batch: Batch, rows: Rows, fresh: NDArray[np.bool_]) -> None:
-        whole = len(rows) == len(batch)
-        ran = EngineRows(
-            slots=batch.slots if whole else batch.slots[rows],
-            fresh=fresh if whole else fresh[rows],
-            lengths=batch.lengths if whole else batch.lengths[rows],
-            features=batch.features(rows),
-        )
-        started = time.monotonic()
-        self._ran = True
-        try:  # from here on the sessions' state may have moved, in part or whole
-            outputs = self._engine.run(ran)
-            took = time.monotonic() - started
-            self._steps.commit(batch, rows, ran, outputs)
-        except Exception:
-            log.exception("a run of %d rows failed; their sessions are lost", len(rows))
-            self._lose(batch, rows)
-            return
-        if len(rows) <= FEW_STEPS:
-            # One run that was held up says nothing about the others.
-            self._short_run += 0.1 * (min(took, 2 * SHORT_RUN) - self._short_run)
-        self._metrics.batch_rows.observe(len(rows))
-        self._metrics.engine_seconds.observe(took, ran.steps)
-
-    def _lose(self, batch: Batch, rows: Rows) -> None:
-        try:
-            self._steps.lose(batch, rows)
-        except Exception:
-            log.exception("sessions could not be ended")
-            batch.fail(np.flatnonzero(batch.open_rows), Internal())
 
     def _complete(self, picked: list[Picked]) -> None:
         now = time.monotonic()
@@ -282,16 +249,6 @@ class Scheduler:
                 self._metrics.step_seconds.observe(whole, part.steps(start, stop))
             except Exception:  # one caller's completion must not cost the others theirs
                 log.exception("a completion failed")
-
-    def _observe(self, picked: list[Picked], started: float) -> None:
-        took, total = time.monotonic() - started, 0
-        for part, start, stop in picked:
-            steps, submission = part.steps(start, stop), part.submission
-            self._metrics.queue_seconds.observe(started - submission.enqueued_at, steps)
-            submission.ran_at = submission.ran_at or started
-            submission.ran_for += took
-            total += steps
-        self._rate += 0.1 * (total / max(took, 1e-6) - self._rate)
 
     def _abandon(self) -> None:
         """The loop is dead: whoever waits for it hears so."""

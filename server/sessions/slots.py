@@ -27,6 +27,7 @@ from server.sessions.tombstones import How
 Slots = NDArray[np.int64]
 Records = dict[int, Shelved | None]
 
+NOBODY = np.zeros(0, dtype=np.int64)
 MANY_ENDED = 1024  # slots that sessions left: memory used before is taken rather than fresh pages
 SPARE = 1 / 64  # of the slots are freed beside those that are needed, so that it is done less often
 
@@ -113,13 +114,16 @@ class Residence:
         new = handles[self._search(handles) == 0]
         return len(new) <= len(self._free) and not some(self._directory.counts(new) != 0)
 
-    def resolve(self, handles: Handles, fresh: NDArray[np.bool_]) -> Slots:
+    def resolve(
+        self, handles: Handles, fresh: NDArray[np.bool_], under_way: Handles = NOBODY
+    ) -> Slots:
         """The slots of sessions that were live a moment ago, 0 for those that must be brought in.
-        One that starts afresh takes a free slot."""
+        One that starts afresh takes a free slot; none of a session that is `under_way`, be it
+        live or not."""
         slots = self._search(handles)
         missing = np.flatnonzero((slots == 0) & fresh)
         if len(missing) > len(self._free) or (len(missing) and len(self._ended) > MANY_ENDED):
-            self._bury(handles)
+            self._bury(np.concatenate([handles, under_way]))
         missing = missing[: len(self._free)]
         taken = self._free.take(len(missing))
         for handle, slot in zip(handles[missing].tolist(), taken, strict=True):

@@ -1,7 +1,8 @@
 """The step protocol: which numbered steps may run, which are answered from memory, which refused.
 
 The scheduler asks just before a run (`settle`) and tells just after it (`commit`, or `lose`).
-Between the two no other run moves these sessions: the counts checked are those stepped from.
+Between the two no other run moves these sessions: the counts checked are those stepped from. Of two
+runs that are under way together each has sessions of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from server.errors import (
     StepTooOld,
 )
 from server.metrics import ModelMetrics
-from server.scheduler.batch import Batch
+from server.scheduler.batch import NONE, Batch
 from server.scheduler.protocol import Told
 from server.scheduler.submission import RESTART, UNNUMBERED, Handles, Rows
 from server.sessions.directory import Directory
@@ -125,7 +126,7 @@ class SessionSteps:
         assert self._keeper is not None
         self._keeper.confirm(handles, then)
 
-    def settle(self, batch: Batch) -> Bools:
+    def settle(self, batch: Batch, under_way: Handles = NONE) -> Bools:
         """Answer or fail the rows that must not run; returns which rows start afresh."""
         if self._keeper is not None and (why := self._keeper.health.refusal()) is not None:
             batch.fail(np.flatnonzero(batch.open_rows), why)
@@ -134,7 +135,7 @@ class SessionSteps:
             first: Bools = counts == 0
             return first
         batch.counts = np.where(batch.first_steps == RESTART, 0, counts)
-        self._find(batch, live)
+        self._find(batch, live, under_way)
         self._settle_rows(batch)
         fresh: Bools = batch.counts == 0
         return fresh
@@ -190,12 +191,14 @@ class SessionSteps:
         except Exception:
             log.exception("a run could not be noted")
 
-    def _find(self, batch: Batch, live: Bools | None) -> None:
+    def _find(self, batch: Batch, live: Bools | None, under_way: Handles) -> None:
         """Fail the rows whose sessions have ended; find the slots of the others."""
         if live is not None:
             self._fail_ended(batch, np.flatnonzero(batch.open_rows & ~live))
         rows, slots = batch.open_rows, np.zeros(len(batch), dtype=np.int64)
-        slots[rows] = self._residence.resolve(batch.handles[rows], batch.counts[rows] == 0)
+        slots[rows] = self._residence.resolve(
+            batch.handles[rows], batch.counts[rows] == 0, under_way
+        )
         batch.slots = slots
 
     def _fail_ended(self, batch: Batch, rows: Rows) -> None:

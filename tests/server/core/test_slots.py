@@ -16,6 +16,8 @@ import pytest
 from server.engine.engine import Engine, EngineRows
 from server.errors import Internal, ServingError, SessionLost
 from server.serving.model import ServedModel
+from server.sessions.directory import Directory
+from server.sessions.replay_cache import ReplayCache
 from server.sessions.slots import FreeSlots, Residence, Slots
 from tests.server.core.parts import WEIGHTS, Caller, Floats, expected, make_bundle, make_model
 from tidegate.wire import APPLIED, REMEMBERED
@@ -102,6 +104,17 @@ def test_slots_that_were_left_are_taken_before_any_fresh_one() -> None:
             del held[:3]
         assert len(held) + len(free) == 6  # the first six stay held
     assert set(held) <= set(range(7, 13))
+
+
+def test_a_slot_is_not_taken_from_a_session_that_ended_before_its_run_is_over() -> None:
+    directory = Directory("small", 1, 8, 60.0)
+    residence = Residence(2, directory, ReplayCache(2, 4, 5, 1))
+    handles = {name: np.array([directory.open(name)[0]]) for name in "abc"}
+    first = np.ones(1, np.bool_)
+    slots = {name: residence.resolve(handles[name], first) for name in "ab"}
+    directory.close("a")
+    assert residence.resolve(handles["c"], first, handles["a"]) == [0]
+    assert residence.resolve(handles["c"], first, handles["b"]) == slots["a"]
 
 
 def test_the_sessions_used_longest_ago_leave_first(tmp_path: Path) -> None:

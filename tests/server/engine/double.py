@@ -30,6 +30,7 @@ from server.engine.gpu import GRAPH_ID, Bytes, Gpu, GpuSession
 from server.engine.graph import GraphError, open_session
 
 CUDA = Device("cuda")
+PACE = 0.001  # seconds that a server's run takes: enough to prepare the next meanwhile
 EXECUTIONS = 3  # of the first run of an id
 ON_CPU = {"GRU", "If", "LSTM", "Loop", "RNN", "Scan"}  # or some node around them
 
@@ -64,14 +65,19 @@ CAPTURE = _Capture()
 
 
 class DoubleStream:
-    """As `CudaStream`. Addresses are the host's; nothing is done before somebody waits."""
+    """As `CudaStream`. Addresses are the host's; nothing is done before somebody waits.
+
+    Args:
+        pace: seconds that a run takes, one behind the other, from when it was asked for.
+    """
 
     handle = 0
 
-    def __init__(self, memory: int = 1 << 30) -> None:
-        self.memory, self.held = memory, dict[int, Bytes]()
+    def __init__(self, memory: int = 1 << 30, pace: float = 0.0) -> None:
+        self.memory, self.pace, self.held = memory, pace, dict[int, Bytes]()
         self._todo: list[Callable[[], object]] = []
         self._done, self._moments = 0, list[int]()  # of each event, how much is done by then
+        self._over = dict[int, float]()  # of each event, not before when that is
         self.sessions: WeakSet[onnxruntime.InferenceSession] = WeakSet()
 
     def use(self) -> None:
@@ -113,9 +119,13 @@ class DoubleStream:
     def record(self, event: int) -> None:
         CAPTURE.called()
         self._moments[event] = self._done + len(self._todo)
+        last = max(self._over.values(), default=0.0)
+        self._over[event] = max(time.monotonic(), last) + self.pace
 
     def wait_for(self, event: int) -> None:
         CAPTURE.called()
+        if self.pace:
+            time.sleep(max(0.0, self._over[event] - time.monotonic()))
         self._do(self._moments[event] - self._done)
 
     def is_lost(self) -> bool:
@@ -195,16 +205,20 @@ class DoubleGpu(Gpu):
 
     session = DoubleSession
 
-    def __init__(self, memory: int = 1 << 30, device: Device = CUDA) -> None:
+    def __init__(self, memory: int = 1 << 30, device: Device = CUDA, pace: float = 0.0) -> None:
         self.device = device
-        self.stream: DoubleStream = DoubleStream(memory)
+        self.stream: DoubleStream = DoubleStream(memory, pace)
 
 
 def double_engine(
-    bundle: Bundle, capacity: int, memory: int = 1 << 30, device: Device = CUDA
+    bundle: Bundle,
+    capacity: int,
+    memory: int = 1 << 30,
+    device: Device = CUDA,
+    pace: float = 0.0,
 ) -> CudaEngine:
     """A CUDA engine on a double of its own."""
-    return CudaEngine(bundle, device, capacity, gpu=DoubleGpu(memory, device))
+    return CudaEngine(bundle, device, capacity, gpu=DoubleGpu(memory, device, pace))
 
 
 def serve() -> None:
@@ -218,4 +232,4 @@ def serve() -> None:
 
 def _opened(bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> Engine:
     assert device.kind == "cuda"
-    return CudaEngine(bundle, device, capacity, threads, DoubleGpu(device=device))
+    return CudaEngine(bundle, device, capacity, threads, DoubleGpu(device=device, pace=PACE))

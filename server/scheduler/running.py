@@ -1,0 +1,202 @@
+"""A run from the rows that were picked to the rows that leave with an outcome: `begin` makes the
+batch, has its rows settled and asks the engine; `end` waits, and has the steps noted and answered.
+
+Between the two another run may begin where the engine has it wait its turn, as a GPU does: no
+session is in both, for the queue lets none in twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.engine import Engine, EngineRows, Floats
+from server.errors import Internal, RunFailed
+from server.metrics import ModelMetrics
+from server.scheduler.absent import Absent
+from server.scheduler.batch import NONE, Batch, fail_all
+from server.scheduler.parts import Picked
+from server.scheduler.protocol import StepProtocol
+from server.scheduler.submission import Handles, Rows
+
+log = logging.getLogger(__name__)
+
+FEW_STEPS = 16
+SHORT_RUN = 300e-6
+LATE = 100e-6  # seconds by which a thread wakes up later than it wanted to
+WAITED = 20e-6  # seconds after which a run was over no sooner than it was waited for
+LATELY = 8
+
+
+@dataclass(slots=True)
+class Run:
+    """Rows `rows` of a batch, which the engine was asked for; none if nothing had to run."""
+
+    picked: list[Picked]
+    """The rows that leave with it."""
+    started: float
+    batch: Batch | None = None
+    rows: Rows = field(default_factory=lambda: NONE)
+    ran: EngineRows | None = None
+    asked: Callable[[], Floats] | None = None
+    """Waits for the outputs."""
+    asked_at: float = 0.0
+    overlaps: bool = False
+    """Whether it is under way, and the next one may be asked for."""
+
+    @property
+    def handles(self) -> Handles:
+        """Its sessions, which nobody else's may take the place of before it is over."""
+        return NONE if self.batch is None else self.batch.handles
+
+
+class Runner:
+    """Does one engine's runs. Whoever holds the engine calls it, `begin` and `end` in turn; at most
+    one other run begins before a run ends, and ends after it."""
+
+    def __init__(
+        self, engine: Engine, steps: StepProtocol, metrics: ModelMetrics, absent: Absent
+    ) -> None:
+        self._engine, self._steps, self._metrics, self._absent = engine, steps, metrics, absent
+        self._usual: dict[int, deque[float]] = {}  # by size, seconds that runs took
+        self._free_at = 0.0  # when the last run was over
+        self._lead = 0.0  # seconds from rows picked to the engine asked, lately
+        self.rate = 0.0
+        """Steps a second, lately."""
+        self.short = 0.0
+        """Seconds that a run of few rows takes, lately."""
+
+    def begin(self, picked: list[Picked], ahead: Run | None = None) -> Run:
+        """Ask for a run. Whatever fails, every row has an outcome when it ends, except those that
+        have to wait for their sessions.
+
+        Args:
+            ahead: the run that is under way.
+        """
+        run = Run(picked, time.monotonic())
+        try:
+            batch = run.batch = Batch(picked)
+        except Exception:
+            log.exception("no batch could be made of %d parts", len(picked))
+            fail_all(picked, RunFailed())
+            return run
+        try:
+            batch.drop_late()
+            fresh = self._steps.settle(batch, NONE if ahead is None else ahead.handles)
+            run.picked = self._absent.set_aside(batch)
+            rows = np.flatnonzero(batch.open_rows) if batch.touched else np.arange(len(batch))
+            if len(rows):
+                self._ask(run, batch, rows, fresh)
+        except Exception:
+            _fail(batch)
+        return run
+
+    def end(self, run: Run) -> list[Picked]:
+        """Wait for it; returns the rows that leave."""
+        if (batch := run.batch) is None:
+            return run.picked
+        try:
+            if run.asked is not None:
+                self._answer(run, batch, run.asked)
+            self._observe(run)
+        except Exception:
+            _fail(batch)
+        return run.picked
+
+    def spare(self, run: Run) -> float | None:
+        """Seconds that may pass until the next run has to begin, if it is to be asked for when this
+        one, which is under way, is over. None: it is a short one, or is over before that could be
+        done, and whatever comes meanwhile had better go together."""
+        lately = self._usual.get(_size(run.rows))
+        if not (run.overlaps and lately) or self._engine.lost:
+            return None
+        usual, lead = min(lately), self._lead + LATE
+        if usual < lead:
+            return None
+        return max(0.0, self._began(run) + usual - lead - time.monotonic())
+
+    def _ask(self, run: Run, batch: Batch, rows: Rows, fresh: NDArray[np.bool_]) -> None:
+        whole = len(rows) == len(batch)
+        run.rows, run.ran = (
+            rows,
+            EngineRows(
+                slots=batch.slots if whole else batch.slots[rows],
+                fresh=fresh if whole else fresh[rows],
+                lengths=batch.lengths if whole else batch.lengths[rows],
+                features=batch.features(rows),
+            ),
+        )
+        run.asked_at = time.monotonic()
+        try:  # from here on the sessions' state may have moved, in part or whole
+            run.asked = self._engine.ask(run.ran)
+        except Exception:
+            self._lose(run, batch)
+            return
+        if self._engine.overlaps(run.ran):
+            run.overlaps = True
+            self._lead += 0.1 * (time.monotonic() - run.started - self._lead)
+
+    def _answer(self, run: Run, batch: Batch, outputs: Callable[[], Floats]) -> None:
+        assert run.ran is not None
+        waits = time.monotonic()
+        try:
+            found = outputs()
+            now = time.monotonic()
+            took, waited = now - self._began(run), now - waits
+            self._free_at = now
+            self._steps.commit(batch, run.rows, run.ran, found)
+        except Exception:
+            self._lose(run, batch)
+            return
+        if len(run.rows) <= FEW_STEPS:
+            # One run that was held up says nothing about the others.
+            self.short += 0.1 * (min(took, 2 * SHORT_RUN) - self.short)
+        if run.overlaps:
+            self._learn(run, took, waited)
+        self._metrics.batch_rows.observe(len(run.rows))
+        self._metrics.engine_seconds.observe(took, run.ran.steps)
+
+    def _began(self, run: Run) -> float:
+        """When the engine could begin with a run: if it was asked for before the one ahead was
+        over, then."""
+        return max(run.asked_at, self._free_at)
+
+    def _learn(self, run: Run, took: float, waited: float) -> None:
+        """How long runs of a size take; of one that nobody waited for, that it took less."""
+        lately = self._usual.setdefault(_size(run.rows), deque(maxlen=LATELY))
+        if waited > WAITED or (lately and took < min(lately)):
+            lately.append(took)
+
+    def _lose(self, run: Run, batch: Batch) -> None:
+        log.exception("a run of %d rows failed; their sessions are lost", len(run.rows))
+        try:
+            self._steps.lose(batch, run.rows)
+        except Exception:
+            log.exception("sessions could not be ended")
+            batch.fail(np.flatnonzero(batch.open_rows), Internal())
+
+    def _observe(self, run: Run) -> None:
+        took, total = time.monotonic() - run.started, 0
+        for part, start, stop in run.picked:
+            steps, submission = part.steps(start, stop), part.submission
+            self._metrics.queue_seconds.observe(run.started - submission.enqueued_at, steps)
+            submission.ran_at = submission.ran_at or run.started
+            submission.ran_for += took
+            total += steps
+        self.rate += 0.1 * (total / max(took, 1e-6) - self.rate)
+
+
+def _fail(batch: Batch) -> None:
+    log.exception("a batch of %d rows failed", len(batch))
+    batch.fail(np.flatnonzero(batch.open_rows), RunFailed())
+
+
+def _size(rows: Rows) -> int:
+    """Runs of one size take the same time: up to 1, 2, 4 ... rows."""
+    return (len(rows) - 1).bit_length()

@@ -49,6 +49,8 @@ class Metrics:
         self.feature_psi = self._gauge("feature_psi", text, "feature")
         self.feature_samples = self._gauge("feature_samples", "Steps that the indices rest on.")
         self.batch_rows = self._histogram("batch_rows", "Rows in a run.", ROWS)
+        text = "Runs that were asked for while one was under way on the GPU."
+        self.runs_ahead = self._counter("runs_ahead", text)
         self.queue_seconds = self._histogram(
             "step_queue_seconds", "Seconds from a step's arrival to its run.", SECONDS
         )
@@ -164,6 +166,7 @@ class ModelMetrics:
         self.migrated = metrics.migrated.labels(*self._labels)
         self._removed = False
         self.batch_rows = metrics.batch_rows.labels(*self._labels)
+        self.runs_ahead = metrics.runs_ahead.labels(*self._labels)
         self.queue_seconds = metrics.queue_seconds.labels(*self._labels)
         self.engine_seconds = metrics.engine_seconds.labels(*self._labels)
         self.step_seconds = metrics.step_seconds.labels(*self._labels)

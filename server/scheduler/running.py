@@ -92,7 +92,7 @@ class Runner:
             run.picked = self._absent.set_aside(batch)
             rows = np.flatnonzero(batch.open_rows) if batch.touched else np.arange(len(batch))
             if len(rows):
-                self._ask(run, batch, rows, fresh)
+                self._ask(run, batch, rows, fresh, ahead is not None)
         except Exception:
             _fail(batch)
         return run
@@ -121,7 +121,9 @@ class Runner:
             return None
         return max(0.0, self._began(run) + usual - lead - time.monotonic())
 
-    def _ask(self, run: Run, batch: Batch, rows: Rows, fresh: NDArray[np.bool_]) -> None:
+    def _ask(
+        self, run: Run, batch: Batch, rows: Rows, fresh: NDArray[np.bool_], ahead: bool
+    ) -> None:
         whole = len(rows) == len(batch)
         run.rows, run.ran = (
             rows,
@@ -140,6 +142,7 @@ class Runner:
             return
         if self._engine.overlaps(run.ran):
             run.overlaps = True
+            self._metrics.runs_ahead.inc(ahead)
             self._lead += 0.1 * (time.monotonic() - run.started - self._lead)
 
     def _answer(self, run: Run, batch: Batch, outputs: Callable[[], Floats]) -> None:

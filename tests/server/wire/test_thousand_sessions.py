@@ -192,7 +192,8 @@ async def walk_all(address: str, unary: list[Walk], streamed: list[Walk]) -> Cou
 def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(
     small: SmallModel, code: str
 ) -> None:
-    """On the CPU, and as on CUDA: captured, padded, warmed up, by one thread."""
+    """On the CPU, and as on CUDA: captured, padded, warmed up, by one thread, a run asked for while
+    another is under way."""
     rng = random.Random(4)
     unary, streamed = walks("unary", UNARY, rng), walks("streamed", STREAMED, rng)
     with running_server(small.repository, code) as server:
@@ -201,6 +202,7 @@ def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(
         total = sum(len(walk.features) for walk in unary + streamed)
         assert server.metric("tidegate_steps_total") == total, "a step was lost or applied twice"
         assert server.metric("tidegate_sessions_live") == UNARY + STREAMED
+        assert (server.metric("tidegate_runs_ahead_total") > 0) == bool(code)
     reference = NumpyNetwork(small.weights)
     for walk in unary + streamed:
         expected, _ = reference.run(walk.features, reference.initial())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.gpu.options import ALIKE
 from benchmarks.gpu.subjects import CPU, Subject, difference, opened, single_rows
+from server.engine.buckets import UNDER_WAY
 from server.engine.cuda_engine import CudaEngine
 from server.engine.device import Device
-from server.engine.engine import Engine, EngineRows
+from server.engine.engine import Engine, EngineRows, Floats
 
 SESSIONS, RUNS, CHUNK = 16, 40, 8
 
@@ -77,6 +78,33 @@ def check_captured(subject: Subject, device: Device, most: int) -> Iterator[Find
     said += "" if captured else ", and nothing was captured"
     good = worst <= ALIKE[subject.precision] and other and captured
     yield good, f"{len(sizes)} sizes of batches, outputs {worst:.1e}{said}"
+
+
+def check_ahead(subject: Subject, device: Device, most: int) -> Iterator[Finding]:
+    """Batches of every size to `most`, each asked for while the one before is under way, beside the
+    CPU's engine in float32, which waits for each."""
+    exact, rng = replace(subject, precision="float32").bundle(most), np.random.default_rng(7)
+    with opened(subject.bundle(most), device, most) as ours, opened(exact, CPU, most) as theirs:
+        sizes, worst = rng.permutation([*sizes_about(most)] * 2).tolist(), 0.0
+        under_way: list[tuple[EngineRows, Callable[[], Floats]]] = []
+        for k, count in enumerate(sizes):
+            slots = rng.permutation(most)[:count] + 1
+            rows = single_rows(rng, slots, subject.inputs, 1.0 if k == 0 else 0.2)
+            if len(under_way) == UNDER_WAY:
+                worst = max(worst, _ended(theirs, *under_way.pop(0)))
+            under_way.append((rows, ours.ask(rows)))
+        worst = max(worst, *(_ended(theirs, *each) for each in under_way))
+        every = np.arange(1, most + 1, dtype=np.int64)
+        pairs = zip(ours.read(every), theirs.read(every), strict=True)
+        states = max(difference(a, b) for a, b in pairs)
+        overlapped = device.kind == "cpu" or ours.overlaps(rows)
+    said = "" if overlapped else ", and each was over before the next was asked for"
+    good = worst <= subject.bound and states <= subject.bound and overlapped
+    yield good, f"{len(sizes)} batches, outputs {worst:.1e}, states {states:.1e}{said}"
+
+
+def _ended(theirs: Engine, rows: EngineRows, outputs: Callable[[], Floats]) -> float:
+    return difference(outputs(), theirs.run(rows))
 
 
 def sizes_about(most: int) -> list[int]:

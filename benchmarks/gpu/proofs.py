@@ -12,7 +12,7 @@ from functools import partial
 from benchmarks.gpu.arenas import check_in_place, check_rows
 from benchmarks.gpu.hardware import the_device
 from benchmarks.gpu.options import Options, Say
-from benchmarks.gpu.parity import Finding, check_captured, check_outputs
+from benchmarks.gpu.parity import Finding, check_ahead, check_captured, check_outputs
 from benchmarks.gpu.sharing import check_memory, check_thread, check_together
 from benchmarks.gpu.subjects import APART, Subject
 from server.bundle.manifest import SINGLE, SINGLE_CUDA
@@ -72,6 +72,7 @@ def proofs(options: Options, device: Device) -> Iterator[Proof]:
         yield Proof("outputs", each.name, partial(check_outputs, each, device))
         yield Proof("captured", each.name, partial(check_captured, each, device, most))
         yield Proof("rows", each.name, partial(check_rows, each, device, most), ROWS)
+        yield Proof("ahead", each.name, partial(check_ahead, each, device, most))
     if device.kind == "cuda":
         yield Proof("thread", first.name, partial(check_thread, first, device, most))
     together = [Subject(name) for name in options.models] * (1 if options.models[1:] else 2)

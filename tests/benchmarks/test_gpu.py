@@ -61,7 +61,7 @@ def test_on_the_cpu_every_part_is_done_and_reported(tmp_path: Path) -> None:
     assert not [each for each in wrong if each["proof"] != "in place"]
     assert finished.returncode == (1 if wrong else 0), finished.stderr
     assert {each["proof"] for each in of(records, "proof")} == {
-        "outputs", "captured", *ROWS, "together", "in place",
+        "outputs", "captured", *ROWS, "ahead", "together", "in place",
     }  # fmt: skip
     ways = {each["way"] for each in of(records, "steps")}
     assert {"CPU, 1 thread", "torch, eager"} <= ways
@@ -87,7 +87,7 @@ def test_on_a_double_that_is_right_every_proof_is_good_and_runs_are_measured(
     found = of(records, "proof")
     assert not [each for each in found if not each["good"] and each["proof"] != "in place"]
     assert {each["proof"] for each in found} == {
-        "outputs", "captured", *ROWS, "thread", "together", "memory", "in place",
+        "outputs", "captured", *ROWS, "ahead", "thread", "together", "memory", "in place",
     }  # fmt: skip
     ways = {each["way"] for each in of(records, "steps")}
     for how in ("captured", "eager"):

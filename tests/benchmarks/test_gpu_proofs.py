@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.gpu.arenas import check_in_place, check_rows, is_flat
 from benchmarks.gpu.options import Options
-from benchmarks.gpu.parity import check_captured, check_outputs, sizes_about
+from benchmarks.gpu.parity import check_ahead, check_captured, check_outputs, sizes_about
 from benchmarks.gpu.proofs import ROWS
 from benchmarks.gpu.sharing import check_memory, check_thread, check_together
 from benchmarks.gpu.subjects import Subject
@@ -28,6 +28,7 @@ from tests.server.engine.wrong import (
     captured_as_it_is_first_used,
     captured_with_the_first_session,
     one_id_for_all,
+    one_mirror_for_the_run_ahead_and_the_one_behind,
     padded_with_the_scratch_row,
 )
 
@@ -106,6 +107,11 @@ FINDS: dict[str, tuple[Callable[[], Any], Wrong]] = {
     "rows": (lambda: check_rows(H64, CUDA, MOST), captured_as_it_is_first_used),
     "others": (lambda: check_rows(H64, CUDA, MOST), captured_with_the_first_session),
     "forecast": (lambda: check_rows(H64, CUDA, MOST), padded_with_the_scratch_row),
+    "ahead": (
+        lambda: check_ahead(H64, CUDA, MOST),
+        one_mirror_for_the_run_ahead_and_the_one_behind,
+    ),
+    "ahead at all": (lambda: check_ahead(H64, CUDA, MOST), nothing_captured),
     "thread": (lambda: check_thread(H64, CUDA, MOST), any_thread_runs),
     "memory": (lambda: check_memory(H64, CUDA, MOST, 40_000), memory_is_kept),
     "together": (lambda: check_together([H64, H64], CUDA, MOST), captures_beside_runs),

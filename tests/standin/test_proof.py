@@ -49,7 +49,7 @@ def test_where_kernels_do_nothing_every_proof_of_what_is_computed_fails(
     good: dict[str, list[bool]] = {}
     for each in of(records, "proof"):
         good.setdefault(each["proof"], []).append(each["good"])
-    for name in ("outputs", "captured", "begun", "rows", "others", "forecast", "together"):
+    for name in ("outputs", "captured", "begun", "rows", "others", "forecast", "ahead", "together"):
         assert not any(good[name]), name
     assert not all(good["in place"])
     assert all(good["thread"]) and all(good["memory"])

@@ -14,20 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from training.commands.options import (
-    Setting,
-    add_recipe,
-    axis_of,
-    recipe_of,
-    settings,
-    with_set,
-)
+from training.commands.options import add_recipe, recipe_of, with_set
 from training.crossval.choosing import Choice, Run, chosen
 from training.crossval.fold import Fit, Fold, Groups, without
 from training.crossval.kept import Kept
 from training.crossval.summary import beside, summary
 from training.errors import TrainingError
 from training.loop.processes import side_by_side
+from training.recipe.grid import Setting, axis_of, settings, words
 from training.recipe.recipe import Recipe, to_mapping
 from training.scoring.scorer import Scorer, scorer_of, targets_of
 from training.table.dataset import load
@@ -123,7 +117,7 @@ def _measured(pool: ProcessPoolExecutor, kept: Kept, fits: Sequence[Fit]) -> lis
         names = fold.held_out
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         parts = [f"seed {fold.seed}"] if several else []
-        parts += [_words(fold.chosen)] if fold.chosen else []
+        parts += [" ".join(words(fold.chosen))] if fold.chosen else []
         parts += [f"held out {', '.join(names[:NAMED])}{more}"]
         log.info("%s: %s", ", ".join(parts), _said(fold.figures))
         done.append(fold)
@@ -152,9 +146,9 @@ def _choices(
         return []
     choices = chosen(recipes, held_out, figure, scorer, measure)
     for choice in choices:
-        each = (f"{_words(dict(one))} {value:.4g}" for one, value in choice.measured.items())
+        each = (f"{' '.join(words(one))} {value:.4g}" for one, value in choice.measured.items())
         log.info("chosen for %s by the others' %s: %s (of %s)", ", ".join(choice.held_out[:NAMED]),
-                 figure, _words(dict(choice.setting)), "; ".join(each))  # fmt: skip
+                 figure, " ".join(words(choice.setting)), "; ".join(each))  # fmt: skip
     return choices
 
 
@@ -170,7 +164,7 @@ def _fits(
     only = next(iter(recipes))
     taken = [choice.setting for choice in choices] or [only] * len(held_out)
     return [
-        without(recipes[setting], groups, again, dict(setting), beside=beside and not again)
+        without(recipes[setting], groups, again, setting, beside=beside and not again)
         for again in range(seeds)
         for groups, setting in zip(held_out, taken, strict=True)
     ]
@@ -194,10 +188,6 @@ def _tell(result: Mapping[str, Any]) -> None:
 
 def _said(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _words(setting: Mapping[str, str]) -> str:
-    return " ".join(f"{key}={value}" for key, value in setting.items())
 
 
 def _groups(dataset: Dataset) -> list[str]:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Mapping, Sequence
 
-from training.errors import TrainingError
+from training.recipe.grid import Setting, words
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
-
-Setting = tuple[tuple[str, str], ...]
-"""Keys and values, as `--set` takes them."""
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -33,23 +28,4 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 def with_set(arguments: argparse.Namespace, more: Setting) -> Recipe:
     """The recipe asked for, with more that is set."""
-    sets = [*arguments.set, *(f"{key}={value}" for key, value in more)]
-    return read_recipe(find_recipe(arguments.config), sets)
-
-
-def axis_of(text: str, option: str) -> tuple[str, list[str]]:
-    """A setting and the values to try, of KEY=A,B,...
-
-    Raises:
-        TrainingError: it is not of that form.
-    """
-    key, _, values = text.partition("=")
-    if not key or not values:
-        raise TrainingError(f"{option} must be KEY=A,B,..., not {text!r}")
-    return key, values.split(",")
-
-
-def settings(grid: Mapping[str, Sequence[str]]) -> list[Setting]:
-    """Every combination of a grid."""
-    pairs = [[(key, value) for value in values] for key, values in grid.items()]
-    return list(itertools.product(*pairs))
+    return read_recipe(find_recipe(arguments.config), [*arguments.set, *words(more)])

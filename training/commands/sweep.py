@@ -16,10 +16,11 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from training.commands.options import add_recipe, axis_of, recipe_of, settings, with_set
+from training.commands.options import add_recipe, recipe_of, with_set
 from training.errors import TrainingError
 from training.loop.fit import fit
 from training.loop.processes import side_by_side
+from training.recipe.grid import axis_of, settings, words
 from training.recipe.recipe import Recipe, read_recipe
 from training.recipes import find_recipe
 from training.table.dataset import load
@@ -137,7 +138,7 @@ class Sweep:
     def _try(self, trial: Trial) -> float:
         """The best validation loss of one combination."""
         grid = self.grid.items()
-        chosen = [f"{key}={trial.suggest_categorical(key, values)}" for key, values in grid]
+        chosen = words(tuple((key, trial.suggest_categorical(key, each)) for key, each in grid))
         recipe = read_recipe(find_recipe(self.config), [*self.overrides, *chosen])
         loss = self._fitted(recipe, trial)
         log.info("%s: validation loss %.4g", " ".join(chosen), loss)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.commands.options import Setting
 from training.crossval.fold import Fit, Fold, Groups, without
 from training.errors import TrainingError
+from training.recipe.grid import Setting
 from training.recipe.recipe import Recipe
 from training.scoring.scorer import Scorer, is_better_high
 
@@ -65,7 +65,7 @@ def chosen(
     if len(folds) < FEWEST:
         raise TrainingError(f"settings are chosen within at least {FEWEST} folds, not {len(folds)}")
     fits = [
-        without(recipe, one + other, chosen=dict(setting))
+        without(recipe, one + other, chosen=setting)
         for setting, recipe in recipes.items()
         for one, other in itertools.combinations(folds, 2)
     ]
@@ -79,9 +79,7 @@ def _for(
     """Of the fits that knew nothing of `fold`, by what they did on the groups of others."""
     measured = {}
     for setting in names:
-        blind = [
-            each for each in done if each.chosen == dict(setting) and {*fold} <= {*each.held_out}
-        ]
+        blind = [each for each in done if each.chosen == setting and {*fold} <= {*each.held_out}]
         rows = [row for each in blind for group, row in each.by_group.items() if group not in fold]
         measured[setting] = float(scorer.figures(sum(rows[1:], rows[0]))[figure])
     return Choice(fold, figure, measured)

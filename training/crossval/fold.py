@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from training.figures import ends, predict
 from training.loop.fit import fit, plain_weights
+from training.recipe.grid import Setting
 from training.recipe.recipe import Recipe
 from training.scoring.baselines import Baseline, baselines
 from training.scoring.scorer import known_figures, scorer_of, targets_of
@@ -39,7 +40,7 @@ class Fold:
     by_group: Mapping[str, Doubles]
     ends: tuple[tuple[int, int], ...]
     seconds: int
-    chosen: Mapping[str, str]
+    chosen: Setting
     baselines: tuple[tuple[Baseline, Mapping[str, Doubles]], ...] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class Fit:
     baselines are learned too."""
 
     recipe: Recipe
-    chosen: Mapping[str, str]
+    chosen: Setting
     beside: bool = False
 
     @property
@@ -70,7 +71,7 @@ def without(
     recipe: Recipe,
     groups: Groups,
     again: int = 0,
-    chosen: Mapping[str, str] | None = None,
+    chosen: Setting = (),
     beside: bool = False,
 ) -> Fit:
     """The fit that holds `groups` out, for the `again`th time: each has a seed of its own. A share
@@ -80,7 +81,7 @@ def without(
     validation = () if isinstance(kept, tuple) else kept
     split = recipe.split.model_copy(update={"test": groups, "validation": validation})
     loop = recipe.loop.model_copy(update={"seed": recipe.loop.seed + again})
-    return Fit(recipe.model_copy(update={"split": split, "loop": loop}), chosen or {}, beside)
+    return Fit(recipe.model_copy(update={"split": split, "loop": loop}), chosen, beside)
 
 
 def fitted(wanted: Fit) -> Fold:

@@ -75,7 +75,7 @@ def _fold(told: Mapping[str, Any]) -> Fold:
         by_group=_arrays(told["by_group"]),
         ends=tuple((label, guess) for label, guess in told["ends"]),
         seconds=told["seconds"],
-        chosen={},
+        chosen=(),
         baselines=tuple(
             (Baseline(each["name"], each["words"], [], each["told"]), _arrays(each["by_group"]))
             for each in told["baselines"]

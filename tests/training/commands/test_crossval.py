@@ -23,9 +23,9 @@ from tests.harness import ROOT
 from tests.training.commands.tasks import config_of
 from training.__main__ import main
 from training.commands import crossval
-from training.commands.options import settings
 from training.crossval.choosing import chosen
 from training.crossval.fold import Fit, Fold, without
+from training.recipe.grid import settings
 from training.recipe.recipe import from_mapping
 from training.scoring.scorer import END, Scorer
 from training.table.segments import folds
@@ -221,7 +221,7 @@ def _told(
     for k, fold in enumerate(folds):
         if not {*fold} <= {*wanted.held_out}:
             continue
-        right = shares[int(wanted.chosen["network.hidden"])][k]
+        right = shares[int(dict(wanted.chosen)["network.hidden"])][k]
         right = int(anew.integers(0, 10)) if k == blind else right
         for group in fold:
             sums[group] = np.array([0.0] * 6 + ([right, 10] if group == fold[0] else [0, 0]))

@@ -32,6 +32,7 @@ SHORT_RUN = 300e-6
 LATE = 100e-6  # seconds by which a thread wakes up later than it wanted to
 WAITED = 20e-6  # seconds after which a run was over no sooner than it was waited for
 LATELY = 8
+MOSTLY = 0.5
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class Runner:
         self._engine, self._steps, self._metrics, self._absent = engine, steps, metrics, absent
         self._usual: dict[int, deque[float]] = {}  # by size, seconds that runs took
         self._free_at = 0.0  # when the last run was over
+        self._busy = 0.0  # the share of the time, lately, that runs took
         self._lead = 0.0  # seconds from rows picked to the engine asked, lately
         self.rate = 0.0
         """Steps a second, lately."""
@@ -111,10 +113,10 @@ class Runner:
 
     def spare(self, run: Run) -> float | None:
         """Seconds that may pass until the next run has to begin, if it is to be asked for when this
-        one, which is under way, is over. None: it is a short one, or is over before that could be
-        done, and whatever comes meanwhile had better go together."""
+        one, which is under way, is over. None: whatever comes meanwhile had better go together, for
+        this is a short one, or the engine is not what callers wait for."""
         lately = self._usual.get(_size(run.rows))
-        if not (run.overlaps and lately) or self._engine.lost:
+        if not (run.overlaps and lately) or self._busy < MOSTLY or self._engine.lost:
             return None
         usual, lead = min(lately), self._lead + LATE
         if usual < lead:
@@ -152,6 +154,7 @@ class Runner:
             found = outputs()
             now = time.monotonic()
             took, waited = now - self._began(run), now - waits
+            self._busy += 0.1 * (took / (now - self._free_at) - self._busy)
             self._free_at = now
             self._steps.commit(batch, run.rows, run.ran, found)
         except Exception:

@@ -80,11 +80,11 @@ def served(
 
 
 def _tell_how_long_runs_take(model: ServedModel, most: int) -> None:
-    """Of each size one that nothing comes behind."""
+    """Of each size some that nothing comes behind, one after the other."""
     names = [f"before-{k}" for k in range(most)]
     for name in names:
         model.open(name)
-    for count in (1, 2, 4, 8, 16):
+    for count in (1, 2, 4, 8, 16) * 4:
         Caller(model).step([(name, None, X[:1]) for name in names[:count]])
     model.end_all()
 
@@ -140,6 +140,14 @@ def test_behind_a_run_that_is_shorter_than_preparing_one_nothing_is_asked_for(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     with mock.patch.object(running, "LATE", WAIT), served(bundle, tmp_path) as (model, seen):
+        by_turns(model, "abcdef")
+    assert seen.most == 1
+
+
+def test_where_callers_do_not_wait_for_the_engine_nothing_is_asked_for_behind_a_run(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    with mock.patch.object(running, "MOSTLY", 1.1), served(bundle, tmp_path) as (model, seen):
         by_turns(model, "abcdef")
     assert seen.most == 1
 

@@ -91,7 +91,7 @@ def test_under_steps_every_step_is_answered_once_by_one_version(
     tmp_path: Path, by: int, resident: int
 ) -> None:
     """Eight callers step one session each and retry what is refused as retryable."""
-    count, kept = 300, 16
+    count, kept = 180, 16
     with operated(tmp_path, 1, 2, kept_inputs=kept, max_resident=resident) as running:
         names = [f"s{k}" for k in range(8)]
         xs = {name: observations(k, count) for k, name in enumerate(names)}

@@ -24,7 +24,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 from training.reference import NumpyNetwork
 
-MESSAGES, STREAMS = 5_000, 4
+MESSAGES, STREAMS = 3_000, 4
 LANES = 8
 METHOD = "/tidegate.v1.Tidegate/StepStream"
 Mutation = Callable[[random.Random, bytes], bytes]

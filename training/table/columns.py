@@ -14,6 +14,8 @@ from training.table.reading import ROW, Rows
 
 Doubles = NDArray[np.float64]
 LARGEST = float(np.finfo(np.float32).max)
+RUN_TOGETHER = r"^(0[1-9]|[12]\d|3[01])(0[1-9]|[12]\d|3[01])(19|20)\d\d$"
+"""A day and a month in either order, and a year: such are no numbers if some begin with 0."""
 YEAR_LAST = r"^\s*\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}"
 
 
@@ -105,11 +107,12 @@ def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:
     """Whichever more of the texts are; a text that is neither is refused."""
     as_numbers = column.cast(pl.Float64, strict=False)
     if as_numbers.null_count() == column.null_count():
+        if column.str.contains(RUN_TOGETHER).all() and column.str.starts_with("0").any():
+            raise _unclear(rows, column.is_not_null(), column, name, "%m%d%Y")
         return as_numbers
     unclear = column.str.contains(YEAR_LAST).fill_null(False)
     if unclear.any():  # polars would take 03/04/2021 for the 3rd of April, whoever wrote it
-        raise at(rows, unclear, name, f"{column.filter(unclear)[0]!r} may be read with the day or "
-                 'the month first; say which, as table.time_format = "%m/%d/%Y"')  # fmt: skip
+        raise _unclear(rows, unclear, column, name, "%m/%d/%Y")
     try:
         parsed = column.str.to_datetime(strict=False, time_zone="UTC", ambiguous="earliest")
     except pl.exceptions.PolarsError:  # it finds no format at all
@@ -125,6 +128,14 @@ def _numbers_or_times(rows: Rows, column: pl.Series, name: str) -> pl.Series:
         )
         raise at(rows, bad, name, f"{text!r} {what} (table.time_format says how to read others)")
     return best
+
+
+def _unclear(
+    rows: Rows, where: pl.Series, column: pl.Series, name: str, example: str
+) -> TrainingError:
+    text = column.filter(where)[0]
+    what = f"{text!r} may be read with the day or the month first; say which"
+    return at(rows, where, name, f'{what}, as table.time_format = "{example}"')
 
 
 def _is_time(text: str) -> bool:

@@ -220,6 +220,14 @@ def test_a_time_that_may_be_read_in_two_ways_is_refused(tmp_path: Path, text: st
     )
 
 
+def test_a_day_month_and_year_run_together_are_no_number(tmp_path: Path) -> None:
+    said = refused(write_table(tmp_path / "table.csv", dated(["11122020", "05012021"] * 6)))
+    assert said == (
+        "table.csv, row 1, column 'second': '11122020' may be read with the day or the month "
+        'first; say which, as table.time_format = "%m%d%Y"'
+    )
+
+
 def test_a_time_of_another_format_than_the_stated_is_named(tmp_path: Path) -> None:
     file = write_table(tmp_path / "table.csv", dated(["03/04/2021", "30/04/2021"]))
     text = refused(file, 'table.time_format="%m/%d/%Y"')

@@ -12,7 +12,7 @@ import numpy as np
 from training.distribution import distribution
 from training.recipe.recipe import Recipe, to_mapping
 from training.scoring.comparison import Comparison
-from training.table.session import Dataset, Feature, Session, Target
+from training.table.session import Dataset, Feature, Session, Target, groups_of
 
 PACKAGES = ("lightning", "numpy", "onnx", "onnxruntime-gpu", "polars", "scikit-learn", "torch")
 
@@ -90,9 +90,8 @@ def _split(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
 
 
 def _part(sessions: Sequence[Session]) -> dict[str, Any]:
-    groups = sorted({session.group for session in sessions})
     lengths = [len(session) for session in sessions]
     told = {"sessions": len(sessions), "steps": sum(lengths)}
     if lengths:
         told |= {"shortest": min(lengths), "longest": max(lengths)}
-    return told | {"groups": groups}
+    return told | {"groups": groups_of(sessions)}

@@ -26,7 +26,7 @@ from training.recipe.recipe import Recipe, to_mapping
 from training.scoring.scorer import Scorer, scorer_of, targets_of
 from training.table.dataset import load
 from training.table.segments import folds
-from training.table.session import Dataset, Session
+from training.table.session import Dataset, Session, groups_of
 
 log = logging.getLogger(__name__)
 NAMED = 4
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = scorer_of(dataset.target, targets_of(_every(dataset)))
     figure = _figure(arguments.by, scorer, dataset, recipe)
     seed = None if arguments.in_order else recipe.split.seed
-    held_out = folds(_groups(dataset), arguments.folds, seed)
+    held_out = folds(groups_of(_every(dataset)), arguments.folds, seed)
     kept = Kept(arguments.runs / f"{recipe.name}-crossval", dataset.source)
     kept.folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(arguments.processes, mp_context=side_by_side()) as pool:
@@ -188,12 +188,6 @@ def _tell(result: Mapping[str, Any]) -> None:
 
 def _said(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _groups(dataset: Dataset) -> list[str]:
-    groups = {session.group for session in _every(dataset)}
-    numbers = all(group.isdecimal() for group in groups)
-    return sorted(groups, key=int) if numbers else sorted(groups)
 
 
 def _every(dataset: Dataset) -> Sequence[Session]:

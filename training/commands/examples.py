@@ -16,7 +16,7 @@ import numpy as np
 from training.commands.options import add_recipe, recipe_of
 from training.errors import TrainingError
 from training.table.dataset import load
-from training.table.session import Dataset, Feature, Session
+from training.table.session import Dataset, Feature, Session, groups_of
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def choose(dataset: Dataset, count: int) -> list[Session]:
     """Different held-out sessions: the k-th is of class k modulo classes, and of another group
     than the one before, as far as there are such."""
     _, sessions = dataset.held_out
-    groups = sorted({session.group for session in sessions}, key=lambda g: (len(g), g))
+    groups = groups_of(sessions)
     chosen: list[Session] = []
     for k in range(min(count, len(sessions))):
         left = [session for session in sessions if session not in chosen]

@@ -4,7 +4,7 @@ end of reading, the start of all else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,6 +154,12 @@ def mirrored(x: Floats, mirror: Mirror | None) -> Floats:
         return x
     flip = np.array(mirror.flip, np.float32)
     return x * (1 - 2 * x[:, mirror.by : mirror.by + 1] * flip)
+
+
+def groups_of(sessions: Iterable[Session]) -> list[str]:
+    """Their groups' names; by number where all are numbers."""
+    groups = {session.group for session in sessions}
+    return sorted(groups, key=int if all(each.isdecimal() for each in groups) else None)
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from benchmarks.gpu.subjects import CPU, Subject, difference, opened, single_row
 from server.engine.buckets import UNDER_WAY
 from server.engine.cuda_engine import CudaEngine
 from server.engine.device import Device
-from server.engine.engine import Engine, EngineRows, Floats
+from server.engine.engine import Asked, Engine, EngineRows
 
 SESSIONS, RUNS, CHUNK = 16, 40, 8
 
@@ -86,7 +86,7 @@ def check_ahead(subject: Subject, device: Device, most: int) -> Iterator[Finding
     exact, rng = replace(subject, precision="float32").bundle(most), np.random.default_rng(7)
     with opened(subject.bundle(most), device, most) as ours, opened(exact, CPU, most) as theirs:
         sizes, worst = rng.permutation([*sizes_about(most)] * 2).tolist(), 0.0
-        under_way: list[tuple[EngineRows, Callable[[], Floats]]] = []
+        under_way: list[tuple[EngineRows, Asked]] = []
         for k, count in enumerate(sizes):
             slots = rng.permutation(most)[:count] + 1
             rows = single_rows(rng, slots, subject.inputs, 1.0 if k == 0 else 0.2)
@@ -103,8 +103,8 @@ def check_ahead(subject: Subject, device: Device, most: int) -> Iterator[Finding
     yield good, f"{len(sizes)} batches, outputs {worst:.1e}, states {states:.1e}{said}"
 
 
-def _ended(theirs: Engine, rows: EngineRows, outputs: Callable[[], Floats]) -> float:
-    return difference(outputs(), theirs.run(rows))
+def _ended(theirs: Engine, rows: EngineRows, asked: Asked) -> float:
+    return difference(asked.outputs(), theirs.run(rows))
 
 
 def sizes_about(most: int) -> list[int]:

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from benchmarks.columns import ColumnsLoad
 from benchmarks.gpu.tables import table
 from benchmarks.machine import choose_cores, pinned, started
 from benchmarks.models import H64
-from server.engine.engine import Engine, EngineRows, Floats
+from server.engine.engine import Asked, Engine, EngineRows, Floats
 
 SLACK = 29  # PR_SET_TIMERSLACK: else the kernel wakes a thread up to 50 us late
 
@@ -74,22 +74,40 @@ class Waiting(Engine):
         """As on CUDA, if it is to be so here."""
         return self.ahead
 
-    def ask(self, rows: EngineRows) -> Callable[[], Floats]:
+    def ask(self, rows: EngineRows) -> Asked:
         """Zeros, when it is time."""
         count = len(rows.slots)
         self._input[:count] = rows.features.reshape(count, -1)
         takes = 1e-6 * (self.gpu.least + self.gpu.row * count) if self.gpu.least else 0.0
-        over = self._free_at = max(time.monotonic(), self._free_at) + takes
-        return lambda: self._wait(over, count)
+        self._free_at = max(time.monotonic(), self._free_at) + takes
+        return Timed(self, self._free_at, count)
 
     def run(self, rows: EngineRows) -> Floats:
         """The same at once."""
-        return self.ask(rows)()
+        return self.ask(rows).outputs()
 
-    def _wait(self, over: float, count: int) -> Floats:
-        if (left := over - time.monotonic()) > 0:
+    def wait(self, until: float, count: int) -> Floats:
+        """Zeros, then."""
+        if (left := until - time.monotonic()) > 0:
             self._libc.nanosleep((ctypes.c_long * 2)(*divmod(int(1e9 * left), 10**9)), None)
         return self._output[:count, None].copy()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run that takes until some moment."""
+
+    engine: Waiting
+    until: float
+    count: int
+
+    def over(self) -> bool:
+        """Whether it has come."""
+        return time.monotonic() >= self.until
+
+    def outputs(self) -> Floats:
+        """When it has."""
+        return self.engine.wait(self.until, self.count)
 
 
 def serve(words: Sequence[str]) -> None:

@@ -83,6 +83,10 @@ class Bucket:
         self._stream.copy_out(mirror.got, self._out, self._row_out * count)
         self._stream.record(mirror.come)
 
+    def has_come(self, mirror: Mirror) -> bool:
+        """Whether it could be taken without waiting."""
+        return self._stream.has_come(mirror.come)
+
     def taken(self, mirror: Mirror, count: int) -> NDArray[np.float32]:
         """What was fetched, once it has come; the mirror is used again."""
         self._stream.wait_for(mirror.come)

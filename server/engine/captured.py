@@ -1,5 +1,5 @@
 """Single steps as captured CUDA graphs, one for each size of `buckets`: a run is one copy in, one
-launch, one copy out and one wait.
+launch, one copy out and one wait, for an event behind that.
 
 Three traps of capture shape this, each seen with onnxruntime:
 - The first run of a new id is executed three times. So every bucket is captured by `begin`, before
@@ -11,15 +11,15 @@ Three traps of capture shape this, each seen with onnxruntime:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from server.engine.buckets import Bucket
+from server.engine.buckets import Bucket, Mirror
 from server.engine.device_arenas import Places
 from server.engine.gate import gate
 from server.engine.gpu import EAGER, GpuSession, run_options
@@ -27,6 +27,23 @@ from server.engine.graph import GraphError
 
 Floats = NDArray[np.float32]
 ALIKE = 1e-3  # a replay beside an eager run of the same kernels: what is wrong is far off
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A run that was asked for."""
+
+    bucket: Bucket
+    mirror: Mirror
+    count: int
+
+    def over(self) -> bool:
+        """Whether nobody would wait for its outputs."""
+        return self.bucket.has_come(self.mirror)
+
+    def outputs(self) -> Floats:
+        """Its outputs [B, O], once they have come."""
+        return self.bucket.taken(self.mirror, self.count)
 
 
 class CapturedRows:
@@ -68,13 +85,11 @@ class CapturedRows:
 
     def run(self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]) -> Floats:
         """One step of each session: slots [B], fresh [B], rows [B, I]; their outputs [B, O]."""
-        return self.ask(slots, fresh, rows)()
+        return self.ask(slots, fresh, rows).outputs()
 
-    def ask(
-        self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]
-    ) -> Callable[[], Floats]:
-        """Have that run done; what is returned waits for the outputs. As many as `UNDER_WAY` may be
-        asked for and not waited for yet; they are waited for in that order."""
+    def ask(self, slots: NDArray[Any], fresh: NDArray[Any], rows: NDArray[Any]) -> Replay:
+        """Have that run done. As many as `UNDER_WAY` may be asked for and not waited for yet; they
+        are waited for in that order."""
         return self._ask((len(slots) - 1).bit_length(), True, slots, fresh, rows)
 
     def _ask(
@@ -84,12 +99,12 @@ class CapturedRows:
         slots: NDArray[Any],
         fresh: NDArray[Any],
         rows: NDArray[Any],
-    ) -> Callable[[], Floats]:
+    ) -> Replay:
         bucket, binding, options = self._buckets[at]
         mirror = bucket.send(slots, fresh, rows)
         self._session.run(binding, options if replayed else self._eager)
         bucket.fetch(mirror, len(slots))
-        return partial(bucket.taken, mirror, len(slots))
+        return Replay(bucket, mirror, len(slots))
 
     def _capture(self, at: int) -> None:
         """Padding alone steps. First eagerly, which takes memory, loads kernels, and may call
@@ -97,7 +112,7 @@ class CapturedRows:
         _, binding, options = self._buckets[at]
         nobody = np.zeros(0, np.int64), np.zeros(0, np.bool_), self._rows(at)[:0]
         with gate:
-            self._ask(at, False, *nobody)()
+            self._ask(at, False, *nobody).outputs()
         with gate.alone():
             self._session.run(binding, options)
             self._stream.wait()
@@ -106,7 +121,7 @@ class CapturedRows:
         """One row steps on the arenas' scratch row, eagerly and replayed."""
         one = np.zeros(1, np.int64), np.ones(1, np.bool_), self._rows(at)[:1]
         with gate:
-            plain, replayed = (self._ask(at, each, *one)() for each in (False, True))
+            plain, replayed = (self._ask(at, each, *one).outputs() for each in (False, True))
         if not np.allclose(plain, replayed, rtol=ALIKE, atol=ALIKE, equal_nan=True):
             size = self._buckets[at][0].size
             raise GraphError(f"a captured run of {size} rows answers other than an eager one")

@@ -29,6 +29,7 @@ NON_BLOCKING = 1  # the stream neither waits for the default one nor holds it up
 UNTIMED = 2  # an event that only says what is done costs less
 TO_DEVICE, TO_HOST = 1, 2
 OUT_OF_MEMORY = 2
+NOT_READY = 600
 CALLS: dict[str, list[Any]] = {
     "cudaGetDevice": [POINTER(c_int)],
     "cudaSetDevice": [c_int],
@@ -38,6 +39,7 @@ CALLS: dict[str, list[Any]] = {
     "cudaEventCreateWithFlags": [POINTER(c_void_p), c_uint],
     "cudaEventRecord": [c_void_p, c_void_p],
     "cudaEventSynchronize": [c_void_p],
+    "cudaEventQuery": [c_void_p],
     "cudaEventDestroy": [c_void_p],
     "cudaMalloc": [POINTER(c_void_p), c_size_t],
     "cudaFree": [c_void_p],
@@ -141,6 +143,13 @@ class CudaStream:
         """Until all that was asked for before its moment is done; what came after may go on."""
         self._call("cudaEventSynchronize", event)
 
+    def has_come(self, event: int) -> bool:
+        """Whether that is done."""
+        code = self._library.cudaEventQuery(event)
+        if code != NOT_READY:
+            self._check("cudaEventQuery", code)
+        return bool(code != NOT_READY)
+
     def is_lost(self) -> bool:
         """Whether the device has failed in such a way that it answers this process no more."""
         try:
@@ -168,7 +177,9 @@ class CudaStream:
         self._call("cudaMemcpyAsync", to, source, nbytes, kind, self.handle)
 
     def _call(self, name: str, *arguments: Any, of: int = 0) -> None:
-        code = getattr(self._library, name)(*arguments)
+        self._check(name, getattr(self._library, name)(*arguments), of)
+
+    def _check(self, name: str, code: int, of: int = 0) -> None:
         if not code:
             return
         self._library.cudaGetLastError()  # or onnxruntime would take it for its own

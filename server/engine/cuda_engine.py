@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from traceback import clear_frames
 from typing import Any
 
@@ -23,7 +24,7 @@ from server.bundle.manifest import State
 from server.bundle.repository import Bundle
 from server.engine import buckets
 from server.engine.buckets import Bucket
-from server.engine.captured import CapturedRows
+from server.engine.captured import CapturedRows, Replay
 from server.engine.cuda import CudaError
 from server.engine.device import Device
 from server.engine.device_arenas import (
@@ -36,7 +37,7 @@ from server.engine.device_arenas import (
     nbytes_of,
     takes_packed,
 )
-from server.engine.engine import Engine, EngineRows, Floats, Graph, check_types
+from server.engine.engine import Asked, Engine, EngineRows, Floats, Graph, check_types
 from server.engine.gate import gate
 from server.engine.gpu import Gpu, GpuSession
 from server.engine.graph import GraphError, first_line
@@ -134,44 +135,42 @@ class CudaEngine(Engine):
         Raises:
             WrongThread: another thread has begun; `read` and `write` raise it likewise.
         """
-        with self._calls():
+        with self.calling():
             return super().run(rows)
 
     def overlaps(self, rows: EngineRows) -> bool:
         """As `Engine.overlaps`: captured steps do, two of them; nothing else may come between."""
         return isinstance(self._bound, CapturedRows) and rows.features.shape[1] == 1
 
-    def ask(self, rows: EngineRows) -> Callable[[], Floats]:
+    def ask(self, rows: EngineRows) -> Asked:
         """As `Engine.ask`. Raises as `run`, and so does what is returned."""
-        if not (isinstance(self._bound, CapturedRows) and self.overlaps(rows)):
+        captured = self._bound
+        if not isinstance(captured, CapturedRows) or rows.features.shape[1] > 1:
             return super().ask(rows)
-        with self._calls():
-            asked = self._bound.ask(rows.slots, rows.fresh, rows.features[:, 0])
-        return lambda: self._answers(asked)
+        with self.calling():
+            return UnderWay(self, captured.ask(rows.slots, rows.fresh, rows.features[:, 0]))
 
     def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """As `Engine.read`."""
-        with self._calls():
+        with self.calling():
             return super().read(slots)
 
     def write(self, slots: NDArray[np.int64], rows: list[NDArray[Any]]) -> None:
         """As `Engine.write`."""
-        with self._calls():
+        with self.calling():
             super().write(slots, rows)
 
     def release(self) -> None:
-        """As `Engine.release`; any thread may, once: a run that is under way comes to its end."""
+        """As `Engine.release`; any thread may, once: a run that is under way comes to its end,
+        though nobody can have its outputs any more."""
         with self._busy, gate.long():
             self._released = True
+            self._gpu.stream.is_lost()  # which waits
             super().release()
             self._gpu.stream.close()
 
-    def _answers(self, asked: Callable[[], Floats]) -> Floats:
-        with self._calls():
-            return asked()[:, None]
-
     @contextmanager
-    def _calls(self) -> Iterator[None]:
+    def calling(self) -> Iterator[None]:
         """Call the device; where that fails, see whether it ever could again."""
         self._check_thread()
         with self._busy, gate:
@@ -278,6 +277,24 @@ class CudaEngine(Engine):
 
     def _places(self, session: GpuSession) -> Places:
         return self._memory.places({each.name for each in session.session.get_inputs()})
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A run that the device was asked for."""
+
+    engine: CudaEngine
+    replay: Replay
+
+    def over(self) -> bool:
+        """As `Asked.over`."""
+        with self.engine.calling():
+            return self.replay.over()
+
+    def outputs(self) -> Floats:
+        """As `Asked.outputs`."""
+        with self.engine.calling():
+            return self.replay.outputs()[:, None]
 
 
 def operators_of(graph: bytes) -> set[str]:

@@ -5,7 +5,7 @@ While serving, whoever holds its scheduler's lock is its only caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,6 +45,31 @@ class EngineRows:
     def steps(self) -> int:
         """Steps in all rows."""
         return len(self.slots) if self.features.shape[1] == 1 else int(self.lengths.sum())
+
+
+class Asked(Protocol):
+    """A run that was asked for; waited for in the order in which all were."""
+
+    def over(self) -> bool:
+        """Whether nobody would wait for its outputs."""
+
+    def outputs(self) -> Floats:
+        """Its outputs f32 [B, T, O], once they have come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A run that was over as soon as it was asked for."""
+
+    found: Floats
+
+    def over(self) -> bool:
+        """As it is."""
+        return True
+
+    def outputs(self) -> Floats:
+        """As `Asked.outputs`."""
+        return self.found
 
 
 class Graph(Protocol):
@@ -127,11 +152,10 @@ class Engine:
         they were asked for."""
         return False
 
-    def ask(self, rows: EngineRows) -> Callable[[], Floats]:
-        """Have rows stepped as `run` does; what is returned waits for their outputs. What is asked
-        for is done in that order; here at once."""
-        outputs = self.run(rows)
-        return lambda: outputs
+    def ask(self, rows: EngineRows) -> Asked:
+        """Have rows stepped as `run` does. What is asked for is done in that order; here at
+        once."""
+        return Done(self.run(rows))
 
     def read(self, slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """The rows of `slots`, one array `[B, *shape]` a state, of its dtype."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.engine import Engine, EngineRows, Floats
+from server.engine.engine import Asked, Engine, EngineRows
 from server.errors import Internal, RunFailed
 from server.metrics import ModelMetrics
 from server.scheduler.absent import Absent
@@ -30,9 +29,9 @@ log = logging.getLogger(__name__)
 FEW_STEPS = 16
 SHORT_RUN = 300e-6
 LATE = 100e-6  # seconds by which a thread wakes up later than it wanted to
-WAITED = 20e-6  # seconds after which a run was over no sooner than it was waited for
-LATELY = 8
-MOSTLY = 0.5
+SLICE = 0.001  # seconds at most, after which it is seen whether a run is over already
+LATELY = 8  # runs
+MOSTLY = 0.5  # of the time
 
 
 @dataclass(slots=True)
@@ -45,11 +44,14 @@ class Run:
     batch: Batch | None = None
     rows: Rows = field(default_factory=lambda: NONE)
     ran: EngineRows | None = None
-    asked: Callable[[], Floats] | None = None
-    """Waits for the outputs."""
+    asked: Asked | None = None
     asked_at: float = 0.0
+    lead: float = 0.0
+    """Seconds from its start until it was asked for."""
     overlaps: bool = False
     """Whether it is under way, and the next one may be asked for."""
+    behind: bool = False
+    """Whether it was asked for while another was under way."""
 
     @property
     def handles(self) -> Handles:
@@ -104,79 +106,91 @@ class Runner:
         if (batch := run.batch) is None:
             return run.picked
         try:
+            free_at = self._free_at
             if run.asked is not None:
                 self._answer(run, batch, run.asked)
-            self._observe(run)
+            self._observe(run, free_at)
         except Exception:
             _fail(batch)
         return run.picked
 
-    def spare(self, run: Run) -> float | None:
-        """Seconds that may pass until the next run has to begin, if it is to be asked for when this
-        one, which is under way, is over. None: whatever comes meanwhile had better go together, for
-        this is a short one, or the engine is not what callers wait for."""
+    def nearly_over(self, run: Run) -> bool:
+        """Whether the next run had better be asked for behind this one, which is under way; then it
+        is time to prepare it, so that this one is over when that is done. If not, whatever comes
+        meanwhile should go together, for this is a short one, or not much is waited for the
+        engine."""
         lately = self._usual.get(_size(run.rows))
         if not (run.overlaps and lately) or self._busy < MOSTLY or self._engine.lost:
-            return None
+            return False
         usual, lead = min(lately), self._lead + LATE
         if usual < lead:
-            return None
-        return max(0.0, self._began(run) + usual - lead - time.monotonic())
+            return False
+        return self._wait_until(self._began(run) + usual - lead, run)
+
+    def _wait_until(self, moment: float, run: Run) -> bool:
+        """Wait, but not for a run that is over before: what it usually takes is a guess."""
+        while (left := moment - time.monotonic()) > 0:
+            time.sleep(min(left, SLICE))
+            if left > SLICE and _is_over(run):
+                return False
+        return True
 
     def _ask(
-        self, run: Run, batch: Batch, rows: Rows, fresh: NDArray[np.bool_], ahead: bool
+        self, run: Run, batch: Batch, rows: Rows, fresh: NDArray[np.bool_], behind: bool
     ) -> None:
         whole = len(rows) == len(batch)
-        run.rows, run.ran = (
-            rows,
-            EngineRows(
-                slots=batch.slots if whole else batch.slots[rows],
-                fresh=fresh if whole else fresh[rows],
-                lengths=batch.lengths if whole else batch.lengths[rows],
-                features=batch.features(rows),
-            ),
+        run.rows, run.behind = rows, behind
+        run.ran = EngineRows(
+            slots=batch.slots if whole else batch.slots[rows],
+            fresh=fresh if whole else fresh[rows],
+            lengths=batch.lengths if whole else batch.lengths[rows],
+            features=batch.features(rows),
         )
+        overlaps = self._engine.overlaps(run.ran)
         run.asked_at = time.monotonic()
         try:  # from here on the sessions' state may have moved, in part or whole
             run.asked = self._engine.ask(run.ran)
         except Exception:
             self._lose(run, batch)
             return
-        if self._engine.overlaps(run.ran):
-            run.overlaps = True
-            self._metrics.runs_ahead.inc(ahead)
-            self._lead += 0.1 * (time.monotonic() - run.started - self._lead)
+        run.overlaps, run.lead = overlaps, time.monotonic() - run.started
 
-    def _answer(self, run: Run, batch: Batch, outputs: Callable[[], Floats]) -> None:
+    def _answer(self, run: Run, batch: Batch, asked: Asked) -> None:
         assert run.ran is not None
-        waits = time.monotonic()
+        began, known = self._began(run), False
         try:
-            found = outputs()
-            now = time.monotonic()
-            took, waited = now - self._began(run), now - waits
-            self._busy += 0.1 * (took / (now - self._free_at) - self._busy)
-            self._free_at = now
-            self._steps.commit(batch, run.rows, run.ran, found)
+            try:
+                known = run.overlaps and not asked.over()
+                outputs = asked.outputs()
+            finally:
+                before, self._free_at = self._free_at, time.monotonic()
+            self._steps.commit(batch, run.rows, run.ran, outputs)
         except Exception:
             self._lose(run, batch)
             return
-        if len(run.rows) <= FEW_STEPS:
-            # One run that was held up says nothing about the others.
-            self.short += 0.1 * (min(took, 2 * SHORT_RUN) - self.short)
-        if run.overlaps:
-            self._learn(run, took, waited)
+        took = self._free_at - began
+        self._learn(run, took, known, self._free_at - before)
         self._metrics.batch_rows.observe(len(run.rows))
         self._metrics.engine_seconds.observe(took, run.ran.steps)
+        self._metrics.runs_ahead.inc(run.behind)
 
     def _began(self, run: Run) -> float:
         """When the engine could begin with a run: if it was asked for before the one ahead was
         over, then."""
         return max(run.asked_at, self._free_at)
 
-    def _learn(self, run: Run, took: float, waited: float) -> None:
-        """How long runs of a size take; of one that nobody waited for, that it took less."""
+    def _learn(self, run: Run, took: float, known: bool, since: float) -> None:
+        """What a run took, if that is `known`, or else at most; and how long after the one before
+        it was over."""
+        if len(run.rows) <= FEW_STEPS:
+            # One run that was held up says nothing about the others.
+            self.short += 0.1 * (min(took, 2 * SHORT_RUN) - self.short)
+        if not run.overlaps:
+            return
+        self._lead += 0.1 * (run.lead - self._lead)
+        self._busy += 0.1 * (took / max(since, 1e-6) - self._busy)
         lately = self._usual.setdefault(_size(run.rows), deque(maxlen=LATELY))
-        if waited > WAITED or (lately and took < min(lately)):
+        if known or (lately and took < min(lately)):
             lately.append(took)
 
     def _lose(self, run: Run, batch: Batch) -> None:
@@ -187,12 +201,15 @@ class Runner:
             log.exception("sessions could not be ended")
             batch.fail(np.flatnonzero(batch.open_rows), Internal())
 
-    def _observe(self, run: Run) -> None:
-        took, total = time.monotonic() - run.started, 0
+    def _observe(self, run: Run, free_at: float) -> None:
+        """Those that waited for the run ahead, which was over at `free_at`, were queued until
+        then."""
+        began, total = max(run.started, free_at), 0
+        took = time.monotonic() - began
         for part, start, stop in run.picked:
             steps, submission = part.steps(start, stop), part.submission
-            self._metrics.queue_seconds.observe(run.started - submission.enqueued_at, steps)
-            submission.ran_at = submission.ran_at or run.started
+            self._metrics.queue_seconds.observe(began - submission.enqueued_at, steps)
+            submission.ran_at = submission.ran_at or began
             submission.ran_for += took
             total += steps
         self.rate += 0.1 * (total / max(took, 1e-6) - self.rate)
@@ -201,6 +218,13 @@ class Runner:
 def _fail(batch: Batch) -> None:
     log.exception("a batch of %d rows failed", len(batch))
     batch.fail(np.flatnonzero(batch.open_rows), RunFailed())
+
+
+def _is_over(run: Run) -> bool:
+    try:
+        return run.asked is None or run.asked.over()
+    except Exception:  # it is waited for then, which says why
+        return True
 
 
 def _size(rows: Rows) -> int:

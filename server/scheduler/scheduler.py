@@ -68,7 +68,7 @@ class Scheduler:
         self._patience = CALL_SECONDS if self._few > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._wanted = False  # whether somebody waits for the engine, to run what he brought
-        self._runner = 0  # the thread that runs what it brought itself, while it does
+        self._inside = 0  # the thread that runs what it brought itself, while it does
         self._on_death = on_death
         self._ran = False  # whether the last turn let go of the interpreter, as a run does
         self._leaving: list[Picked] = []  # rows that left their run and are not complete yet
@@ -152,10 +152,7 @@ class Scheduler:
     def _behind(self, run: Run) -> list[Picked]:
         """Rows for the run that follows one under way, taken as late as it can be ready in time, so
         that as many as can be go together; none where others want the engine between two runs."""
-        if (spare := self._runs.spare(run)) is None:
-            return []
-        time.sleep(spare)
-        return self.queue.take_behind(self._max_batch)
+        return self.queue.take_behind(self._max_batch) if self._runs.nearly_over(run) else []
 
     def _begin(self, picked: list[Picked], ahead: Run | None = None) -> Run:
         if self._steps.awaited:
@@ -222,11 +219,11 @@ class Scheduler:
         parts = parts_of_one_run(submissions)
         if parts is None or sum(part.left for part in parts) > self._max_batch:
             return False
-        if self._runner == threading.get_ident():  # a completion in here brings the next step
+        if self._inside == threading.get_ident():  # a completion in here brings the next step
             return False
         if not self._take_engine():
             return False
-        self._runner = threading.get_ident()
+        self._inside = threading.get_ident()
         try:
             if not all(self._steps.ready(part.handles) for part in parts):
                 return False  # rows might have to wait for their sessions
@@ -236,7 +233,7 @@ class Scheduler:
             self._complete(self._runs.end(run))
             self._run_call()  # or it would wait for as long as steps keep coming
         finally:
-            self._runner = 0
+            self._inside = 0
             self._engine_free.release()
         return True
 

@@ -147,7 +147,7 @@ def _serve(case: Case, device: Device, told: Told) -> None:
         batches = [_steps(BATCHES[-1], 1, case.network.inputs) for _ in range(2)]
         with part(f"{case.name} {BEHIND}"):
             asked = [engine.ask(each) for each in batches]
-            told.behind = [list(each().shape) for each in asked]
+            told.behind = [list(each.outputs().shape) for each in asked]
         with part(f"{case.name} {ELSEWHERE}"):
             told.elsewhere = in_another_thread(lambda: _run(engine, KINDS[0], case.network.inputs))
         for name, nodes in ((each.name, each.nodes()) for each in sessions.opened):

@@ -4,7 +4,6 @@ each session's state and answers are those that an engine on the CPU gives, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from server.bundle.manifest import SINGLE
 from server.bundle.repository import Bundle
 from server.engine.buckets import UNDER_WAY, sizes
 from server.engine.device import Device
-from server.engine.engine import Engine, EngineRows
+from server.engine.engine import Asked, Engine, EngineRows
 from server.errors import BadModel
 from tests.server.core.parts import CPU, WEIGHTS, make_bundle
 from tests.server.engine.double import CUDA, double_engine
@@ -83,7 +82,7 @@ class Pair:
         lain = [rng.normal(size=each.shape).astype("f4") for each in self.theirs.read(ALL)]
         self.ours.write(ALL, lain)
         self.theirs.write(ALL, lain)
-        under_way: list[tuple[EngineRows, Callable[[], Any]]] = []
+        under_way: list[tuple[EngineRows, Asked]] = []
         for run in runs:
             rows = run.rows(rng)
             behind = run.behind and self.ours.overlaps(rows)
@@ -99,8 +98,8 @@ class Pair:
         for answer, copy in kept:
             np.testing.assert_array_equal(answer, copy)  # nobody writes into what was answered
 
-    def _end(self, rows: EngineRows, asked: Callable[[], Any]) -> tuple[Any, Any]:
-        ours, theirs = asked(), self.theirs.run(rows)
+    def _end(self, rows: EngineRows, asked: Asked) -> tuple[Any, Any]:
+        ours, theirs = asked.outputs(), self.theirs.run(rows)
         steps = np.arange(rows.features.shape[1]) < rows.lengths[:, None]
         np.testing.assert_allclose(ours[steps], theirs[steps], rtol=0, atol=NEAR)
         return ours, ours.copy()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SmallModel
-from tests.durability.service import on_redis, on_sqlite, serving
+from tests.durability.service import Service, on_redis, on_sqlite, serving
 from tests.durability.torture import Tally, services, torture
 from tests.durability.walks import walking
 from tests.server.store.redis_server import RedisServer
@@ -27,6 +27,28 @@ def test_kills_under_two_hundred_sessions_go_unnoticed(
     assert (tally.kills, tally.lost, tally.doubled) == (kills, 0, 0), tally
     assert tally.steps > kills * SESSIONS, "the kills came amid the load"
     assert tally.replayed > 0, "no kill took back anything: write-behind was not tried"
+
+
+@pytest.mark.parametrize("durability", ["write-behind", "sync"])
+def test_kills_while_two_runs_are_under_way_go_unnoticed(
+    small: SmallModel, durability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU."""
+    ahead, kill = list[float](), Service.kill
+
+    def killed(service: Service) -> None:
+        ahead.append(service.running.metric("tidegate_runs_ahead_total"))
+        kill(service)
+
+    monkeypatch.setattr(Service, "kill", killed)
+    monkeypatch.setattr("tests.durability.torture.LONGEST_LIFE", 3.0)  # to learn what runs take
+    tally, count, flags = Tally("sqlite"), 60, ("--durability", durability)
+    double = "from tests.server.engine import double; double.serve(0.02)"
+    with services(small.repository, "sqlite", *flags, code=double) as those:
+        asyncio.run(torture(those, small.weights, 2, count, tally))
+    assert (tally.kills, tally.lost, tally.doubled) == (2, 0, 0), tally
+    assert tally.steps > 2 * count
+    assert max(ahead) > 0
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])

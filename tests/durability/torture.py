@@ -98,17 +98,17 @@ def _count(walks: Sequence[Walk], replays: Replays, tally: Tally) -> None:
 
 
 @contextmanager
-def services(repository: Path, store: str, *flags: str) -> Iterator[list[Service]]:
-    """A service on SQLite, or two on one redis."""
+def services(repository: Path, store: str, *flags: str, code: str = "") -> Iterator[list[Service]]:
+    """A service on SQLite, or two on one redis; `code` as `harness.start` has it."""
     with ExitStack() as stack:
         found: list[Service] = []
         if store == "sqlite":
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            found = [Service(repository, *on_sqlite(Path(folder)), *flags)]
+            found = [Service(repository, *on_sqlite(Path(folder)), *flags, code=code)]
         else:
             redis = RedisServer()
             stack.callback(redis.stop)
-            found = [Service(repository, *on_redis(redis.url), *flags) for _ in range(2)]
+            found = [Service(repository, *on_redis(redis.url), *flags, code=code) for _ in range(2)]
         for each in found:
             each.start()
             stack.callback(each.kill)

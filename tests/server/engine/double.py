@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 from weakref import WeakSet
@@ -226,16 +227,16 @@ def double_engine(
     return CudaEngine(bundle, device, capacity, gpu=DoubleGpu(memory, device, pace))
 
 
-def serve() -> None:
+def serve(pace: float = PACE) -> None:
     """Run a server on the double, with the process's arguments."""
     mock.patch.object(devices, "_cuda_problem", lambda: None).start()
-    mock.patch.object(opening, "open_engine", _opened).start()
-    mock.patch.multiple(running, LATE=PACE / 4, MOSTLY=0.0).start()  # however slow the machine is
+    mock.patch.object(opening, "open_engine", partial(_opened, pace)).start()
+    mock.patch.multiple(running, LATE=pace / 4, MOSTLY=0.0).start()  # however slow the machine is
     from server.__main__ import main  # whatever makes engines comes after
 
     sys.exit(main())
 
 
-def _opened(bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> Engine:
+def _opened(pace: float, bundle: Bundle, device: Device, capacity: int, threads: int = 1) -> Engine:
     assert device.kind == "cuda"
-    return CudaEngine(bundle, device, capacity, threads, DoubleGpu(device=device, pace=PACE))
+    return CudaEngine(bundle, device, capacity, threads, DoubleGpu(device=device, pace=pace))

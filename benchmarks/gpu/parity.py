@@ -43,9 +43,14 @@ def _compared(
         mask = np.arange(rows.features.shape[1]) < rows.lengths[:, None]
         worst = max(worst, difference(ours.run(rows)[mask], theirs.run(rows)[mask]))
         steps += int(rows.lengths.sum())
-    slots = np.arange(1, SESSIONS + 1, dtype=np.int64)
+    return worst, _states_apart(ours, theirs, SESSIONS), steps
+
+
+def _states_apart(ours: Engine, theirs: Engine, sessions: int) -> float:
+    """The largest difference in the states of all."""
+    slots = np.arange(1, sessions + 1, dtype=np.int64)
     pairs = zip(ours.read(slots), theirs.read(slots), strict=True)
-    return worst, max(difference(a, b) for a, b in pairs), steps
+    return max(difference(a, b) for a, b in pairs)
 
 
 def _ragged(rng: np.random.Generator, inputs: int, width: int, fresh: bool) -> EngineRows:
@@ -94,9 +99,7 @@ def check_ahead(subject: Subject, device: Device, most: int) -> Iterator[Finding
                 worst = max(worst, _ended(theirs, *under_way.pop(0)))
             under_way.append((rows, ours.ask(rows)))
         worst = max(worst, *(_ended(theirs, *each) for each in under_way))
-        every = np.arange(1, most + 1, dtype=np.int64)
-        pairs = zip(ours.read(every), theirs.read(every), strict=True)
-        states = max(difference(a, b) for a, b in pairs)
+        states = _states_apart(ours, theirs, most)
         overlapped = device.kind == "cpu" or ours.overlaps(rows)
     said = "" if overlapped else ", and each was over before the next was asked for"
     good = worst <= subject.bound and states <= subject.bound and overlapped

@@ -147,9 +147,9 @@ def _model(
 
 
 def _of_rows(y: Doubles, weights: Doubles | None) -> Doubles | None:
-    """The rows' weights; none where all are alike, which is the same, and trees cut columns into
-    bins faster without (scikit-learn finds each edge by itself where there are weights)."""
-    if weights is None or (weights == weights[0]).all():
+    """The rows' weights; none where all are 1, which is the same, and trees cut columns into bins
+    faster without (scikit-learn finds each edge by itself where there are weights)."""
+    if weights is None or (weights == 1).all():
         return None
     found: Doubles = weights[y.astype(int)]
     return found

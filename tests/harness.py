@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forked import ROOT, ForkedServer
 from training.bundle import random_bundle
 from training.network import Network, random_network
 
-ROOT = Path(__file__).resolve().parent.parent
 READY = re.compile(r"serving grpc=(\S+) metrics=(\S+) device=")
 
 
@@ -61,14 +61,14 @@ def start(
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a server on free ports, without waiting for it; returns it and its log. `code` may
     stand in place of its main module; `before` is a command that runs it."""
+    words = ["--model-repository", str(repository), *([] if "--port" in flags else ["--port", "0"])]
+    words += ["--metrics-port", "0", *flags]
+    if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
+        words += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        command = [*before, sys.executable, *(["-c", code] if code else ["-m", "server"])]
-        command += ["--model-repository", str(repository)]
-        if "--port" not in flags:
-            command += ["--port", "0"]
-        command += ["--metrics-port", "0", *flags]
-        if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
-            command += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
+        if not (code or before):
+            return ForkedServer(words, stderr=log), Path(log.name)
+        command = [*before, sys.executable, *(["-c", code] if code else ["-m", "server"]), *words]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
 
 

@@ -27,12 +27,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST = 65_536
 ONE_AT_A_TIME = threading.Lock()
-ALL = ("server.program", "server.store.redis", "server.store.sqlite", "encodings.idna", "numpy.ma")
-"""What a server has imported once it serves."""
+OTHERS = (
+    "apsw", "cryptography.x509", "encodings.idna", "grpc.aio", "grpc_health.v1.health_pb2_grpc",
+    "numpy.ma", "onnxruntime", "opentelemetry.sdk.trace", "prometheus_client", "pydantic_settings",
+    "redis",
+)  # fmt: skip
+"""What a server has imported once it serves, and is not its own."""
+ALL = (*OTHERS, "server.program", "server.store.redis", "server.store.sqlite")
 
 
 class ForkedServer(subprocess.Popen[bytes]):
-    """As `python -m server` with these arguments, in this environment."""
+    """As `python -m server` with these arguments, in this environment; or where the first of them
+    is no flag, as `python -c` with them: such code may change modules before others import them."""
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
         errors = rest[14]  # the file descriptor that is to be its standard error
@@ -44,7 +50,7 @@ def _fork(arguments: Sequence[str], errors: int) -> int:
     asked = json.dumps({"arguments": list(arguments), "environment": dict(os.environ)})
     try:
         with ONE_AT_A_TIME:
-            nest = _nest(os.getpid())
+            nest = _nest(os.getpid(), OTHERS if _is_code(arguments) else ALL)
             socket.send_fds(nest, [asked.encode()], [errors])
             told = nest.recv(LONGEST)
     finally:
@@ -54,12 +60,16 @@ def _fork(arguments: Sequence[str], errors: int) -> int:
     return int(told)
 
 
+def _is_code(arguments: Sequence[str]) -> bool:
+    return not arguments[0].startswith("--")
+
+
 @cache
-def _nest(owner: int) -> socket.socket:
-    """Starts the process that servers are forked from; once for each process that asks."""
+def _nest(owner: int, modules: Sequence[str]) -> socket.socket:
+    """Starts a process that servers are forked from; once for each process that asks."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.forked", str(its.fileno())]
+    command = [sys.executable, "-m", "tests.forked", str(its.fileno()), *modules]
     process = subprocess.Popen(command, pass_fds=[its.fileno()], cwd=ROOT)
     its.close()
 
@@ -71,9 +81,9 @@ def _nest(owner: int) -> socket.socket:
     return ours
 
 
-def _serve(asking: socket.socket) -> None:
+def _serve(asking: socket.socket, modules: Sequence[str]) -> None:
     """Fork a server for each message, until nobody is left to send any."""
-    for name in ALL:
+    for name in modules:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # or each server would look through it all, and have a copy of its own
@@ -101,10 +111,7 @@ def _be_a_server(arguments: list[str], environment: dict[str, str], errors: int)
         os.close(errors)
         os.environ.clear()
         os.environ.update(environment)
-        sys.argv = ["server", *arguments]
-        from server.__main__ import main
-
-        status = main()
+        status = _run_code(*arguments) if _is_code(arguments) else _run_main(arguments)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -114,5 +121,18 @@ def _be_a_server(arguments: list[str], environment: dict[str, str], errors: int)
         os._exit(status)
 
 
+def _run_main(arguments: Sequence[str]) -> int:
+    from server.__main__ import main
+
+    sys.argv = ["server", *arguments]
+    return main()
+
+
+def _run_code(code: str, *arguments: str) -> int:
+    sys.argv = ["-c", *arguments]
+    exec(code, {"__name__": "__main__"})
+    return 0
+
+
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

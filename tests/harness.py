@@ -66,8 +66,8 @@ def start(
     if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
         words += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        if not (code or before):
-            return ForkedServer(words, stderr=log), Path(log.name)
+        if not before:
+            return ForkedServer([code, *words] if code else words, stderr=log), Path(log.name)
         command = [*before, sys.executable, *(["-c", code] if code else ["-m", "server"]), *words]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
 
 SCHEMAS = Path(__file__).with_name("schemas")
 LEFT_OUT = ("description", "example", "x-kubernetes-validations")
@@ -27,6 +26,8 @@ PREDICTOR = (
 
 def problems(resource: dict[str, Any]) -> list[str]:
     """What is wrong with a custom resource, by its path. Raises KeyError: of no known kind."""
+    from jsonschema import Draft202012Validator  # three seconds, to those who need it alone
+
     known = {schema["kind"]: schema for schema in map(_read, sorted(SCHEMAS.glob("*.json")))}
     schema = known[f"{resource['apiVersion']}/{resource['kind']}"]["schema"]
     errors = Draft202012Validator(_strict(schema)).iter_errors(resource)

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import kubernetes_validate
 import yaml
 
 from tests.deploy import crds
@@ -63,6 +62,8 @@ def problems(resource: Resource) -> list[str]:
 
 @cache
 def _core_problems(resource: str) -> list[str]:
+    import kubernetes_validate  # three seconds, to those who need it alone
+
     found = []
     for version in KUBERNETES:
         try:

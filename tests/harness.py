@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.forked import ROOT, ForkedServer
+from tests import forked
 from training.bundle import random_bundle
 from training.network import Network, random_network
 
+ROOT = forked.ROOT
 READY = re.compile(r"serving grpc=(\S+) metrics=(\S+) device=")
 
 
@@ -66,9 +67,10 @@ def start(
     if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
         words += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
+        own = [code, *words] if code else words
         if not before:
-            return ForkedServer([code, *words] if code else words, stderr=log), Path(log.name)
-        command = [*before, sys.executable, *(["-c", code] if code else ["-m", "server"]), *words]
+            return forked.ForkedServer(own, stderr=log), Path(log.name)
+        command = [*before, sys.executable, *(["-c"] if code else ["-m", "server"]), *own]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
 
 

@@ -74,7 +74,6 @@ def plots(
     resident: Sequence[residents.Result],
 ) -> None:
     """All figures."""
-    folder.mkdir(exist_ok=True)
     plot(
         folder / "cpu-by-in-flight.svg", "Server CPU a unary Step", "calls in flight", "µs",
         by_side(calls, "Step", "server_microseconds"),
@@ -114,18 +113,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to")
     given = parser.parse_args()
     quick, folder = given.quick, given.out
+    (folder / "plots").mkdir(parents=True, exist_ok=True)  # or all would be measured in vain
     when, where = machine.now(), machine.description()
     _say("ways in")
-    ways = steps.run(0.4 if quick else 2.0, 1 if quick else 5)
+    ways = steps.run(0.15 if quick else 2.0, 1 if quick else 5)
     _say("unary calls")
     in_flight = (1, 64) if quick else unary.IN_FLIGHT
-    calls = unary.run(in_flight, 0.3 if quick else 1.0, 1 if quick else 5)
+    calls = unary.run(in_flight, 0.1 if quick else 1.0, 1 if quick else 5)
     _say("calls at random moments")
-    offered = arrivals.run((0.3, 0.7) if quick else arrivals.SHARES, 0.5 if quick else 6.0)
+    offered = arrivals.run((0.3, 0.7) if quick else arrivals.SHARES, 0.3 if quick else 6.0)
     _say("sessions that are there")
-    resident = residents.run(residents.SESSIONS[: 2 if quick else 3], 0.3 if quick else 2.0)
+    resident = residents.run((1_024, 2_048) if quick else residents.SESSIONS, 0.1 if quick else 2.0)
     _say("whole lives")
-    lives = births.run(2_000 if quick else 100_000, 1 if quick else 3)
+    lives = births.run(500 if quick else 100_000, 1 if quick else 3)
     plots(folder / "plots", calls, ways, offered, resident)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     if triton.ENVIRONMENT.exists():

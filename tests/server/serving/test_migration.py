@@ -91,7 +91,7 @@ def test_under_steps_every_step_is_answered_once_by_one_version(
     tmp_path: Path, by: int, resident: int
 ) -> None:
     """Eight callers step one session each and retry what is refused as retryable."""
-    count, kept = 180, 16
+    count, kept = 120, 16
     with operated(tmp_path, 1, 2, kept_inputs=kept, max_resident=resident) as running:
         names = [f"s{k}" for k in range(8)]
         xs = {name: observations(k, count) for k, name in enumerate(names)}
@@ -104,7 +104,7 @@ def test_under_steps_every_step_is_answered_once_by_one_version(
         ]
         for thread in threads:
             thread.start()
-        while min(map(len, got.values())) < 40:
+        while min(map(len, got.values())) < 20:
             time.sleep(0.01)
         left = set(names)
         while left:  # a session that moved on too fast is asked for again

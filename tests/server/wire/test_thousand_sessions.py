@@ -187,7 +187,7 @@ async def walk_all(address: str, unary: list[Walk], streamed: list[Walk]) -> Cou
     return seen
 
 
-@pytest.mark.parametrize("code", ["", "from tests.server.engine import double; double.serve()"],
+@pytest.mark.parametrize("code", ["", "from tests.server.engine import double; double.serve(0.01)"],
                          ids=["cpu", "cuda-double"])  # fmt: skip
 def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(
     small: SmallModel, code: str

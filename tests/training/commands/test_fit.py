@@ -106,27 +106,31 @@ def test_every_kind_of_network_is_exported_as_trained(
 BF16 = ("loop.precision='bf16-mixed'",)
 
 
-def test_a_precision_is_trained_in_or_refused_in_a_sentence_before_the_run(tmp_path: Path) -> None:
+def test_a_precision_is_trained_in_or_refused_in_a_sentence_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Which of the two is the processor's matter: bf16 LSTMs need AVX-512 where there is no GPU."""
-    assert_trained_or_refused(words(config_of(tmp_path), tmp_path, *BF16), tmp_path, {})
+    code = main(words(config_of(tmp_path), tmp_path, *BF16))
+    assert_trained_or_refused(code, capsys.readouterr().err, tmp_path)
 
 
 def test_a_precision_that_the_processor_lacks_is_refused_in_a_sentence(tmp_path: Path) -> None:
     """oneDNN is told to take the processor for an older one; a GPU is not asked."""
     arguments = words(config_of(tmp_path), tmp_path, *BF16, "loop.accelerator='cpu'")
-    assert_trained_or_refused(arguments, tmp_path, {"ONEDNN_MAX_CPU_ISA": "AVX2"})
-
-
-def assert_trained_or_refused(arguments: list[str], folder: Path, more: dict[str, str]) -> None:
-    """Code 0 and a sound bundle; or code 2, one sentence on the setting, and nothing written."""
     command = [sys.executable, "-m", "training", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | more, capture_output=True, text=True)
-    if done.returncode == 0:
+    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(command, cwd=ROOT, env=older, capture_output=True, text=True)
+    assert_trained_or_refused(done.returncode, done.stderr, tmp_path)
+
+
+def assert_trained_or_refused(code: int, errors: str, folder: Path) -> None:
+    """Code 0 and a sound bundle; or code 2, one sentence on the setting, and nothing written."""
+    if code == 0:
         assert main(["verify", str(folder / "models" / "devices" / "1")]) == 0
         return
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    said = done.stderr.splitlines()[-1]
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    said = errors.splitlines()[-1]
     start = "tidegate-train: loop.precision: a network of cell lstm cannot be trained in "
     assert said.startswith(f"{start}'bf16-mixed' on ")
     assert said.endswith("use '32-true', which runs everywhere")

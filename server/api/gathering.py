@@ -67,11 +67,19 @@ class Single:
             self.submission.cancel(self.row)
 
 
+Tell = Callable[[Sequence[Single], Submission], None]
+
+
 class Gathering:
     """The steps that were taken in since the last `submit`, by model version. One thread alone
-    uses it."""
+    uses it.
 
-    def __init__(self) -> None:
+    Args:
+        told: called each time that callers of single steps have been told.
+    """
+
+    def __init__(self, told: Callable[[], object] = lambda: None) -> None:
+        self._told = told
         self._singles: dict[ServedModel, dict[int, Single]] = {}
         self._rows: dict[ServedModel, deque[Asked]] = {}
 
@@ -123,10 +131,14 @@ class Gathering:
         singles = list(self._singles.pop(model).values())
         try:
             for alike, handles in _together(model, singles):
-                _submit(model, alike, handles)
+                _submit(model, alike, handles, self._tell)
         except Exception:  # the thread that gathers has others to serve
             log.exception("%d steps could not be submitted", len(singles))
             _lose([each for each in singles if each.submission is None])
+
+    def _tell(self, singles: Sequence[Single], submission: Submission) -> None:
+        _tell(singles, submission)
+        self._told()
 
 
 def _submit_rows(model: ServedModel, asked: Sequence[Asked]) -> None:
@@ -159,8 +171,8 @@ def _together(model: ServedModel, singles: list[Single]) -> Iterator[tuple[list[
         yield [singles[row]], handles[row : row + 1]
 
 
-def _submit(model: ServedModel, singles: Sequence[Single], handles: Handles) -> None:
-    submission = _joined(model, singles, handles)
+def _submit(model: ServedModel, singles: Sequence[Single], handles: Handles, tell: Tell) -> None:
+    submission = _joined(model, singles, handles, tell)
     try:
         model.submit(submission)
     except ServingError as error:
@@ -182,7 +194,9 @@ def _lose(singles: Sequence[Single]) -> None:
     _tell(singles, lost)
 
 
-def _joined(model: ServedModel, singles: Sequence[Single], handles: Handles) -> Submission:
+def _joined(
+    model: ServedModel, singles: Sequence[Single], handles: Handles, tell: Tell
+) -> Submission:
     count, manifest = len(singles), model.manifest
     packed = b"".join([each.features for each in singles])
     submission = Submission(
@@ -190,7 +204,7 @@ def _joined(model: ServedModel, singles: Sequence[Single], handles: Handles) -> 
         first_steps=np.array([each.first_step for each in singles], np.int64),
         lengths=filled(count, np.int32, 1),
         features=np.frombuffer(packed, dtype="<f4").reshape(count, manifest.inputs_width),
-        on_done=singles[0].caller.address(lambda done: _tell(singles, done)),
+        on_done=singles[0].caller.address(lambda done: tell(singles, done)),
     )
     for row, single in enumerate(singles):
         single.submission, single.row = submission, row

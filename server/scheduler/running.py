@@ -1,7 +1,8 @@
 """A run from the rows that were picked to the rows that leave with an outcome: `begin` makes the
-batch, has its rows settled and asks the engine; `end` waits, and has the steps noted and answered.
+batch, has its rows settled and asks the engine; `end` waits, and has the steps noted and answered;
+`note` counts the run, for which no caller need wait.
 
-Between the two another run may begin where the engine has it wait its turn, as a GPU does: no
+Between the first two another run may begin where the engine has it wait its turn, as a GPU does: no
 session is in both, for the queue lets none in twice.
 """
 
@@ -52,6 +53,17 @@ class Run:
     """Whether it is under way, and the next one may be asked for."""
     behind: bool = False
     """Whether it was asked for while another was under way."""
+    answered: bool = False
+    """Whether its steps are noted and answered; then it has what follows."""
+    took: float = 0.0
+    """Seconds of the engine's, if `known`, or at most."""
+    known: bool = False
+    since: float = 0.0
+    """Seconds since the run before it was over."""
+    began: float = 0.0
+    """When its rows were no longer queued."""
+    whole: float = 0.0
+    """Seconds from then until it was answered."""
 
     @property
     def handles(self) -> Handles:
@@ -60,8 +72,8 @@ class Run:
 
 
 class Runner:
-    """Does one engine's runs. Whoever holds the engine calls it, `begin` and `end` in turn; at most
-    one other run begins before a run ends, and ends after it."""
+    """Does one engine's runs. Whoever holds the engine calls `begin`, `end` and `note` in turn; at
+    most one other run begins before a run ends, and ends after it."""
 
     def __init__(
         self, engine: Engine, steps: StepProtocol, metrics: ModelMetrics, absent: Absent
@@ -109,10 +121,26 @@ class Runner:
             free_at = self._free_at
             if run.asked is not None:
                 self._answer(run, batch, run.asked)
-            self._observe(run, free_at)
+            self._time(run, free_at)
         except Exception:
             _fail(batch)
         return run.picked
+
+    def note(self, run: Run) -> None:
+        """Learn from a run that has ended, and count it. Its rows may have left: nobody need wait
+        for this."""
+        try:
+            if not run.began:  # it failed as it ended, if not before
+                return
+            if run.answered:
+                assert run.ran is not None
+                self._learn(run)
+                self._metrics.batch_rows.observe(len(run.rows))
+                self._metrics.engine_seconds.observe(run.took, run.ran.steps)
+                self._metrics.runs_ahead.inc(run.behind)
+            self._observe(run)
+        except Exception:
+            log.exception("a run could not be counted")
 
     def nearly_over(self, run: Run) -> bool:
         """Whether the next run had better be asked for behind this one, which is under way; then it
@@ -168,30 +196,25 @@ class Runner:
         except Exception:
             self._lose(run, batch)
             return
-        took = self._free_at - began
-        self._learn(run, took, known, self._free_at - before)
-        self._metrics.batch_rows.observe(len(run.rows))
-        self._metrics.engine_seconds.observe(took, run.ran.steps)
-        self._metrics.runs_ahead.inc(run.behind)
+        run.took, run.since = self._free_at - began, self._free_at - before
+        run.answered, run.known = True, known
 
     def _began(self, run: Run) -> float:
         """When the engine could begin with a run: if it was asked for before the one ahead was
         over, then."""
         return max(run.asked_at, self._free_at)
 
-    def _learn(self, run: Run, took: float, known: bool, since: float) -> None:
-        """What a run took, if that is `known`, or else at most; and how long after the one before
-        it was over."""
+    def _learn(self, run: Run) -> None:
         if len(run.rows) <= FEW_STEPS:
             # One run that was held up says nothing about the others.
-            self.short += 0.1 * (min(took, 2 * SHORT_RUN) - self.short)
+            self.short += 0.1 * (min(run.took, 2 * SHORT_RUN) - self.short)
         if not run.overlaps:
             return
         self._lead += 0.1 * (run.lead - self._lead)
-        self._busy += 0.1 * (took / max(since, 1e-6) - self._busy)
+        self._busy += 0.1 * (run.took / max(run.since, 1e-6) - self._busy)
         lately = self._usual.setdefault(_size(run.rows), deque(maxlen=LATELY))
-        if known or (lately and took < min(lately)):
-            lately.append(took)
+        if run.known or (lately and run.took < min(lately)):
+            lately.append(run.took)
 
     def _lose(self, run: Run, batch: Batch) -> None:
         log.exception("a run of %d rows failed; their sessions are lost", len(run.rows))
@@ -201,18 +224,23 @@ class Runner:
             log.exception("sessions could not be ended")
             batch.fail(np.flatnonzero(batch.open_rows), Internal())
 
-    def _observe(self, run: Run, free_at: float) -> None:
+    def _time(self, run: Run, free_at: float) -> None:
         """Those that waited for the run ahead, which was over at `free_at`, were queued until
         then."""
-        began, total = max(run.started, free_at), 0
-        took = time.monotonic() - began
+        run.began = max(run.started, free_at)
+        run.whole = time.monotonic() - run.began
+        for part, _, _ in run.picked:
+            submission = part.submission
+            submission.ran_at = submission.ran_at or run.began
+            submission.ran_for += run.whole
+
+    def _observe(self, run: Run) -> None:
+        total = 0
         for part, start, stop in run.picked:
-            steps, submission = part.steps(start, stop), part.submission
-            self._metrics.queue_seconds.observe(began - submission.enqueued_at, steps)
-            submission.ran_at = submission.ran_at or began
-            submission.ran_for += took
+            steps = part.steps(start, stop)
+            self._metrics.queue_seconds.observe(run.began - part.submission.enqueued_at, steps)
             total += steps
-        self.rate += 0.1 * (total / max(took, 1e-6) - self.rate)
+        self.rate += 0.1 * (total / max(run.whole, 1e-6) - self.rate)
 
 
 def _fail(batch: Batch) -> None:

@@ -164,6 +164,7 @@ class Scheduler:
 
     def _end(self, run: Run) -> None:
         self._leaving = self._runs.end(run)
+        self._runs.note(run)
         if self._steps.confirms and self._leaving:
             handles = np.concatenate([part.handles[a:b] for part, a, b in self._leaving])
             self._steps.confirm(handles, partial(self._confirmed, self._leaving))
@@ -231,6 +232,7 @@ class Scheduler:
                 part.submission.expect(part.left)
             run = self._runs.begin([(part, 0, part.left) for part in parts])
             self._complete(self._runs.end(run))
+            self._runs.note(run)  # which nobody need wait for
             self._run_call()  # or it would wait for as long as steps keep coming
         finally:
             self._inside = 0

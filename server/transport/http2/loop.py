@@ -92,6 +92,7 @@ class Loop(Polling):
         self._words: list[Outgoing] = []  # those that have something to send
         self._secure = secure
         self._stopping = self._over = False
+        self._settles = False
         self._buffer = memoryview(bytearray(READ))
         self.tallies: list[Tally] = []
         """Those that have something to count in this turn."""
@@ -187,12 +188,12 @@ class Loop(Polling):
         if self._later:
             self._attempt(self._later.popleft())
         self.timers.ring()
+        self._settles = True
         more = self._settle()
         while more or self._words:
             self._give_out()
-            if self.tallies:
-                self._count()
             more = self._settle()
+        self._settles = False
         if self.tallies:  # calls that ended without a word
             self._count()
         if self._behind:  # last: nobody waits for more than one of those who took their turn
@@ -272,6 +273,12 @@ class Loop(Polling):
     def _wire(self, sock: socket.socket) -> Socket:
         return Plain(sock) if self._secure is None else Encrypted(sock, self._secure())
 
+    def send_now(self) -> None:
+        """While all is settled: send what there is to be sent, for work is left that nobody waits
+        for."""
+        if self._settles:
+            self._give_out()
+
     def _give_out(self) -> None:
         words, self._words = self._words, []
         for connection in words:
@@ -283,6 +290,8 @@ class Loop(Polling):
                 log.exception("a connection failed unexpectedly")
                 connection.why = "failed"
                 connection.close()
+        if self.tallies:
+            self._count()
 
     def _leave(self) -> None:
         self._stopping = True

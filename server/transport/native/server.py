@@ -71,7 +71,7 @@ class NativeServer:
         metrics: Metrics,
     ) -> None:
         self._services, self._access = services, services.access
-        self._gathering = Gathering()
+        self._gathering = Gathering(lambda: self._loop.send_now())
         self._streams = Streams()
         self._loop = Loop(
             self._on_call,

@@ -73,6 +73,7 @@ class Busy:
         if followed := self.runner.nearly_over(run):
             self.ahead = self._asked(seconds, run.asked.until)
         self.runner.end(run)
+        self.runner.note(run)
         return self.time.now - run.asked.until, followed
 
     def _asked(self, seconds: float, free_at: float) -> Run:

@@ -121,6 +121,30 @@ def test_each_step_is_applied_once_and_in_order_however_sessions_mingle(
         served.close(f"{run}-{name}")
 
 
+def test_callers_are_told_before_their_run_is_counted(
+    roomy: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for that. It runs right here, however slow the machine is."""
+    monkeypatch.setattr("server.scheduler.scheduler.SHORT_RUN", math.inf)
+    counted = list[int]()
+    single, caller = _single(roomy, "counted", _observation(1))
+
+    def told() -> None:
+        assert caller.status == APPLIED
+        counted.append(_runs(roomy))
+
+    gathering, before = Gathering(told), _runs(roomy)
+    gathering.add(roomy, single)
+    gathering.submit()
+    assert counted == [before]
+    assert _runs(roomy) == before + 1
+
+
+def _runs(model: ServedModel) -> int:
+    buckets, _ = model.metrics.batch_rows.cumulative()
+    return int(buckets[-1][1])
+
+
 def test_a_step_that_is_wrong_fails_alone(roomy: ServedModel) -> None:
     good, told = _single(roomy, "good", _observation(1), first=0)
     bad, refused = _single(roomy, "bad", np.full(FEATURES, np.inf, "<f4"), first=0)

@@ -146,6 +146,28 @@ def test_what_was_settled_is_sent_before_the_rest_is_settled() -> None:
     assert waited == [True] * 3
 
 
+def test_a_reply_may_leave_while_what_nobody_waits_for_is_still_done() -> None:
+    taken: list[Call] = []
+    heard, waited = threading.Semaphore(0), list[bool]()
+
+    def settle() -> None:
+        for call in taken:
+            call.answer(b"")
+            call.connection.loop.send_now()
+            waited.append(heard.acquire(timeout=60))
+        taken.clear()
+
+    def gather(call: Call) -> None:
+        call.connection.loop.send_now()  # there may be more to take in: nothing leaves yet
+        call.receive(lambda _: taken.append(call))
+
+    with channel(gather, settle) as opened:
+        call = unary(opened).future(b"", timeout=60)
+        call.add_done_callback(lambda _: heard.release())
+        call.result()
+    assert waited == [True]
+
+
 @pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 300_000, LARGEST])
 def test_messages_of_any_size_come_and_go_whole(size: int) -> None:
     message = bytes(k % 251 for k in range(size))

@@ -13,7 +13,7 @@ from training.insight.positions import scores
 STEPS, WINDOW = 240, 20
 
 
-def beginnings(sessions: int = 20) -> list[list[object]]:
+def beginnings(sessions: int = 24) -> list[list[object]]:
     """The first load's sign is the state of the whole session; later loads look the same, so that
     only who knows what came before can tell that they say nothing."""
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Two thousand sessions over a hundred slots: what the others are lies in the store."""
+"""Twelve hundred sessions over a hundred slots: what the others are lies in the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.durability.service import on_redis, on_sqlite, serving
 from tests.durability.walks import check_all, walking
 from tests.server.store.redis_server import RedisServer
 
-SESSIONS = 2000
+SESSIONS = 1200
 FLAGS = ("--max-sessions", str(SESSIONS), "--max-resident", "100")
 
 

@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
-PIP := -m pip --disable-pip-version-check install --quiet
+# Two thirds of what is installed is never imported: to compile it all takes longer than to unpack it.
+PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 # Where it is set, each of the tests' hundreds of servers compiles all its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Files of tests at once: many wait for a server more than they compute.

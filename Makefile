@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
-# Two thirds of what is installed is never imported: to compile it all takes longer than to unpack it.
+# Two thirds of what is installed is never imported; to compile it all takes a minute and a half.
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 # Where it is set, each of the tests' hundreds of servers compiles all its modules anew.
 unexport PYTHONDONTWRITEBYTECODE

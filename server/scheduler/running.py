@@ -60,7 +60,7 @@ class Run:
     known: bool = False
     since: float = 0.0
     """Seconds since the run before it was over."""
-    began: float = 0.0
+    taken_at: float = 0.0
     """When its rows were no longer queued."""
     whole: float = 0.0
     """Seconds from then until it was answered."""
@@ -130,7 +130,7 @@ class Runner:
         """Learn from a run that has ended, and count it. Its rows may have left: nobody need wait
         for this."""
         try:
-            if not run.began:  # it failed as it ended, if not before
+            if not run.taken_at:  # it failed as it ended, if not before
                 return
             if run.answered:
                 assert run.ran is not None
@@ -227,18 +227,18 @@ class Runner:
     def _time(self, run: Run, free_at: float) -> None:
         """Those that waited for the run ahead, which was over at `free_at`, were queued until
         then."""
-        run.began = max(run.started, free_at)
-        run.whole = time.monotonic() - run.began
+        run.taken_at = max(run.started, free_at)
+        run.whole = time.monotonic() - run.taken_at
         for part, _, _ in run.picked:
             submission = part.submission
-            submission.ran_at = submission.ran_at or run.began
+            submission.ran_at = submission.ran_at or run.taken_at
             submission.ran_for += run.whole
 
     def _observe(self, run: Run) -> None:
         total = 0
         for part, start, stop in run.picked:
             steps = part.steps(start, stop)
-            self._metrics.queue_seconds.observe(run.began - part.submission.enqueued_at, steps)
+            self._metrics.queue_seconds.observe(run.taken_at - part.submission.enqueued_at, steps)
             total += steps
         self.rate += 0.1 * (total / max(run.whole, 1e-6) - self.rate)
 

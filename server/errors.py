@@ -150,6 +150,11 @@ class StoreDown(ServingError):
         self.retry_after = retry_after
 
 
+class StateAway(StoreDown):
+    """A session's state is in the store alone. Whoever asked for it has it fetched and asks again,
+    so that no caller hears of it."""
+
+
 class SessionExists(ServingError):
     code, reason = "ALREADY_EXISTS", "SESSION_EXISTS"
 

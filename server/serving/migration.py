@@ -8,13 +8,14 @@ the two schedulers (see `sessions.moving`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import islice
 
 from server.bundle.manifest import Manifest
-from server.errors import CannotMigrate, Internal, ServingError, SessionMigrated
+from server.errors import CannotMigrate, Internal, ServingError, SessionMigrated, StateAway
 from server.serving.model import ServedModel
 from server.sessions.moving import Comer, Leaver, Outcome
 from server.sessions.tombstones import How
@@ -55,21 +56,32 @@ def migrate(
     size = min(AT_ONCE, origin.moving.most, target.moving.most, target.manifest.max_batch)
     named = iter(dict.fromkeys(ids)) if ids is not None else _all(origin)
     while group := list(islice(named, size)):
-        _fetch(origin, group)
-        for session_id, outcome in zip(group, move(origin, target, group, how), strict=True):
-            if outcome is None:
-                done.went.append(session_id)
-            else:
-                done.stay[session_id] = outcome
-        _store(origin, target, [each for each in group if each not in done.stay])
+        outcomes = _at_hand(origin, group, lambda ids: move(origin, target, ids, how))
+        went = [session_id for session_id, outcome in outcomes.items() if outcome is None]
+        done.went.extend(went)
+        done.stay.update((each, outcome) for each, outcome in outcomes.items() if outcome)
+        _store(origin, target, went)
     return done
 
 
-def _fetch(origin: ServedModel, ids: Sequence[str]) -> None:
-    """Sessions whose state is in the store alone are read first; why one cannot be is told later,
-    when it is not found."""
-    for each in [origin.fetch(session_id) for session_id in ids]:
-        each.exception()
+def _at_hand(
+    origin: ServedModel, ids: list[str], move: Callable[[list[str]], Sequence[Outcome]]
+) -> dict[str, Outcome]:
+    """What became of sessions, whose states are fetched from the store as often as they are
+    away."""
+    outcomes: dict[str, Outcome] = {}
+    while ids:
+        outcomes |= zip(ids, move(ids), strict=True)
+        away = [each for each in ids if isinstance(outcomes[each], StateAway)]
+        fetched = {each: origin.fetch(each) for each in away}
+        outcomes |= {each: _error(came) for each, came in fetched.items()}
+        ids = [each for each in away if outcomes[each] is None]
+    return outcomes
+
+
+def _error(done: Future[None]) -> Outcome:
+    error = done.exception()
+    return error if error is None or isinstance(error, ServingError) else Internal()
 
 
 def _store(origin: ServedModel, target: ServedModel, went: list[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,17 +216,10 @@ class ServedModel:
         return self._have_kept(session_id, lambda keeper: keeper.confirm)
 
     def fetch(self, session_id: str) -> Future[None]:
-        """Done once a session's state is at hand, for calls that need it. Fails as `confirm`."""
-        if self.keeper is None:
-            return self._have_kept("", lambda keeper: keeper.fetch)
-        handles = np.array([self.directory.handle(session_id)], dtype=np.int64)
-        away = self._scheduler.between_runs(lambda _: len(self._residence.missing(handles)) > 0)
-        return _then(
-            away,
-            lambda is_away: self._have_kept(
-                session_id if is_away else "", lambda keeper: keeper.fetch
-            ),
-        )
+        """Done once a session's state has come out of the store, for a call that found it away
+        (`StateAway`). By the time that it is asked for again it may be away again. Fails as
+        `confirm`."""
+        return self._have_kept(session_id, lambda keeper: keeper.fetch)
 
     def _have_kept(
         self, session_id: str, work: Callable[[Keeper], Callable[[Handles, Told], None]]
@@ -396,28 +389,6 @@ def _kept(engine: Engine, config: Config) -> KeptInputs | None:
     if not config.kept_inputs:
         return None
     return KeptInputs(config.max_sessions, config.kept_inputs, engine.manifest.inputs_width)
-
-
-def _then(first: Future[T], go_on: Callable[[T], Future[None]]) -> Future[None]:
-    """What follows once the first is done; fails as either does."""
-    done: Future[None] = Future()
-
-    def settle(last: Future[Any]) -> None:
-        if not done.set_running_or_notify_cancel():
-            return
-        if (error := last.exception()) is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    def follow(over: Future[T]) -> None:
-        if over.exception() is not None:
-            settle(over)
-        else:
-            go_on(over.result()).add_done_callback(settle)
-
-    first.add_done_callback(follow)
-    return done
 
 
 def _cache(engine: Engine, config: Config) -> ReplayCache:

@@ -2,7 +2,8 @@
 
 Each is a control call between two runs, so that it sees a session between two of its steps: the
 state read is the one that the count says. Steps queued before it may run before or after it. Reads
-and imports that wait at the same time are done together, many sessions in one run of a graph.
+and imports that wait at the same time are done together, many sessions in one run of a graph. What
+reads a session whose state is in the store alone fails with `StateAway`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from server.bundle.manifest import Manifest
 from server.engine.engine import Engine
-from server.errors import Internal, ServingError, StoreDown
+from server.errors import Internal, ServingError, StateAway
 from server.metrics import ModelMetrics
 from server.scheduler.control import SHARED, SharedCalls
 from server.scheduler.scheduler import Scheduler
@@ -34,8 +35,6 @@ from server.sessions.standing import SessionInfo
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-SOON = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -169,9 +168,8 @@ class Operations:
             initial = [np.full((1, *s.shape), s.initial, s.dtype) for s in states]
             return Found(handle, info, initial)
         if handle not in rows:
-            if self._directory.live(np.array([handle])).all():  # it left the shelf just now
-                return StoreDown(SOON)
-            return self._directory.error(handle)
+            is_live = self._directory.live(np.array([handle])).all()
+            return StateAway() if is_live else self._directory.error(handle)
         return Found(handle, info, rows[handle])
 
     def _look(self, session_id: str) -> tuple[int, SessionInfo] | ServingError:

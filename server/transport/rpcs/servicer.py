@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from server.access.caller import CALLER, Caller
 from server.api import description, snapshot, step
 from server.api.errors import Details, raise_first
-from server.errors import Draining, ServingError
+from server.errors import Draining, ServingError, StateAway
 from server.scheduler.submission import Submission
 from server.serving.model import ServedModel
 from server.serving.registry import Registry
@@ -107,8 +107,8 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Export(self, request: pb.ExportRequest, context: Context) -> pb.Snapshot:  # noqa: N802
         """Take a session's snapshot."""
-        operations = (await self._ready(request)).operations
-        return snapshot.exported(await asyncio.wrap_future(operations.export(request.session_id)))
+        model, name = await self._sought(request), request.session_id
+        return snapshot.exported(await _at_hand(model, name, lambda: model.operations.export(name)))
 
     async def Import(self, request: pb.ImportRequest, context: Context) -> pb.ImportReply:  # noqa: N802
         """Make a session from a snapshot."""
@@ -127,12 +127,15 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.Session:  # noqa: N802
         """Copy a session."""
-        model = await self._ready(request)
-        model.get(request.session_id)  # before the copy is made
-        await self._made(model, request.new_session_id)
-        forked = model.operations.fork(request.session_id, request.new_session_id)
-        await asyncio.wrap_future(forked)
-        return await self._stored(model, request.new_session_id)
+        model, name, new_name = (
+            await self._sought(request),
+            request.session_id,
+            request.new_session_id,
+        )
+        model.get(name)  # before the copy is made
+        await self._made(model, new_name)
+        await _at_hand(model, name, lambda: model.operations.fork(name, new_name))
+        return await self._stored(model, new_name)
 
     async def Reset(self, request: pb.ResetRequest, context: Context) -> pb.Session:  # noqa: N802
         """Put a session back to its start."""
@@ -144,17 +147,17 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         self, request: pb.ForecastRequest, context: Context
     ) -> pb.ForecastReply:
         """Look ahead from a session's state."""
-        model = await self._ready(request)
+        model, name = await self._sought(request), request.session_id
         ahead, operations = snapshot.forecast(request, model), model.operations
-        first = await asyncio.wrap_future(operations.begin(ahead, request.session_id))
+        first = await _at_hand(model, name, lambda: operations.begin(ahead, name))
         while ahead.outputs is None:
             await asyncio.wrap_future(operations.advance(ahead))
         return pb.ForecastReply(first_step=first, outputs=ahead.outputs.ravel().tolist())
 
     async def Peek(self, request: pb.PeekRequest, context: Context) -> pb.PeekReply:  # noqa: N802
         """Read a session's state."""
-        operations = (await self._ready(request)).operations
-        return snapshot.peeked(*await asyncio.wrap_future(operations.peek(request.session_id)))
+        model, name = await self._sought(request), request.session_id
+        return snapshot.peeked(*await _at_hand(model, name, lambda: model.operations.peek(name)))
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListReply:  # noqa: N802
         """List live sessions, a version after the other."""
@@ -177,12 +180,6 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
             raise_first(await asyncio.wrap_future(sought))
         return self._registry.holder(*named)
 
-    async def _ready(self, request: OfSession) -> ServedModel:
-        """As `_sought`, and the session's state is at hand."""
-        model = await self._sought(request)
-        await asyncio.wrap_future(model.fetch(request.session_id))
-        return model
-
     async def _made(self, model: ServedModel, session_id: str) -> None:
         """The store has the session from now on, if it can be one."""
         if (sought := model.seek({session_id: True})) is not None:
@@ -192,6 +189,15 @@ class Servicer(tidegate_pb2_grpc.TidegateServicer):
         """The session, which is stored as it is."""
         await asyncio.wrap_future(model.confirm(session_id))
         return description.session(model.get(session_id))
+
+
+async def _at_hand(model: ServedModel, session_id: str, work: Callable[[], Future[T]]) -> T:
+    """What is read of a session, whose state is fetched from the store as often as it is away."""
+    while True:
+        try:
+            return await asyncio.wrap_future(work())
+        except StateAway:
+            await asyncio.wrap_future(model.fetch(session_id))
 
 
 def _good(outcome: T | ServingError) -> T:

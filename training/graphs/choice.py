@@ -21,7 +21,7 @@ from training.graphs.stepping import rows, serve
 from training.graphs.whole import GEMM, JOINED, OPERATOR, OPSETS, SCAN, Form, usual_form
 from training.network import Network
 
-BATCHES, CHUNK, ROUNDS = (1, 16, 128, 1024), 8, 30
+BATCHES, CHUNK, ROUNDS = (1, 16, 128, 1024), 8, 12
 SECONDS = 0.4
 """About, for one batch size of all candidates; one that would take longer is left out."""
 GAIN = 0.95

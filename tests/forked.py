@@ -1,5 +1,5 @@
-"""Servers without the second that each takes to import what it needs: forked from a process that
-has imported it all. `harness.start` has them made here.
+"""Servers and commands without the second that each takes to import what it needs: forked from a
+process that has imported it all. `harness.start` and `tests.cli.running` have them made here.
 
 What is forked runs the program's own `main`, and is a child of the process that asked, as if that
 had started it: it alone may wait for it, and sees its true end.
@@ -33,40 +33,43 @@ OTHERS = (
     "redis",
 )  # fmt: skip
 """What a server has imported once it serves, and is not its own."""
-ALL = (*OTHERS, "server.program", "server.store.redis", "server.store.sqlite")
+MODULES = {
+    "-c": OTHERS,
+    "server": (*OTHERS, "server.program", "server.store.redis", "server.store.sqlite"),
+    "tidegate": (
+        "grpc.aio", "numpy.ma", "rich.live", "rich.table", "tidegate.cli.bench",
+        "tidegate.cli.models", "tidegate.cli.run", "tidegate.cli.server", "tidegate.cli.sessions",
+        "tidegate.cli.stream", "tidegate.cli.token", "tidegate.cli.top", "tidegate.cli.versions",
+    ),
+}  # fmt: skip
+"""By program, what a process has imported that it is forked from."""
 
 
-class ForkedServer(subprocess.Popen[bytes]):
-    """As `python -m server` with these arguments, in this environment; or where the first of them
-    is no flag, as `python -c` with them: such code may change modules before others import them."""
+class Forked(subprocess.Popen[bytes]):
+    """As `python -m` with the first of the arguments, in this environment and folder; or as
+    `python -c`: such code may change modules before others import them."""
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:
-        errors = rest[14]  # the file descriptor that is to be its standard error
-        self.pid = _fork(args, os.dup(2) if errors < 0 else os.dup(errors))
+        standard = [k if fd < 0 else fd for k, fd in enumerate((rest[9], rest[12], rest[14]))]
+        self.pid = _fork(args, rest[4] or Path.cwd(), standard)
         self._child_created = True
+        self._close_pipe_fds(*rest[9:15])  # type: ignore[attr-defined]
 
 
-def _fork(arguments: Sequence[str], errors: int) -> int:
-    asked = json.dumps({"arguments": list(arguments), "environment": dict(os.environ)})
-    try:
-        with ONE_AT_A_TIME:
-            nest = _nest(os.getpid(), OTHERS if _is_code(arguments) else ALL)
-            socket.send_fds(nest, [asked.encode()], [errors])
-            told = nest.recv(LONGEST)
-    finally:
-        os.close(errors)
+def _fork(arguments: Sequence[str], folder: Path | str, standard: list[int]) -> int:
+    asked = {"arguments": arguments, "folder": str(folder), "environment": dict(os.environ)}
+    with ONE_AT_A_TIME:
+        nest = _nest(os.getpid(), MODULES[arguments[0]])
+        socket.send_fds(nest, [json.dumps(asked).encode()], standard)
+        told = nest.recv(LONGEST)
     if not told:
-        raise RuntimeError("the process that servers are forked from has died")
+        raise RuntimeError("the process that others are forked from has died")
     return int(told)
-
-
-def _is_code(arguments: Sequence[str]) -> bool:
-    return not arguments[0].startswith("--")
 
 
 @cache
 def _nest(owner: int, modules: Sequence[str]) -> socket.socket:
-    """Starts a process that servers are forked from; once for each process that asks."""
+    """Starts a process that others are forked from; once for each process that asks."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.forked", str(its.fileno()), *modules]
@@ -82,56 +85,57 @@ def _nest(owner: int, modules: Sequence[str]) -> socket.socket:
 
 
 def _serve(asking: socket.socket, modules: Sequence[str]) -> None:
-    """Fork a server for each message, until nobody is left to send any."""
+    """Fork a process for each message, until nobody is left to send any."""
     for name in modules:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # or each server would look through it all, and have a copy of its own
-    while (come := socket.recv_fds(asking, LONGEST, 1))[0]:
+    gc.freeze()  # or each would look through it all, and have a copy of its own
+    while (come := socket.recv_fds(asking, LONGEST, 3))[0]:
         told, tells = os.pipe()
         middle = os.fork()
         if not middle:
             if not (child := os.fork()):
-                asked = json.loads(come[0])
                 for each in (asking.detach(), told, tells):
                     os.close(each)
-                _be_a_server(asked["arguments"], asked["environment"], come[1][0])
+                _become(json.loads(come[0]), come[1])
             os.write(tells, str(child).encode())
             os._exit(0)
         os.waitpid(middle, 0)  # with it gone, its child belongs to the process that asked
         asking.send(os.read(told, LONGEST))
-        for each in (told, tells, come[1][0]):
+        for each in (told, tells, *come[1]):
             os.close(each)
 
 
-def _be_a_server(arguments: list[str], environment: dict[str, str], errors: int) -> None:
+def _become(asked: dict[str, Any], standard: Sequence[int]) -> None:
     status = 1
     try:
-        os.dup2(errors, 2)
-        os.close(errors)
+        for k, each in enumerate(standard):
+            os.dup2(each, k)
+            os.close(each)
+        os.chdir(asked["folder"])
         os.environ.clear()
-        os.environ.update(environment)
-        status = _run_code(*arguments) if _is_code(arguments) else _run_main(arguments)
+        os.environ.update(asked["environment"])
+        status = _run(*asked["arguments"])
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def _run_main(arguments: Sequence[str]) -> int:
-    from server.__main__ import main
-
-    sys.argv = ["server", *arguments]
-    return main()
-
-
-def _run_code(code: str, *arguments: str) -> int:
-    sys.argv = ["-c", *arguments]
-    exec(code, {"__name__": "__main__"})
-    return 0
+def _run(program: str, *arguments: str) -> int:
+    sys.argv = [program, *arguments]
+    if program == "-c":
+        code, *sys.argv[1:] = arguments
+        exec(code, {"__name__": "__main__"})
+        return 0
+    starting = importlib.import_module(
+        "tidegate.cli" if program == "tidegate" else "server.__main__"
+    )
+    return int(starting.main())
 
 
 if __name__ == "__main__":

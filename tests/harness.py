@@ -67,10 +67,11 @@ def start(
     if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
         words += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        own = [code, *words] if code else words
         if not before:
-            return forked.ForkedServer(own, stderr=log), Path(log.name)
-        command = [*before, sys.executable, *(["-c"] if code else ["-m", "server"]), *own]
+            own = ["-c", code, *words] if code else ["server", *words]
+            return forked.Forked(own, stderr=log, cwd=ROOT), Path(log.name)
+        main = ["-c", code] if code else ["-m", "server"]
+        command = [*before, sys.executable, *main, *words]
         return subprocess.Popen(command, stderr=log, cwd=ROOT), Path(log.name)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from tests.harness import ROOT, RunningServer
 from tidegate import SyncClient
 
@@ -18,6 +19,12 @@ from tidegate import SyncClient
 def words(*given: object) -> list[str]:
     """The command line."""
     return [sys.executable, "-m", "tidegate", *map(str, given)]
+
+
+def start(*given: object, stdin: int | None = None, folder: Path = ROOT) -> subprocess.Popen[bytes]:
+    """Start it in that folder, with what it writes in pipes."""
+    command, pipe = ["tidegate", *map(str, given)], subprocess.PIPE
+    return forked.Forked(command, stdin=stdin, stdout=pipe, stderr=pipe, cwd=folder)
 
 
 def tidegate(*given: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
@@ -32,16 +39,18 @@ def tidegate_bytes(
     *given: object, stdin: bytes = b"", folder: Path = ROOT
 ) -> subprocess.CompletedProcess[bytes]:
     """Run to the end, in that folder."""
-    return subprocess.run(
-        words(*given), input=stdin, capture_output=True, timeout=120, cwd=folder, env=None
-    )
+    with start(*given, stdin=subprocess.PIPE, folder=folder) as run:
+        try:
+            written = run.communicate(stdin, timeout=120)
+        finally:
+            run.kill()
+    return subprocess.CompletedProcess(run.args, run.returncode, *written)
 
 
 @contextmanager
 def started(*given: object) -> Iterator[subprocess.Popen[bytes]]:
     """Start it; it is killed at the end, if it is there still."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words(*given), stdout=pipe, stderr=pipe, cwd=ROOT) as run:
+    with start(*given) as run:
         try:
             yield run
         finally:

@@ -35,7 +35,7 @@ class Bundles:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_timings() -> Iterator[None]:
-    """Forms are timed by few runs: which one is the faster is no test's business, and 30 rounds of
+    """Forms are timed by few runs: which is the faster is no test's business, and a dozen rounds of
     every batch are half of what the export of a small network takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "ROUNDS", 3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -37,9 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
     subject = open_subject(arguments.bundle)
     out = arguments.out or Path("runs", subject.recipe.name, "report.html")
     moved = movement(arguments.against, subject.manifest) if arguments.against else None
-    text = page(subject, moved)
     try:
-        _write(out, text)
+        _make_way(out)  # first: the page takes a while
+        drawn = page(subject, moved)
+        _write(out, drawn)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror}") from error
     log.info("wrote %s", out)
@@ -54,8 +57,13 @@ def _tell(moved: Movement) -> None:
     print(moved.sentence)
 
 
-def _write(out: Path, text: str) -> None:
+def _make_way(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def _write(out: Path, text: str) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".writing-") as folder:
         new = Path(folder) / out.name
         new.write_text(text)

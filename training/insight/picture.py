@@ -37,7 +37,10 @@ class Picture:
 def picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
     """The drawn figure, with its caption."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)  # or all would be drawn once more, to be laid out again
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return Picture(name, title, caption, text[text.index("<svg") :].strip())
 

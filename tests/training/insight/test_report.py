@@ -35,6 +35,11 @@ def reported(bundle: Path, tmp_path: Path) -> str:
     return out.read_text()
 
 
+@pytest.fixture(scope="module")
+def page_of_classes(small: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return reported(small, tmp_path_factory.mktemp("page"))
+
+
 def loads(page: str) -> list[str]:
     """What a browser would fetch."""
     found = re.findall(r'(?:src|href|xlink:href|action)\s*=\s*"([^"]*)"', page)
@@ -43,8 +48,10 @@ def loads(page: str) -> list[str]:
     return [each for each in found if not each.startswith(inline)]
 
 
-def test_the_page_of_classes_holds_what_the_manifest_holds(small: Path, tmp_path: Path) -> None:
-    page = reported(small, tmp_path)
+def test_the_page_of_classes_holds_what_the_manifest_holds(
+    small: Path, page_of_classes: str
+) -> None:
+    page = page_of_classes
     manifest = json.loads((small / "model.json").read_text())
     assert loads(page) == []
     provenance = manifest["training"]
@@ -60,6 +67,13 @@ def test_the_page_of_classes_holds_what_the_manifest_holds(small: Path, tmp_path
         assert title in page
     assert page.index("Predicts state of the present step, after every step.") < page.index("<h2")
     assert not re.search(r"(layer|step|epoch|unit)\(s\)", page)
+
+
+def test_no_two_elements_share_an_id(page_of_classes: str) -> None:
+    found = re.findall(r'\sid="([^"]*)"', page_of_classes)
+    found = [each for each in found if "-image" not in each]  # named by what is in them
+    assert len(found) > 50
+    assert [each for each, count in Counter(found).items() if count > 1] == []
 
 
 def test_the_page_of_values_draws_their_errors(tmp_path: Path) -> None:
@@ -87,13 +101,6 @@ def test_names_of_the_table_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
-
-
-def test_no_two_elements_share_an_id(small: Path, tmp_path: Path) -> None:
-    found = re.findall(r'\sid="([^"]*)"', reported(small, tmp_path))
-    found = [each for each in found if "-image" not in each]  # named by what is in them
-    assert len(found) > 50
-    assert [each for each, count in Counter(found).items() if count > 1] == []
 
 
 def test_what_is_no_bundle_leaves_no_page(

@@ -1,4 +1,7 @@
-"""One fit of a fold: trained without some groups, and measured on them."""
+"""One fit of a fold: trained without some groups, and measured on them.
+
+Whoever but orders fits, which others do, need not wait for torch: it is imported where one is done.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.figures import ends, predict
-from training.loop.fit import fit, plain_weights
 from training.recipe.grid import Setting
 from training.recipe.recipe import Recipe
-from training.scoring.baselines import Baseline, baselines
+from training.scoring.comparison import Baseline
 from training.scoring.scorer import known_figures, scorer_of, targets_of
 from training.table.dataset import load
 from training.table.session import Dataset
@@ -86,6 +87,9 @@ def without(
 
 def fitted(wanted: Fit) -> Fold:
     """Train and measure; nothing is left on disk."""
+    from training.figures import ends, predict
+    from training.loop.fit import fit
+
     started, recipe = time.monotonic(), wanted.recipe
     dataset = load(recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,6 +118,9 @@ def fitted(wanted: Fit) -> Fold:
 
 
 def _beside(dataset: Dataset, recipe: Recipe) -> list[Baseline]:
+    from training.loop.fit import plain_weights
+    from training.scoring.baselines import baselines
+
     weights = plain_weights(dataset, recipe)
     return baselines(dataset, recipe.baselines, dataset.test, weights, recipe.loop.threads)
 

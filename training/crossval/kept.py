@@ -7,17 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import torch
 
 from tidegate import __version__
 from training.crossval.fold import Doubles, Fit, Fold, fitted
 from training.recipe.recipe import to_mapping
-from training.scoring.baselines import Baseline
+from training.scoring.comparison import Baseline
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Kept:
 
     def _file(self, wanted: Fit) -> Path:
         recipe = to_mapping(wanted.recipe)
-        about = [recipe, wanted.beside, dict(self.data), __version__, torch.__version__]
+        about = [recipe, wanted.beside, dict(self.data), __version__, version("torch")]
         text = json.dumps(about, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 

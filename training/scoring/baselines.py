@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from training.network import Floats
 from training.recipe.recipe import Baselines
 from training.scoring import learned, nhits
+from training.scoring.comparison import Baseline
 from training.scoring.lags import filled, lags_of
 from training.scoring.learned import Base, Learner
 from training.table.session import Dataset, Session
@@ -30,17 +30,6 @@ Doubles = NDArray[np.float64]
 MOST_TREED = 20
 """For more values or classes, trees, one set for each, would take longer than the network."""
 LONGEST_SEASON, LEAST_LIKE, LEAST_RISE, ALIKE = 1000, 0.2, 0.1, 0.9
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """`outputs` [T, O] of each session; `told`: whether it is given what was to be predicted of
-    the steps before, which the network is not."""
-
-    name: str
-    words: str
-    outputs: list[Floats]
-    told: bool = False
 
 
 def baselines(

@@ -15,9 +15,8 @@ import numpy as np
 from training.network import Floats
 from training.recipe.recipe import Recipe
 from training.scoring.balance import Balance, balance_of
-from training.scoring.baselines import Baseline
+from training.scoring.fans import Rolled
 from training.scoring.intervals import Interval, differences
-from training.scoring.rolled import Rolled
 from training.scoring.scorer import (
     ACCURACY,
     Doubles,
@@ -29,6 +28,17 @@ from training.scoring.scorer import (
 from training.scoring.scores import Scores, known_intervals, plain, scores_of, sure_scores
 from training.scoring.words import name_of, told, told_difference, verdict
 from training.table.session import Session, Target
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`outputs` [T, O] of each session; `told`: whether it is given what was to be predicted of
+    the steps before, which the network is not."""
+
+    name: str
+    words: str
+    outputs: list[Floats]
+    told: bool = False
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,10 @@ class FanScores:
         ]
 
 
+Rolled = dict[int, list[FanScores]]
+"""By how many steps ahead."""
+
+
 @dataclass(frozen=True)
 class FanScorer:
     """Measures outputs [T, V·Q] against targets [T, V]."""

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from training.loop.module import State, StreamingNetwork
 from training.network import Floats
-from training.scoring.fans import FanScores, fans_of
+from training.scoring.fans import Rolled, fans_of
 from training.table.session import Dataset, Session
 
 AHEAD = (2, 4, 8, 16)
 PLACES, MOST_SESSIONS = 4, 200
-Rolled = dict[int, list[FanScores]]
-"""By how many steps ahead."""
 
 
 def feeds_back(dataset: Dataset) -> bool:

@@ -12,8 +12,8 @@ from tests.training.tables import recipe, rows, write_table
 from training.network import Floats
 from training.recipe.recipe import Baselines
 from training.scoring import nhits
-from training.scoring.baselines import Baseline, baselines, found_season
-from training.scoring.comparison import compared
+from training.scoring.baselines import baselines, found_season
+from training.scoring.comparison import Baseline, compared
 from training.scoring.scorer import scorer_of, targets_of
 from training.table.session import Dataset, Feature, Session, Target
 

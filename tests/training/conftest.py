@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.training.commands.tasks import config_of, delayed, fit, words
 from tests.training.tables import rows, write_recipe, write_table
@@ -48,15 +50,24 @@ LEARN = ("loop.epochs=25", "loop.rate=3e-2", "network.hidden=12", "loop.window=1
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
-    """Two bundles of the same recipe but for how long they learned."""
-    folder = tmp_path_factory.mktemp("bundles")
-    table = write_table(folder / "t.csv", delayed(sessions=24))
-    config = write_recipe(table)
+    """Two bundles of the same recipe but for how long they learned, made once for all processes
+    of tests."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "bundles"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            folder.mkdir(exist_ok=True)
+            _make_bundles(folder)
+            (folder / "made").touch()
+    return Bundles(folder / "models", folder / "t.csv")
+
+
+def _make_bundles(folder: Path) -> None:
+    config = write_recipe(write_table(folder / "t.csv", delayed(sessions=24)))
     for version, more in (("1", ("loop.epochs=1", "network.linear=false")), ("2", LEARN)):
         arguments = words(config, folder, *SPLIT, *more)
         arguments[arguments.index("--out") + 1] = str(folder / "models" / "devices" / version)
         assert main(arguments) == 0
-    return Bundles(folder / "models", table)
 
 
 @pytest.fixture(scope="session")

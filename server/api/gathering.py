@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 
 import numpy as np
@@ -28,6 +29,11 @@ WORTH: Final = 256
 """Steps of a run from which on more make each no cheaper: messages that have come together enter
 runs of at most so many, so that their callers have the first replies, and send more, while the
 others run."""
+
+HALVED: Final = 48
+"""Messages from which on those that have come together enter two runs, so that callers turn to the
+first replies while the others run. Or whoever steps again once answered would wait for all of them,
+and then the server for him."""
 
 Deliver = Callable[[Submission], None]
 Refuse = Callable[[ServingError], None]
@@ -82,6 +88,8 @@ class Gathering:
         self._told = told
         self._singles: dict[ServedModel, dict[int, Single]] = {}
         self._rows: dict[ServedModel, deque[Asked]] = {}
+        self._limits: dict[ServedModel, int] = {}
+        """How many of those that have come together enter a run, until none of them is left."""
 
     def add_rows(self, model: ServedModel, submission: Submission, refuse: Refuse) -> None:
         """Take in a message's rows, some of them to be queued; `submit` follows. `refuse` is called
@@ -117,24 +125,39 @@ class Gathering:
         else:
             self._submit_singles(model)
 
+    def _limit(self, model: ServedModel, waiting: int) -> int:
+        half = (waiting + 1) // 2 if waiting >= HALVED else waiting
+        return self._limits.setdefault(model, half)
+
     def _worth_a_run(self, model: ServedModel) -> list[Asked]:
         waiting = self._rows[model]
+        limit = self._limit(model, len(waiting))
         some = [waiting.popleft()]
         steps = some[0][0].steps
-        while waiting and (steps := steps + waiting[0][0].steps) <= WORTH:
+        while waiting and len(some) < limit:
+            if (steps := steps + waiting[0][0].steps) > WORTH:
+                break
             some.append(waiting.popleft())
         if not waiting:
-            del self._rows[model]
+            del self._rows[model], self._limits[model]
         return some
 
     def _submit_singles(self, model: ServedModel) -> None:
-        singles = list(self._singles.pop(model).values())
+        singles = self._some_singles(model)
         try:
             for alike, handles in _together(model, singles):
                 _submit(model, alike, handles, self._tell)
         except Exception:  # the thread that gathers has others to serve
             log.exception("%d steps could not be submitted", len(singles))
             _lose([each for each in singles if each.submission is None])
+
+    def _some_singles(self, model: ServedModel) -> list[Single]:
+        waiting = self._singles[model]
+        handles = list(islice(waiting, self._limit(model, len(waiting))))
+        some = [waiting.pop(handle) for handle in handles]
+        if not waiting:
+            del self._singles[model], self._limits[model]
+        return some
 
     def _tell(self, singles: Sequence[Single], submission: Submission) -> None:
         _tell(singles, submission)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.gathering import Gathering, Single
+from server.api.gathering import HALVED, Gathering, Single
 from server.errors import ServingError
 from server.scheduler.submission import UNNUMBERED, Submission
 from server.serving.model import ServedModel
@@ -96,7 +96,7 @@ def _run(model: ServedModel, singles: list[Single]) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(names=st.lists(st.integers(0, 5), min_size=1, max_size=40), crowded=st.booleans())
+@given(names=st.lists(st.integers(0, 70), min_size=1, max_size=120), crowded=st.booleans())
 def test_each_step_is_applied_once_and_in_order_however_sessions_mingle(
     names: list[int], crowded: bool, model: ServedModel, roomy: ServedModel
 ) -> None:
@@ -143,6 +143,29 @@ def test_callers_are_told_before_their_run_is_counted(
 def _runs(model: ServedModel) -> int:
     buckets, _ = model.metrics.batch_rows.cumulative()
     return int(buckets[-1][1])
+
+
+@pytest.mark.parametrize(("steps", "runs"), [(HALVED - 1, 1), (HALVED, 2), (HALVED + 51, 2)])
+def test_where_many_single_steps_come_half_of_them_are_answered_before_the_others_run(
+    steps: int, runs: int, roomy: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their callers then turn to the replies while the others run. It runs right here, however slow
+    the machine is."""
+    monkeypatch.setattr("server.scheduler.scheduler.SHORT_RUN", math.inf)
+    gathering, before = Gathering(), _runs(roomy)
+    callers = list[Caller]()
+    for k in range(steps):
+        single, caller = _single(roomy, f"many-{k}", _observation(k))
+        gathering.add(roomy, single)
+        callers.append(caller)
+    told = list[int]()
+    while gathering.submit_some():
+        told.append(sum(caller.status == APPLIED for caller in callers))
+    assert told == [(steps + 1) // 2] * (runs - 1)
+    assert _runs(roomy) == before + runs
+    for k, caller in enumerate(callers):
+        np.testing.assert_allclose(caller.output, expected(_observation(k)[None])[0], atol=1e-5)
+        roomy.close(f"many-{k}")
 
 
 def test_a_step_that_is_wrong_fails_alone(roomy: ServedModel) -> None:
@@ -248,6 +271,25 @@ def test_messages_that_come_together_run_together_as_far_as_that_pays(
     assert [roomy.get(each[0]).steps for each in names] == [1, 1, 0]
     assert not gathering.submit_some()
     assert messages[2].done.wait(30)
+
+
+@pytest.mark.parametrize(("messages", "runs"), [(HALVED - 1, 1), (HALVED, 2)])
+def test_where_many_small_messages_come_half_of_them_are_done_before_the_others_run(
+    messages: int, runs: int, roomy: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.scheduler.SHORT_RUN", math.inf)
+    gathering, before = Gathering(), _runs(roomy)
+    sent = [Rows(roomy, [f"small-{k}"], _observation(k)[None]) for k in range(messages)]
+    for each in sent:
+        gathering.add_rows(roomy, each.submission, each.refuse)
+    done = list[int]()
+    while gathering.submit_some():
+        done.append(sum(each.done.is_set() for each in sent))
+    assert done == [(messages + 1) // 2] * (runs - 1)
+    assert all(each.done.is_set() for each in sent)
+    assert _runs(roomy) == before + runs
+    for k in range(messages):
+        roomy.close(f"small-{k}")
 
 
 @settings(max_examples=30, deadline=None)

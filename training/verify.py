@@ -11,6 +11,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,23 @@ class Opened:
         except BadModel as error:
             raise TrainingError(str(error)) from error
 
+    @cached_property
+    def stepped(self) -> list[Floats]:
+        """What a new engine puts out for all signals by single steps."""
+        return single_steps(self, self.engine())
+
+    @cached_property
+    def expected(self) -> list[Floats]:
+        """What the network's reference puts out for them.
+
+        Raises:
+            LeftOut: there is no network.
+        """
+        if self.network is None:
+            raise LeftOut("the bundle has no network.npz to compare with")
+        reference = NumpyNetwork(self.network, np.float64)
+        return [reference.run(each, reference.initial())[0] for each in self.signals]
+
     def scale(self, outputs: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
         """[O]: 1 for probabilities, else the largest value."""
         largest = np.abs(np.concatenate(outputs)).max(axis=0).astype(np.float64)
@@ -169,7 +187,7 @@ def arenas(opened: Opened) -> str:
 
 def single_parity(opened: Opened) -> str:
     """Single steps against the network's reference."""
-    return _parity(opened, single_steps(opened, opened.engine()))
+    return _parity(opened, opened.stepped)
 
 
 def cuda_parity(opened: Opened) -> str:
@@ -185,8 +203,7 @@ def cuda_parity(opened: Opened) -> str:
             with_single(graphs, SINGLE),
         )
     )
-    steps = single_steps(theirs, theirs.engine())
-    return _within(opened, single_steps(ours, ours.engine()), steps, SINGLE)
+    return _within(opened, ours.stepped, theirs.stepped, SINGLE)
 
 
 def step_parity(opened: Opened) -> str:
@@ -197,8 +214,7 @@ def step_parity(opened: Opened) -> str:
 def ragged(opened: Opened) -> str:
     """Ragged chunks with rubbish for padding against single steps."""
     _more_than_one(opened.manifest.max_chunk, "the bundle steps no chunks")
-    steps = single_steps(opened, opened.engine())
-    return _within(opened, chunks(opened, opened.engine()), steps, "single steps")
+    return _within(opened, chunks(opened, opened.engine()), opened.stepped, "single steps")
 
 
 def neighbours(opened: Opened) -> str:
@@ -218,7 +234,7 @@ def missing(opened: Opened) -> str:
         raise LeftOut("no feature may be missing")
     signals = tuple(np.where(may, np.float32(np.nan), each) for each in opened.signals)
     holes = replace(opened, signals=signals)
-    outputs = single_steps(holes, holes.engine())
+    outputs = holes.stepped
     if not all(np.isfinite(each).all() for each in outputs):
         raise TrainingError("missing features make an output that is not finite")
     agrees = "" if opened.network is None else "; " + _parity(holes, outputs)
@@ -282,11 +298,7 @@ def chunks(opened: Opened, engine: Engine) -> list[Floats]:
 
 
 def _parity(opened: Opened, outputs: Sequence[Floats]) -> str:
-    if opened.network is None:
-        raise LeftOut("the bundle has no network.npz to compare with")
-    reference = NumpyNetwork(opened.network, np.float64)
-    expected = [reference.run(each, reference.initial())[0] for each in opened.signals]
-    return _within(opened, outputs, expected, "the reference")
+    return _within(opened, outputs, opened.expected, "the reference")
 
 
 def _within(

@@ -12,7 +12,7 @@ import numpy as np
 from tests.harness import RunningServer
 from tidegate.v1 import tidegate_pb2, tidegate_pb2_grpc
 
-MESSAGES, LANES, WIDTH = 40, 1000, 5
+MESSAGES, LANES, WIDTH = 24, 1000, 5
 ROWS = 8
 """A busy server's `max_batch`: so few rows a run that the messages take some tenths of a second."""
 

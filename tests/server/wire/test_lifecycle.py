@@ -36,7 +36,7 @@ def health(address: str, service: str = "") -> int:
 
 def many_models(repository: Path) -> Path:
     """Versions enough for loading to take a while."""
-    for version in range(1, 60):
+    for version in range(1, 36):
         small_model(repository, "small", version)
     return repository
 
@@ -113,8 +113,8 @@ def test_until_the_models_are_warm_health_says_so_and_calls_are_told_to_wait(
             assert "serving grpc" not in log.read_text()
             await_ready(process, log)
             assert health(address) == SERVING
-            assert len(stub.ListModels(pb.ListModelsRequest()).models) == 59
-            assert log.read_text().count(" server.serving.loader serving small/") == 59
+            assert len(stub.ListModels(pb.ListModelsRequest()).models) == 35
+            assert log.read_text().count(" server.serving.loader serving small/") == 35
     finally:
         process.kill()
         process.wait()

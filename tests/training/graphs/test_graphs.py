@@ -44,7 +44,7 @@ def close(found: list[np.ndarray], wanted: list[np.ndarray], atol: float) -> Non
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, ids=NAMES)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_single_steps_and_ragged_chunks_are_the_reference(
     name: str, form: Form, lengths: list[int], seed: int

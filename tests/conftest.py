@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Processes of tests that run at once ignore SIGINT, and what they start would do so too."""
     if hasattr(config, "workerinput"):
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # until all is collected: most of what is made by then stays
+
+
+def pytest_collection_finish() -> None:
+    """Or the collector would look through all that the tests import, again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ MOST_RESTS: Final = 8  # doublings of the turns without a look, where looking is
 STALL: Final = 0.02
 """Seconds without a look at the sockets from which on what is found is taken to have been there all
 the while; else it came midway, on the average."""
-ASLEEP: Final = 5e-5  # seconds: a wait this long had nothing to find at first
 
 
 class Polling:
@@ -71,43 +70,39 @@ class Polling:
             return ready
         self._sleeps = True
         try:
-            begun = time.monotonic()
+            begun = self._looked  # there was nothing then
             due = begun if self._has_work() else self.timers.wait_until(begun)
             ready = self._epoll.poll(due - begun)
-            now = time.monotonic()
-            self._found(begun, now if now < due else due)
+            self.since = self._looked = min(due, time.monotonic())
             return ready
         finally:
             self._sleeps = False
 
     def _look_on(self) -> list[tuple[int, int]]:
         """Look again and again for a moment: to sleep and be woken would take longer than many a
-        caller needs for the next call. The more often in vain, the more seldom."""
-        if self._rests:
-            self._rests -= 1
-            return []
-        until = time.monotonic() + self._busy
-        while (now := time.monotonic()) < until:
-            if (ready := self._epoll.poll(0)) or self._has_work():
-                self._in_vain = 0
-                self._found(now, now)
-                return ready
+        caller needs for the next call. The more often in vain, the more seldom, but once always."""
+        rests, now = self._rests > 0, time.monotonic()
+        until = now if rests else now + self._busy
+        while not ((ready := self._epoll.poll(0)) or self._has_work()):
             self._looked = now
-        self._in_vain = min(self._in_vain + 1, MOST_RESTS)
-        self._rests = (1 << self._in_vain) - 1
-        return []
+            if (now := time.monotonic()) >= until:
+                self._look_less(rests)
+                return []
+        self._in_vain = self._in_vain if rests else 0
+        former, self._looked = self._looked, now
+        self.since = former if now - former > STALL else (former + now) / 2
+        return ready
+
+    def _look_less(self, rests: bool) -> None:
+        if rests:
+            self._rests -= 1
+        else:
+            self._in_vain = min(self._in_vain + 1, MOST_RESTS)
+            self._rests = (1 << self._in_vain) - 1
 
     def _has_work(self) -> bool:
         """Whether something is to be done whoever has come."""
         return bool(self._posted or self._later or self._behind)
-
-    def _found(self, begun: float, now: float) -> None:
-        """A look that began then has found something by now, or was to be over by then."""
-        if now - begun > ASLEEP:  # there was nothing at first
-            self.since = self._looked = now
-            return
-        former, self._looked = self._looked, now
-        self.since = former if now - former > STALL else (former + now) / 2
 
     def _do_posted(self) -> None:
         for _ in range(len(self._posted)):

@@ -109,13 +109,13 @@ BF16 = ("loop.precision='bf16-mixed'",)
 def test_a_precision_is_trained_in_or_refused_in_a_sentence_before_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which of the two is the processor's matter: bf16 LSTMs need AVX-512 where there is no GPU. If
-    it has that, oneDNN is told to take it for an older one, and a GPU is not asked."""
-    here = tmp_path / "here"
-    code = main(words(config_of(tmp_path), here, *BF16))
-    assert_trained_or_refused(code, capsys.readouterr().err, here)
-    if code:
-        return
+    """Which of the two is the processor's matter: bf16 LSTMs need AVX-512 where there is no GPU."""
+    code = main(words(config_of(tmp_path), tmp_path, *BF16))
+    assert_trained_or_refused(code, capsys.readouterr().err, tmp_path)
+
+
+def test_a_precision_that_the_processor_lacks_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """oneDNN is told to take the processor for an older one; a GPU is not asked."""
     arguments = words(config_of(tmp_path), tmp_path, *BF16, "loop.accelerator='cpu'")
     command = [sys.executable, "-m", "training", *arguments]
     older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -248,6 +248,7 @@ def test_a_package_that_is_not_installed_is_named() -> None:
         "sys.exit(main(['fit', 'exercise']))"
     )
     done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
     assert "fit needs the package torch, which is not installed" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -259,6 +260,7 @@ def test_what_is_wrong_with_a_recipe_is_said_before_torch_is_there(tmp_path: Pat
         f"sys.exit(main(['fit', {str(tmp_path / 'bad.toml')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
     assert "bad.toml" in done.stderr
     assert "torch" not in done.stderr
 

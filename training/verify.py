@@ -96,8 +96,11 @@ class Opened:
 
     @cached_property
     def stepped(self) -> list[Floats]:
-        """What a new engine puts out for all signals by single steps."""
-        return single_steps(self, self.engine())
+        """What a new engine puts out for all signals by single steps, as many side by side as the
+        bundle allows."""
+        engine, most = self.engine(), self.manifest.max_batch
+        groups = [self.signals[k : k + most] for k in range(0, len(self.signals), most)]
+        return [each for group in groups for each in by_single_steps(engine, group)]
 
     @cached_property
     def expected(self) -> list[Floats]:
@@ -249,8 +252,8 @@ def quantiles(opened: Opened) -> str:
         raise LeftOut("no output is a quantile")
     large = replace(opened, signals=tuple(np.float32(1000) * each for each in opened.signals))
     for each in (opened, large):
-        for way in (single_steps, chunks):
-            outputs = np.concatenate(way(each, each.engine()))
+        for found in (each.stepped, chunks(each, each.engine())):
+            outputs = np.concatenate(found)
             for name, places in groups.items():
                 if (np.diff(outputs[:, places], axis=1) < 0).any():
                     raise TrainingError(f"quantiles of {name!r} cross")
@@ -282,15 +285,8 @@ def round_trip(opened: Opened) -> str:
     return "read and write move rows exactly"
 
 
-def single_steps(opened: Opened, engine: Engine) -> list[Floats]:
-    """The outputs of all signals, as many side by side as the bundle allows."""
-    most, signals = opened.manifest.max_batch, opened.signals
-    groups = [signals[k : k + most] for k in range(0, len(signals), most)]
-    return [each for group in groups for each in by_single_steps(engine, group)]
-
-
 def chunks(opened: Opened, engine: Engine) -> list[Floats]:
-    """The same by ragged chunks."""
+    """What an engine puts out for them by ragged chunks."""
     rng = np.random.default_rng(1)
     most, signals = opened.manifest.max_batch, opened.signals
     groups = [signals[k : k + most] for k in range(0, len(signals), most)]

@@ -134,9 +134,7 @@ class Gathering:
         limit = self._limit(model, len(waiting))
         some = [waiting.popleft()]
         steps = some[0][0].steps
-        while waiting and len(some) < limit:
-            if (steps := steps + waiting[0][0].steps) > WORTH:
-                break
+        while waiting and len(some) < limit and (steps := steps + waiting[0][0].steps) <= WORTH:
             some.append(waiting.popleft())
         if not waiting:
             del self._rows[model], self._limits[model]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from tests.standin.libraries import build
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def libraries(shared: Path) -> Path:
     """Their folder; processes of tests that run at once share it."""
-    mine = tmp_path_factory.getbasetemp()
-    return build(mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine)
+    return build(shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +48,10 @@ LEARN = ("loop.epochs=25", "loop.rate=3e-2", "network.hidden=12", "loop.window=1
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+def bundles(shared: Path) -> Bundles:
     """Two bundles of the same recipe but for how long they learned, made once for all processes
     of tests."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "bundles"
+    folder = shared / "bundles"
     with FileLock(f"{folder}.lock"):
         if not (folder / "made").exists():
             folder.mkdir(exist_ok=True)

@@ -39,10 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     subject = open_subject(arguments.bundle)
     out = arguments.out or Path("runs", subject.recipe.name, "report.html")
     moved = movement(arguments.against, subject.manifest) if arguments.against else None
+    if out.is_dir():  # first: the page takes a while
+        raise TrainingError(f"{out} cannot be written: {os.strerror(errno.EISDIR)}")
+    text = page(subject, moved)
     try:
-        _make_way(out)  # first: the page takes a while
-        drawn = page(subject, moved)
-        _write(out, drawn)
+        _write(out, text)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written: {error.strerror}") from error
     log.info("wrote %s", out)
@@ -57,13 +58,8 @@ def _tell(moved: Movement) -> None:
     print(moved.sentence)
 
 
-def _make_way(out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-
-
 def _write(out: Path, text: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".writing-") as folder:
         new = Path(folder) / out.name
         new.write_text(text)

@@ -19,6 +19,8 @@ from training.crossval.fold import Doubles, Fit, Fold, fitted
 from training.recipe.recipe import to_mapping
 from training.scoring.comparison import Baseline
 
+TORCH = version("torch")
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -50,7 +52,7 @@ class Kept:
 
     def _file(self, wanted: Fit) -> Path:
         recipe = to_mapping(wanted.recipe)
-        about = [recipe, wanted.beside, dict(self.data), __version__, version("torch")]
+        about = [recipe, wanted.beside, dict(self.data), __version__, TORCH]
         text = json.dumps(about, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 

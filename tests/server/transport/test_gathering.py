@@ -96,7 +96,11 @@ def _run(model: ServedModel, singles: list[Single]) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(names=st.lists(st.integers(0, 70), min_size=1, max_size=120), crowded=st.booleans())
+@given(
+    names=st.lists(st.integers(0, 5), min_size=1, max_size=40)
+    | st.lists(st.integers(0, 70), min_size=1, max_size=120),
+    crowded=st.booleans(),
+)
 def test_each_step_is_applied_once_and_in_order_however_sessions_mingle(
     names: list[int], crowded: bool, model: ServedModel, roomy: ServedModel
 ) -> None:
@@ -273,7 +277,7 @@ def test_messages_that_come_together_run_together_as_far_as_that_pays(
     assert messages[2].done.wait(30)
 
 
-@pytest.mark.parametrize(("messages", "runs"), [(HALVED - 1, 1), (HALVED, 2)])
+@pytest.mark.parametrize(("messages", "runs"), [(HALVED - 1, 1), (HALVED, 2), (HALVED + 1, 2)])
 def test_where_many_small_messages_come_half_of_them_are_done_before_the_others_run(
     messages: int, runs: int, roomy: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

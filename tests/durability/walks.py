@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -19,6 +20,7 @@ from training.network import Network
 from training.reference import NumpyNetwork
 
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 
 PATIENT = ClientOptions(
     timeout=120.0,
@@ -84,12 +86,12 @@ class Walk:
     async def check_all(self) -> int:
         """Every reply, and where the session stands by the server; returns steps too many there,
         negative: too few."""
-        state = await self.session.peek()
+        state = await told(self.session.peek)
         self.check()
         for at, (hidden, cell) in enumerate(self._state):
             np.testing.assert_allclose(state[f"h{at}"], hidden, rtol=0, atol=1e-5)
             np.testing.assert_allclose(state[f"c{at}"], cell, rtol=0, atol=1e-5)
-        return (await self.session.info()).steps - self.steps
+        return (await told(self.session.info)).steps - self.steps
 
 
 @dataclass
@@ -153,7 +155,17 @@ async def step_all(walks: Sequence[Walk], more: int) -> None:
 async def until_stored(session: Session) -> None:
     """Wait until the store has the session as it is."""
     async with asyncio.timeout(30):
-        while (info := await session.info()).durable_step < info.steps:
+        while (info := await told(session.info)).durable_step < info.steps:
+            await asyncio.sleep(0.02)
+
+
+async def told(read: Callable[[], Awaitable[T]]) -> T:
+    """What is read of a session, once the store answers: a server that was kept from renewing its
+    lease has let go of its sessions, and knows of them by the store alone."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(errors.StoreDown):
+                return await read()
             await asyncio.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.client.proxy import Proxy
 from tests.conftest import SmallModel
 from tests.durability.service import Service, free_port, on_redis, serving
-from tests.durability.walks import PATIENT, open_again, until
+from tests.durability.walks import PATIENT, told, until
 from tests.server.store.redis_server import RedisServer
 from tests.server.wire.wire import observations
 from tidegate import Client, ClientOptions, RetryPolicy, Session, errors
@@ -67,7 +67,7 @@ def test_a_server_cut_off_from_redis_stops_to_step_before_another_begins(
                     await look()
             cut.mend()
             await until(lambda: "the lease had run out" in near.running.log())
-            await open_again(stale)
+            await told(stale.open)
             assert stale.steps == stood + 5
 
     redis = RedisServer("--port", str(port), "--bind", "127.0.0.1")

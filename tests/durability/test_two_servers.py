@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.durability.service import Service, on_redis, serving
-from tests.durability.walks import PATIENT, Floats, open_again, until_stored
+from tests.durability.walks import PATIENT, Floats, told, until_stored
 from tests.server.store.redis_server import RedisServer
 from tests.server.wire.wire import observations
 from tidegate import Client, ClientOptions, RetryPolicy, Session, errors
@@ -119,7 +119,7 @@ def test_a_server_that_stood_still_past_its_lease_uses_nothing_of_what_it_rememb
             assert refused or policy == "degrade"
             got += [await fresh.step(x) for x in xs[10:]]
             np.testing.assert_allclose(got, expected(small, xs)[5:], rtol=0, atol=1e-5)
-            await open_again(stale)
+            await told(stale.open)
             assert stale.steps == len(xs)
             (_, state) = _run(small, xs)
             np.testing.assert_allclose((await stale.peek())["h1"], state, rtol=0, atol=1e-5)

@@ -136,17 +136,6 @@ async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def open_again(session: Session) -> None:
-    """Open a session at a server that may not have its store back yet."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await session.open()
-                return
-            except errors.StoreDown:
-                await asyncio.sleep(0.02)
-
-
 async def step_all(walks: Sequence[Walk], more: int) -> None:
     """Take so many steps with each."""
     await asyncio.gather(*(each.go_to(each.steps + more) for each in walks))

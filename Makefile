@@ -4,14 +4,14 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
 # Two thirds of what is installed is never imported; to compile it all takes a minute and a half.
+# What all the processes of the tests import would be compiled by each of them.
+COMPILED := hypothesis lightning matplotlib numpy polars scipy sklearn sympy torch torchmetrics
+COMPILE := -m compileall -q -j 0 -x '/tests?/|/testing/'
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 # Where it is set, each of the tests' hundreds of servers compiles all its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Files of tests at once: many wait for a server more than they compute.
 AT_ONCE := -n 3 --dist loadfile
-# Files on what no transport has a part in, or that try both.
-ANY_TRANSPORT := $(addprefix --ignore=tests/server/wire/test_,bundles.py malicious_bundles.py metrics_port.py liveness.py drift_exported.py mutations.py many_sessions.py) \
-  -k 'not cuda-double'
 SOURCES := server tidegate tidegate_train training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \
@@ -25,7 +25,6 @@ demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out 
 
 test: $(VENV)/.installed tools  ## all tests, with everything they need
 	$(BIN)/python -m pytest $(AT_ONCE)
-	TIDEGATE_TRANSPORT=aio $(BIN)/python -m pytest $(AT_ONCE) $(ANY_TRANSPORT) tests/server/wire tests/server/oip
 
 $(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(DEMO_VENV)
@@ -37,6 +36,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.lock requirements/data.txt
 	$(BIN)/python $(PIP) --requirement requirements/dev.lock torch==2.13.0
 	$(BIN)/python $(PIP) --no-deps --requirement requirements/data.txt
 	$(BIN)/python $(PIP) --no-deps --editable .
+	$(BIN)/python $(COMPILE) $(addprefix $(VENV)/lib/python3*/site-packages/,$(COMPILED))
 	touch $@
 
 tools:  ## promtool, redis, recorded speech and gcc, from the system's packages where they are missing

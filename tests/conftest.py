@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,19 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
 
 
 @pytest.fixture(scope="session")
-def server(small: SmallModel) -> Iterator[RunningServer]:
-    """A server of `small/1` with default settings, shared by tests that leave it as it was."""
-    with running_server(small.repository) as running:
-        yield running
+def server_over(small: SmallModel) -> Iterator[Callable[[str], RunningServer]]:
+    """A server of `small/1` for each transport, else with default settings, shared by tests that
+    leave it as it was."""
+    with ExitStack() as running:
+
+        @cache
+        def over(transport: str) -> RunningServer:
+            return running.enter_context(running_server(small.repository, transport=transport))
+
+        yield over
+
+
+@pytest.fixture(scope="session")
+def server(server_over: Callable[[str], RunningServer]) -> RunningServer:
+    """The shared server of the usual transport."""
+    return server_over("native")

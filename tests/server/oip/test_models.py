@@ -23,7 +23,7 @@ LABELS = ["calm", "brisk", "wild"]
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def several(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of `small` in two versions and of `parted`, whose outputs are two groups."""
     repository = tmp_path_factory.mktemp("several")
     random_bundle(repository / "small" / "1", OLD)

@@ -37,7 +37,7 @@ END: dict[str, Any] = {"sequence_end": True}
 
 
 @pytest.fixture(scope="module")
-def roomy(small: SmallModel) -> Iterator[RunningServer]:
+def roomy(transport: str, small: SmallModel) -> Iterator[RunningServer]:
     """A server that `busy` keeps busy."""
     with running_server(small.repository, max_batch=ROWS) as running:
         yield running

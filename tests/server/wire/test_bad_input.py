@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import grpc
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.harness import RunningServer
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import (
     Failure,
     batch,
@@ -218,9 +218,7 @@ def test_a_stream_of_an_unknown_model_ends_with_the_error(stub: TidegateStub) ->
         list(stub.StepStream(iter([pb.StepBatch(id=1, model="nobody")])))
 
 
-@pytest.mark.skipif(
-    os.environ.get("TIDEGATE_TRANSPORT") == "aio", reason="the native transport's alone"
-)
+@over(NATIVE)
 @pytest.mark.parametrize(
     ("method", "most"),
     [

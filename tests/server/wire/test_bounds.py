@@ -30,7 +30,7 @@ def naming(lane: int, session_id: str, create: bool = True) -> pb.LaneOpen:
 
 
 @pytest.fixture(scope="module")
-def packed(small: SmallModel) -> Iterator[RunningServer]:
+def packed(transport: str, small: SmallModel) -> Iterator[RunningServer]:
     """A server that is full of sessions."""
     with running_server(small.repository, max_sessions=50) as server, connected(server) as stub:
         for k in range(50):

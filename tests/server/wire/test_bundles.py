@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness import running_server, small_model
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import connected, failing, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
+
+pytestmark = over(NATIVE)
 
 
 def rewrite(folder: Path, **changes: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import socket
@@ -20,18 +19,16 @@ import pytest
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, freeze, running_server, small_model, thaw
 from tests.server.oip import triton
+from tests.server.transports import AIO, NATIVE, over
 from tests.server.wire.wire import batch, connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 
 SERVICE = "tidegate.v1.Tidegate"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-aio = os.environ.get("TIDEGATE_TRANSPORT") == "aio"
-LOOPS = ["events"] if aio else ["events", "transport"]
-native_only = pytest.mark.skipif(aio, reason="grpc.aio does not tell")
 
 
 @pytest.fixture(scope="module")
-def counted(small: SmallModel) -> Iterator[RunningServer]:
+def counted(transport: str, small: SmallModel) -> Iterator[RunningServer]:
     """A server after calls of every fate."""
     x = observations(1, 20)
     with running_server(small.repository) as server, connected(server) as stub:
@@ -101,7 +98,7 @@ def test_what_callers_make_up_becomes_no_label(counted: RunningServer) -> None:
     assert counted.metric("grpc_server_handled_total", grpc_code="Unimplemented", **made_up) == 2
 
 
-@native_only
+@over(NATIVE)  # grpc.aio does not tell
 def test_replies_are_timed_from_their_messages_arrival_by_model_and_rpc(
     counted: RunningServer,
 ) -> None:
@@ -126,7 +123,7 @@ def test_the_process_tells_of_itself(counted: RunningServer) -> None:
     assert counted.metric("tidegate_threads") >= 3
 
 
-@native_only
+@over(NATIVE)  # grpc.aio does not tell
 def test_connections_are_counted_by_how_they_end(counted: RunningServer) -> None:
     host, _, port = counted.address.rpartition(":")
 
@@ -147,7 +144,7 @@ def test_connections_are_counted_by_how_they_end(counted: RunningServer) -> None
     assert counted.metric("tidegate_sent_bytes_total") > 100
 
 
-@native_only
+@over(NATIVE)  # grpc.aio does not tell
 def test_a_flood_that_is_throttled_is_counted(counted: RunningServer) -> None:
     host, _, port = counted.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=60) as sock:
@@ -170,7 +167,7 @@ def test_open_streams_are_under_way(counted: RunningServer) -> None:
         assert list(replies) == []
 
 
-@native_only
+@over(NATIVE)  # grpc.aio does not tell
 def test_requests_of_tritons_clients_are_timed_too(counted: RunningServer) -> None:
     xs = triton.observations(3)
     with triton.client(counted) as connection:
@@ -192,7 +189,9 @@ def test_a_bundle_that_is_refused_is_counted(tmp_path: Path, small: SmallModel) 
         assert server.metric("tidegate_bundles_refused_total") >= 1
 
 
-def test_a_frozen_server_shows_in_its_lag_and_in_its_callers_times(small: SmallModel) -> None:
+def test_a_frozen_server_shows_in_its_lag_and_in_its_callers_times(
+    transport: str, small: SmallModel
+) -> None:
     x = observations(1, 2)
     with running_server(small.repository) as server, connected(server) as stub:
         stub.Open(pb.OpenRequest(model="small", session_id="one"))
@@ -203,12 +202,12 @@ def test_a_frozen_server_shows_in_its_lag_and_in_its_callers_times(small: SmallM
         thaw(server.process)
         call.result()
         # A timer is due every tenth of a second.
-        for loop in LOOPS:
+        for loop in ("events",) if transport == AIO else ("events", "transport"):
             assert eventually(
                 lambda loop=loop: server.metric("tidegate_loop_lag_worst_seconds", loop=loop) > 1.8  # type: ignore[misc]
             )
             assert server.metric("tidegate_loop_lag_seconds_sum", loop=loop) > 1.8
-        if not aio:  # what is counted once the reply is on its way may be there a little later
+        if transport == NATIVE:  # counted once the reply is on its way, it may be a little late
             assert eventually(
                 lambda: server.metric("tidegate_reply_seconds_count", rpc="Step") == 2
             )

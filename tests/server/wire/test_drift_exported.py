@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tests.harness import running_server, small_model
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import batch, connected
 from tidegate.v1 import tidegate_pb2 as pb
 from training.distribution import distribution
+
+pytestmark = over(NATIVE)
 
 ROWS = 64
 

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.conftest import SmallModel
 from tests.harness import ROOT, RunningServer, await_ready, running_server, small_model, start
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import batch, connected, failing, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
@@ -179,11 +180,12 @@ def test_a_loop_that_dies_takes_health_and_the_process_with_it(
     assert "struck by lightning" in log.read_text()
 
 
+@over(NATIVE)
 def test_a_transport_that_dies_is_not_waited_for_by_the_drain(small: SmallModel) -> None:
     """Calls that it had handed over then never begin, as far as anybody is told."""
     code = DYING.format(module="transport.native.bridge", owner="Bridge", method="_begun", after=0)
     code = code.replace("RuntimeError", "SystemExit")  # no failure of a call, but of the loop
-    flags = ("--transport", "native", "--drain-seconds", "600")
+    flags = ("--drain-seconds", "600")
     process, log = start(small.repository, *flags, code=code)
     try:
         with connected(await_ready(process, log)) as stub, contextlib.suppress(grpc.RpcError):

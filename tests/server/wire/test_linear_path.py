@@ -21,7 +21,7 @@ WEIGHTS = with_random_linear(random_network(3, 6, 1, 4, seed=5, softmax=False), 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("models")
     write_bundle(
         folder / "small" / "1",

@@ -21,6 +21,7 @@ from server.serving.registry import Registry
 from server.transport.rpcs.liveness import HealthServicer
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, await_ready, small_model, start
+from tests.server.transports import NATIVE, over
 
 LIVE = "tidegate.live"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -62,8 +63,9 @@ def check(stub: health_pb2_grpc.HealthStub, service: str, seconds: float = 20) -
     return int(stub.Check(request, timeout=seconds).status)
 
 
+@over(NATIVE)
 def test_a_transport_that_hangs_is_not_live_though_its_models_are_ready(small: SmallModel) -> None:
-    with probed(small.repository, "--transport=native", code=HANGS) as (running, stub):
+    with probed(small.repository, code=HANGS) as (running, stub):
         assert check(stub, LIVE) == SERVING
         running.process.send_signal(signal.SIGUSR1)
         with pytest.raises(grpc.RpcError) as caught:
@@ -76,15 +78,12 @@ def test_a_transport_that_hangs_is_not_live_though_its_models_are_ready(small: S
 MODEL = "tidegate.model/small"
 
 
-@pytest.mark.parametrize("transport", ["native", "aio"])
-def test_each_model_has_a_name_that_says_whether_it_takes_steps(
-    tmp_path: Path, transport: str
-) -> None:
+def test_each_model_has_a_name_that_says_whether_it_takes_steps(tmp_path: Path) -> None:
     small_model(tmp_path)
     broken = tmp_path / "small" / "2"
     shutil.copytree(tmp_path / "small" / "1", broken)
     (broken / "step.onnx").write_bytes(b"none")
-    with probed(tmp_path, "--transport", transport) as (running, stub):
+    with probed(tmp_path) as (running, stub):
         assert check(stub, MODEL) == check(stub, f"{MODEL}/1") == SERVING
         assert check(stub, f"{MODEL}/2") == NOT_SERVING
         for unknown in ("other", "small/3", "small/0", "small/-1", "small/1/1", "small/٣", ""):
@@ -101,11 +100,10 @@ def test_each_model_has_a_name_that_says_whether_it_takes_steps(
         assert running.process.wait(20) == 0
 
 
-@pytest.mark.parametrize("transport", ["native", "aio"])
-def test_a_server_that_drains_is_live_and_not_ready(small: SmallModel, transport: str) -> None:
+def test_a_server_that_drains_is_live_and_not_ready(small: SmallModel) -> None:
     """And says so on the port of the calls as well."""
     with (
-        probed(small.repository, "--transport", transport) as (running, stub),
+        probed(small.repository) as (running, stub),
         grpc.insecure_channel(running.address) as channel,
     ):
         calls = health_pb2_grpc.HealthStub(channel)
@@ -124,6 +122,7 @@ def test_a_server_that_drains_is_live_and_not_ready(small: SmallModel, transport
         assert running.process.wait(20) == 0
 
 
+@over(NATIVE)
 def test_who_watches_a_model_hears_of_a_drain_that_begins_as_it_is_told_the_state() -> None:
     told: list[int] = []
 
@@ -149,6 +148,7 @@ def test_who_watches_a_model_hears_of_a_drain_that_begins_as_it_is_told_the_stat
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+@over(NATIVE)
 def test_a_server_whose_only_model_is_broken_is_live_and_not_ready(tmp_path: Path) -> None:
     small_model(tmp_path)
     (tmp_path / "small" / "1" / "step.onnx").write_bytes(b"none")

@@ -23,7 +23,10 @@ from tests.server.serving.operating import (
     operated,
 )
 from tests.server.serving.test_watching import reasons_not_served
+from tests.server.transports import NATIVE, over
 from training.__main__ import main
+
+pytestmark = over(NATIVE)
 
 
 def _unsound(case: str) -> Callable[[Path], None]:

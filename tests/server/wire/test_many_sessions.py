@@ -9,10 +9,13 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server, small_model
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import connected, failing, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1.tidegate_pb2_grpc import TidegateStub
 from tidegate.wire import MAX_SESSIONS
+
+pytestmark = over(NATIVE)
 
 X = observations(31, 3)
 

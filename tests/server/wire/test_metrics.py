@@ -16,7 +16,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 
 
 @pytest.fixture(scope="module")
-def busy(small: SmallModel) -> Iterator[RunningServer]:
+def busy(transport: str, small: SmallModel) -> Iterator[RunningServer]:
     """A server after 10 unary steps, 3 x 20 columnar ones, a retry, and three kinds of errors."""
     x = observations(1, 20)
     with running_server(small.repository) as server, connected(server) as stub:

@@ -19,8 +19,11 @@ from server.transport import metrics_port
 from server.transport.metrics_port import MetricsPort
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
+
+pytestmark = over(NATIVE)
 
 IDLE = 3_000
 

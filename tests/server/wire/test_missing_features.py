@@ -36,7 +36,7 @@ FILLED = np.nan_to_num(X)
 
 
 @pytest.fixture(scope="module")
-def gappy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def gappy(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of a model whose x1 and x3 may be missing."""
     repository = tmp_path_factory.mktemp("models")
     gappy_model(repository)

@@ -19,10 +19,13 @@ from grpc import aio
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import OUTPUTS, Floats, batch, observations, rows_of
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 from training.reference import NumpyNetwork
+
+pytestmark = over(NATIVE)
 
 MESSAGES, STREAMS = 3_000, 4
 LANES = 8

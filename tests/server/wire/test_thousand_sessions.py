@@ -18,10 +18,13 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.harness import running_server
+from tests.server.transports import AIO, NATIVE
 from tests.server.wire.wire import Floats, batch, observations, outputs, reasons, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 from training.reference import NumpyNetwork
+
+CUDA = "from tests.server.engine import double; double.serve(0.01)"
 
 UNARY, STREAMED, STREAMS = 400, 600, 4
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -187,8 +190,10 @@ async def walk_all(address: str, unary: list[Walk], streamed: list[Walk]) -> Cou
     return seen
 
 
-@pytest.mark.parametrize("code", ["", "from tests.server.engine import double; double.serve(0.01)"],
-                         ids=["cpu", "cuda-double"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("transport", "code"), [(NATIVE, ""), (AIO, ""), (NATIVE, CUDA)], indirect=["transport"],
+    ids=["cpu", "cpu-aio", "cuda-double"],
+)  # fmt: skip
 def test_every_reply_of_a_thousand_sessions_equals_its_own_numpy_lstm(
     small: SmallModel, code: str
 ) -> None:

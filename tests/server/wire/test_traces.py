@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, await_ready, running_server, start
 from tests.server.oip import triton
+from tests.server.transports import NATIVE, over
 from tests.server.wire.test_counts import eventually
 from tests.server.wire.wire import batch, connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TIDEGATE_TRANSPORT") == "aio", reason="the native transport's alone"
-)
+pytestmark = over(NATIVE)
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)

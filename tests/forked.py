@@ -29,8 +29,8 @@ LONGEST = 65_536
 ONE_AT_A_TIME = threading.Lock()
 OTHERS = (
     "apsw", "cryptography.x509", "encodings.idna", "grpc.aio", "grpc_health.v1.health_pb2_grpc",
-    "numpy.ma", "onnxruntime", "opentelemetry.sdk.trace", "prometheus_client", "pydantic_settings",
-    "redis",
+    "numpy.ma", "numpy.random", "onnxruntime", "opentelemetry.sdk.trace", "prometheus_client",
+    "pydantic_settings", "redis",
 )  # fmt: skip
 """What a server has imported once it serves, and is not its own."""
 MODULES = {

@@ -143,10 +143,10 @@ class _Probe:
         return changed
 
     def _check_cost(self, width: int) -> None:
-        large, small = np.inf, np.inf
+        large, small, rows = np.inf, np.inf, _rows(self.engine, np.array([0]), width)
         for _ in range(ROUNDS):  # the best of interleaved rounds, so that noise hits both
-            large = min(large, self._seconds(self.engine, width))
-            small = min(small, self._seconds(self.tiny, width))
+            large = min(large, self._seconds(self.engine, rows))
+            small = min(small, self._seconds(self.tiny, rows))
         if large > 4 * small + 200e-6:
             raise BadModel(
                 f"{self.where}: a step takes {large * 1e6:.0f} µs with {self.engine.capacity} "
@@ -154,9 +154,8 @@ class _Probe:
                 "updated in place"
             )
 
-    def _seconds(self, engine: Engine, width: int) -> float:
+    def _seconds(self, engine: Engine, rows: EngineRows) -> float:
         self.patience.anew()
-        rows = _rows(engine, np.array([0]), width)
         started = time.perf_counter()
         engine.run(rows)
         return time.perf_counter() - started

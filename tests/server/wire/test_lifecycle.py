@@ -26,6 +26,7 @@ from tidegate.v1 import tidegate_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+MANY = 20
 
 
 def health(address: str, service: str = "") -> int:
@@ -37,7 +38,7 @@ def health(address: str, service: str = "") -> int:
 
 def many_models(repository: Path) -> Path:
     """Versions enough for loading to take a while."""
-    for version in range(1, 36):
+    for version in range(1, MANY + 1):
         small_model(repository, "small", version)
     return repository
 
@@ -114,8 +115,8 @@ def test_until_the_models_are_warm_health_says_so_and_calls_are_told_to_wait(
             assert "serving grpc" not in log.read_text()
             await_ready(process, log)
             assert health(address) == SERVING
-            assert len(stub.ListModels(pb.ListModelsRequest()).models) == 35
-            assert log.read_text().count(" server.serving.loader serving small/") == 35
+            assert len(stub.ListModels(pb.ListModelsRequest()).models) == MANY
+            assert log.read_text().count(" server.serving.loader serving small/") == MANY
     finally:
         process.kill()
         process.wait()

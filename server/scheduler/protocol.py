@@ -4,7 +4,7 @@ Whoever holds the engine calls it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 from server.engine.engine import Engine, EngineRows
 from server.errors import ServingError
 from server.scheduler.batch import Batch
-from server.scheduler.submission import Handles, Rows
+from server.scheduler.submission import Handles, Rows, Submission
 
 Told = Callable[[Mapping[int, ServingError]], None]
 """Called with the sessions, by handle, of which something did not come to pass, and why."""
+
+
+class Due(NamedTuple):
+    """A step that is its session's next: where the session is resident, and the step's number."""
+
+    slot: int
+    number: int
 
 
 class StepProtocol(Protocol):
@@ -36,6 +43,19 @@ class StepProtocol(Protocol):
 
     def lose(self, batch: Batch, rows: Rows) -> None:
         """The engine failed under `rows`: end their sessions, and fail those without an outcome."""
+
+    def due(self, handle: int, first: int) -> Due | None:
+        """As `settle`, of one step of a session, under the number that its caller gave; None if it
+        is not simply the next one, or the session not resident."""
+
+    def commit_one(
+        self,
+        submission: Submission,
+        due: Due,
+        ran: EngineRows,
+        outputs: NDArray[np.float32],
+    ) -> None:
+        """As `commit`, of a submission of one step that was `due`."""
 
     def ready(self, handles: Handles) -> bool:
         """Whether none of the sessions has to be brought in before it can step."""

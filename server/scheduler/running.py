@@ -1,6 +1,7 @@
 """A run from the rows that were picked to the rows that leave with an outcome: `begin` makes the
 batch, has its rows settled and asks the engine; `end` waits, and has the steps noted and answered;
-`note` counts the run, for which no caller need wait.
+`note` counts the run, for which no caller need wait. A step that comes `alone` is begun and ended
+in one, without columns.
 
 Between the first two another run may begin where the engine has it wait its turn, as a GPU does: no
 session is in both, for the queue lets none in twice.
@@ -21,15 +22,16 @@ from server.errors import Internal, RunFailed
 from server.metrics import ModelMetrics
 from server.scheduler.absent import Absent
 from server.scheduler.batch import NONE, Batch, fail_all
-from server.scheduler.parts import Picked
-from server.scheduler.protocol import StepProtocol
-from server.scheduler.submission import Handles, Rows
+from server.scheduler.parts import Entry, Picked
+from server.scheduler.protocol import Due, StepProtocol
+from server.scheduler.submission import Handles, Rows, Submission
 
 log = logging.getLogger(__name__)
 
 FEW_STEPS = 16
 SHORT_RUN = 300e-6
 LATE = 100e-6  # seconds by which a thread wakes up later than it wanted to
+FIRST = np.zeros(1, dtype=np.int64)
 SLICE = 0.001  # seconds at most, after which it is seen whether a run is over already
 LATELY = 8  # runs
 MOSTLY = 0.5  # of the time
@@ -113,6 +115,25 @@ class Runner:
             _fail(batch)
         return run
 
+    def alone(self, submission: Submission) -> Run | None:
+        """The whole of a run of one step, which columns would make as dear as one of a hundred.
+        None, and nothing is done, if it is not simply its session's next step, or comes too late,
+        or the session is not resident."""
+        started = time.monotonic()
+        if submission.failed or submission.is_late(started):
+            return None
+        due = self._steps.due(int(submission.handles[0]), int(submission.first_steps[0]))
+        if due is None:
+            return None
+        submission.expect(1)
+        run = Run([(Entry(submission, 0, iter(())).part(None, 1), 0, 1)], started, rows=FIRST)
+        try:
+            self._step(run, submission, due)
+        except Exception:
+            self._lose(run, Batch(run.picked))
+        self._time(run, started)
+        return run
+
     def end(self, run: Run) -> list[Picked]:
         """Wait for it; returns the rows that leave."""
         if (batch := run.batch) is None:
@@ -162,6 +183,21 @@ class Runner:
             if left > SLICE and _is_over(run):
                 return False
         return True
+
+    def _step(self, run: Run, submission: Submission, due: Due) -> None:
+        run.ran = EngineRows(
+            slots=np.array([due.slot]),
+            fresh=np.array([due.number == 0]),
+            lengths=submission.lengths,
+            features=submission.features[None],
+        )
+        run.asked_at = time.monotonic()
+        try:
+            outputs = self._engine.run(run.ran)
+        finally:
+            self._free_at = time.monotonic()
+        self._steps.commit_one(submission, due, run.ran, outputs)
+        run.took, run.answered = self._free_at - run.asked_at, True
 
     def _ask(
         self, run: Run, batch: Batch, rows: Rows, fresh: NDArray[np.bool_], behind: bool

@@ -217,27 +217,34 @@ class Scheduler:
             return False
         if not self.queue.is_free_for(steps):
             return False
-        parts = parts_of_one_run(submissions)
-        if parts is None or sum(part.left for part in parts) > self._max_batch:
-            return False
         if self._inside == threading.get_ident():  # a completion in here brings the next step
             return False
         if not self._take_engine():
             return False
         self._inside = threading.get_ident()
         try:
-            if not all(self._steps.ready(part.handles) for part in parts):
-                return False  # rows might have to wait for their sessions
-            for part in parts:
-                part.submission.expect(part.left)
-            run = self._runs.begin([(part, 0, part.left) for part in parts])
-            self._complete(self._runs.end(run))
+            run = self._runs.alone(submissions[0]) if steps == 1 else None
+            if run is None and (run := self._together(submissions)) is None:
+                return False
+            self._complete(run.picked)
             self._runs.note(run)  # which nobody need wait for
             self._run_call()  # or it would wait for as long as steps keep coming
         finally:
             self._inside = 0
             self._engine_free.release()
         return True
+
+    def _together(self, submissions: Sequence[Submission]) -> Run | None:
+        parts = parts_of_one_run(submissions)
+        if parts is None or sum(part.left for part in parts) > self._max_batch:
+            return None
+        if not all(self._steps.ready(part.handles) for part in parts):
+            return None  # rows might have to wait for their sessions
+        for part in parts:
+            part.submission.expect(part.left)
+        run = self._runs.begin([(part, 0, part.left) for part in parts])
+        self._runs.end(run)
+        return run
 
     def _complete(self, picked: list[Picked]) -> None:
         now = time.monotonic()

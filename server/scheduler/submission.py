@@ -146,6 +146,11 @@ class Submission:
         """Whether any row is to be queued."""
         return len(self.queued_rows) > 0 if self.failed else len(self.handles) > 0
 
+    def is_late(self, now: float) -> bool:
+        """Whether its first row's caller has gone, or waits no longer."""
+        deadline = self.deadline if self.deadlines is None else self.deadlines[0]
+        return bool(self.cancelled or deadline <= now)
+
     def cancel(self, row: int = 0) -> None:
         """The row's caller has gone: it is dropped if it has not entered a run. Where all rows are
         one caller's, so are they."""

@@ -129,6 +129,22 @@ class Register:
             self._last_used[index[live]] = self._clock()
             return live, self._counts[np.where(live, index, 0)]
 
+    def use_one(self, handle: int) -> int:
+        """As `use`, of one session: its count, or -1 if it is not live."""
+        with self._lock:
+            index = handle & INDEX
+            if self._held[index] != handle:
+                return -1
+            self._last_used[index] = self._clock()
+            return int(self._counts[index])
+
+    def count_one(self, handle: int, start: int) -> None:
+        """As `count`, of one step of one session, which started at its count."""
+        with self._lock:
+            index = handle & INDEX
+            if self._held[index] == handle:
+                self._counts[index] = start + 1
+
     def count(self, handles: Handles, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         """Steps were applied: the sessions' new counts, of those still live, and at which step each
         started. One that started at 0 although it had come further begins another life."""

@@ -60,6 +60,13 @@ class ReplayCache:
         self._flat_prints[at] = prints[:, 0]
         self._flat_outputs[at] = outputs[:, 0].view(self._flat_outputs.dtype)[:, 0]
 
+    def keep_one(self, slot: int, count: int, features: Floats, outputs: Floats) -> None:
+        """As `keep`, of one step of one slot: features [1, 1, I], outputs [1, 1, O]."""
+        at = count % self.depth
+        self.latest[slot] = 1
+        self._prints[slot, at] = self._fingerprints(features)[0, 0]
+        self._outputs[slot, at] = outputs[0, 0]
+
     def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
         """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
         not: their features [T, I] were others, or nothing is known of them."""

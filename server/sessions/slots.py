@@ -204,7 +204,9 @@ class Residence:
 
     def slot(self, handle: int) -> int:
         """The slot of one session, 0 if it has none."""
-        return int(self._search(np.array([handle]))[0])
+        index = handle & INDEX
+        slot = int(self._slots[index]) if index < len(self._slots) else 0
+        return slot if self._holders[slot] == handle else 0
 
     def _find(self, handles: Handles) -> Slots | None:
         """The sessions' slots, if every one has one."""

@@ -25,8 +25,8 @@ from server.errors import (
 )
 from server.metrics import ModelMetrics
 from server.scheduler.batch import NONE, Batch
-from server.scheduler.protocol import Told
-from server.scheduler.submission import RESTART, UNNUMBERED, Handles, Rows
+from server.scheduler.protocol import Due, Told
+from server.scheduler.submission import RESTART, UNNUMBERED, Handles, Rows, Submission
 from server.sessions.directory import Directory
 from server.sessions.keeper import Keeper
 from server.sessions.replay_cache import Floats, ReplayCache
@@ -139,6 +139,34 @@ class SessionSteps:
         self._settle_rows(batch)
         fresh: Bools = batch.counts == 0
         return fresh
+
+    def due(self, handle: int, first: int) -> Due | None:
+        """As `settle`, of one step; None if it is not simply its session's next, by its number or
+        for want of one, or the session not resident."""
+        if self._keeper is not None and self._keeper.health.refusal() is not None:
+            return None
+        if not (slot := self._residence.slot(handle)):
+            return None
+        count = self._directory.use_one(handle)
+        return Due(slot, count) if count >= 0 and first in (count, UNNUMBERED) else None
+
+    def commit_one(
+        self, submission: Submission, due: Due, ran: EngineRows, outputs: Floats
+    ) -> None:
+        """As `commit`, of a submission of one step that was `due`."""
+        if self._keeper is not None and self._keeper.health.lapsed:
+            raise LeaseLapsed
+        handle, (slot, number) = int(submission.handles[0]), due
+        submission.first_steps[0] = number
+        if not finite(outputs):
+            submission.fail(0, NotFinite(self._directory.name(handle)))
+            return
+        self._cache.keep_one(slot, number, ran.features, outputs)
+        self._directory.count_one(handle, number)
+        if self._keeper is not None:
+            self._keeper.mark(submission.handles)
+        submission.answer_all(outputs[:, 0])
+        self._note(Applied(submission.handles, submission.first_steps, ran, outputs))
 
     def _usual(self, batch: Batch, counts: NDArray[np.int64]) -> bool:
         """Whether every row is its session's next, by its number or for want of one, and resident:

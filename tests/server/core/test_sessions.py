@@ -76,16 +76,19 @@ def test_a_run_that_fails_ends_its_sessions_and_no_others_and_the_loop_goes_on(
 
 
 @pytest.mark.parametrize("place", ["replay_cache.ReplayCache.keep", "directory.Directory.count"])
+@pytest.mark.parametrize("names", ["a", "ab"])
 def test_a_step_that_ran_and_could_not_be_counted_is_never_stepped_again(
-    model: ServedModel, monkeypatch: pytest.MonkeyPatch, place: str
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch, place: str, names: str
 ) -> None:
     caller, x = Caller(model), observations(1, 2)
-    model.open("a")
-    caller.step([("a", 0, x[:1])])
+    for name in names:
+        model.open(name)
+        caller.step([(name, 0, x[:1])])
+    alone = "_one" if len(names) == 1 else ""
     with monkeypatch.context() as broken:
-        broken.setattr(f"server.sessions.{place}", lambda *_: 1 / 0)
-        failed = caller.step([("a", 1, x[1:])])
-    assert isinstance(failed.errors[0], SessionLost)
+        broken.setattr(f"server.sessions.{place}{alone}", lambda *_: 1 / 0)
+        failed = caller.step([(name, 1, x[1:]) for name in names])
+    assert {type(error) for error in failed.errors.values()} == {SessionLost}
     with pytest.raises(SessionLost):
         caller.step([("a", 1, x[1:])])
 

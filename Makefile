@@ -4,14 +4,13 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
 # Two thirds of what is installed is never imported; to compile it all takes a minute and a half.
-# What all the processes of the tests import would be compiled by each of them.
+# What all the processes of the tests import would be compiled by each of them. They are more than there are cores, since
+# many tests wait for a server.
 COMPILED := hypothesis lightning matplotlib numpy polars scipy sklearn sympy torch torchmetrics
 COMPILE := -m compileall -q -j 0 -x '/tests?/|/testing/'
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 # Where it is set, each of the tests' hundreds of servers compiles all its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
-# Files of tests at once: many wait for a server more than they compute.
-AT_ONCE := -n 3 --dist loadfile
 SOURCES := server tidegate tidegate_train training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \
@@ -24,7 +23,7 @@ demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out 
 	examples/demo.sh $(DEMO_VENV)/bin
 
 test: $(VENV)/.installed tools  ## all tests, with everything they need
-	$(BIN)/python -m pytest $(AT_ONCE)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 $(DEMO_VENV)/.installed: pyproject.toml requirements/dev.lock
 	$(PYTHON) -m venv $(DEMO_VENV)

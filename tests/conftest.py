@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,12 +17,21 @@ import pytest
 from tests.harness import RunningServer, running_server, small_model
 from training.network import Network
 
+LONG = re.compile(
+    "^tests/(training/commands|benchmarks|durability|examples|standin|server/wire|test_)"
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Processes of tests that run at once ignore SIGINT, and what they start would do so too."""
     if hasattr(config, "workerinput"):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # until all is collected: most of what is made by then stays
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first: they would be left for last, and for one process alone."""
+    items.sort(key=lambda item: not LONG.search(item.nodeid))
 
 
 def pytest_collection_finish() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,9 @@ from training.bundle import random_bundle
 from training.network import Network, random_network
 
 ROOT = forked.ROOT
+DATA = tempfile.mkdtemp(prefix="tidegate-data-")
+"""Where servers keep their sessions, each in a folder of its own; gone with the tests' process."""
+atexit.register(shutil.rmtree, DATA, ignore_errors=True)
 READY = re.compile(r"serving grpc=(\S+) metrics=(\S+) device=")
 
 
@@ -65,7 +70,7 @@ def start(
     words = ["--model-repository", str(repository), *([] if "--port" in flags else ["--port", "0"])]
     words += ["--metrics-port", "0", *flags]
     if not {"--store", "--data-folder"} & set(flags):  # sessions of its own
-        words += ["--data-folder", tempfile.mkdtemp(prefix="tidegate-data-")]
+        words += ["--data-folder", tempfile.mkdtemp(dir=DATA)]
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
         if not before:
             own = ["-c", code, *words] if code else ["server", *words]

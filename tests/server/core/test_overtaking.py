@@ -70,7 +70,7 @@ def test_moves_that_overtake_each_other_never_mix_sessions(tmp_path: Path, resid
     model = make_model(make_bundle(tmp_path), tmp_path, max_sessions=3, max_resident=resident)
     model.start()
     crowd = Crowd(model, random.Random(1))
-    for _ in range(2000):
+    for _ in range(1300):
         try:
             crowd.act()
         except ServingError as error:

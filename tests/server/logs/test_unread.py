@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from tests.conftest import SmallModel
-from tests.harness import READY, ROOT, RunningServer, running_server
+from tests.harness import DATA, READY, ROOT, RunningServer, running_server
 from tests.server.wire.wire import connected, observations, step_request
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
@@ -31,7 +31,7 @@ def unread_server(small: SmallModel, *flags: str) -> Iterator[tuple[RunningServe
     """A server whose stderr is a pipe, which is read until the server serves and not beyond."""
     command = [
         sys.executable, "-m", "server", "--model-repository", str(small.repository), "--port", "0",
-        "--metrics-port", "0", "--data-folder", tempfile.mkdtemp(prefix="tidegate-data-"), *flags,
+        "--metrics-port", "0", "--data-folder", tempfile.mkdtemp(dir=DATA), *flags,
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stderr is not None

@@ -51,11 +51,10 @@ class StepProtocol(Protocol):
     def commit_one(
         self,
         submission: Submission,
-        due: Due,
         ran: EngineRows,
         outputs: NDArray[np.float32],
     ) -> None:
-        """As `commit`, of a submission of one step that was `due`."""
+        """As `commit`, of a submission of one step that was `due`, and has its number."""
 
     def ready(self, handles: Handles) -> bool:
         """Whether none of the sessions has to be brought in before it can step."""

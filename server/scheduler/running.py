@@ -22,7 +22,7 @@ from server.errors import Internal, RunFailed
 from server.metrics import ModelMetrics
 from server.scheduler.absent import Absent
 from server.scheduler.batch import NONE, Batch, fail_all
-from server.scheduler.parts import Entry, Picked
+from server.scheduler.parts import Picked, part_of
 from server.scheduler.protocol import Due, StepProtocol
 from server.scheduler.submission import Handles, Rows, Submission
 
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 FEW_STEPS = 16
 SHORT_RUN = 300e-6
 LATE = 100e-6  # seconds by which a thread wakes up later than it wanted to
-FIRST = np.zeros(1, dtype=np.int64)
 SLICE = 0.001  # seconds at most, after which it is seen whether a run is over already
 LATELY = 8  # runs
 MOSTLY = 0.5  # of the time
+ONE_ROW = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -126,7 +126,8 @@ class Runner:
         if due is None:
             return None
         submission.expect(1)
-        run = Run([(Entry(submission, 0, iter(())).part(None, 1), 0, 1)], started, rows=FIRST)
+        submission.first_steps[0] = due.number  # which the caller is told, whatever comes of it
+        run = Run([(part_of(submission, None, 1), 0, 1)], started, rows=ONE_ROW)
         try:
             self._step(run, submission, due)
         except Exception:
@@ -196,7 +197,7 @@ class Runner:
             outputs = self._engine.run(run.ran)
         finally:
             self._free_at = time.monotonic()
-        self._steps.commit_one(submission, due, run.ran, outputs)
+        self._steps.commit_one(submission, run.ran, outputs)
         run.took, run.answered = self._free_at - run.asked_at, True
 
     def _ask(

@@ -24,7 +24,7 @@ from server.errors import Internal, ServingError
 from server.metrics import ModelMetrics
 from server.scheduler.absent import Absent
 from server.scheduler.control import ControlCall
-from server.scheduler.parts import Picked, parts_of_one_run
+from server.scheduler.parts import Part, Picked, parts_of_one_run
 from server.scheduler.protocol import StepProtocol
 from server.scheduler.queue import StepQueue
 from server.scheduler.running import FEW_STEPS, SHORT_RUN, Run, Runner
@@ -211,35 +211,43 @@ class Scheduler:
         to be woken by it, takes longer than a short run does. Returns whether that could be done;
         if not, nothing was."""
         steps = sum(submission.steps for submission in submissions)
+        if not self._runs_here(steps):
+            return False
+        alone = len(submissions) == steps == 1
+        parts = [] if alone else self._parts_of_one_run(submissions)
+        if not (alone or parts) or not self._take_engine():
+            return False
+        self._inside = threading.get_ident()
+        try:
+            run = self._runs.alone(submissions[0]) if alone else None
+            run = run or self._run(parts or self._parts_of_one_run(submissions))
+            if run is not None:
+                self._complete(run.picked)
+                self._runs.note(run)  # which nobody need wait for
+                self._run_call()  # or it would wait for as long as steps keep coming
+        finally:
+            self._inside = 0
+            self._engine_free.release()
+        return run is not None
+
+    def _runs_here(self, steps: int) -> bool:
+        """Whether so many steps may run in the thread that brings them, once it has the engine."""
         if steps > self._few or self._runs.short > SHORT_RUN or not self._thread.is_alive():
             return False
         if self._steps.confirms:  # rows have to wait
             return False
-        if not self.queue.is_free_for(steps):
-            return False
         if self._inside == threading.get_ident():  # a completion in here brings the next step
             return False
-        if not self._take_engine():
-            return False
-        self._inside = threading.get_ident()
-        try:
-            run = self._runs.alone(submissions[0]) if steps == 1 else None
-            if run is None and (run := self._together(submissions)) is None:
-                return False
-            self._complete(run.picked)
-            self._runs.note(run)  # which nobody need wait for
-            self._run_call()  # or it would wait for as long as steps keep coming
-        finally:
-            self._inside = 0
-            self._engine_free.release()
-        return True
+        return self.queue.is_free_for(steps)
 
-    def _together(self, submissions: Sequence[Submission]) -> Run | None:
-        parts = parts_of_one_run(submissions)
-        if parts is None or sum(part.left for part in parts) > self._max_batch:
+    def _parts_of_one_run(self, submissions: Sequence[Submission]) -> list[Part]:
+        parts = parts_of_one_run(submissions) or []
+        return parts if sum(part.left for part in parts) <= self._max_batch else []
+
+    def _run(self, parts: list[Part]) -> Run | None:
+        """None, and nothing is done, if rows might have to wait for their sessions."""
+        if not parts or not all(self._steps.ready(part.handles) for part in parts):
             return None
-        if not all(self._steps.ready(part.handles) for part in parts):
-            return None  # rows might have to wait for their sessions
         for part in parts:
             part.submission.expect(part.left)
         run = self._runs.begin([(part, 0, part.left) for part in parts])

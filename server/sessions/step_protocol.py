@@ -150,18 +150,15 @@ class SessionSteps:
         count = self._directory.use_one(handle)
         return Due(slot, count) if count >= 0 and first in (count, UNNUMBERED) else None
 
-    def commit_one(
-        self, submission: Submission, due: Due, ran: EngineRows, outputs: Floats
-    ) -> None:
-        """As `commit`, of a submission of one step that was `due`."""
+    def commit_one(self, submission: Submission, ran: EngineRows, outputs: Floats) -> None:
+        """As `commit`, of a submission of one step that was `due`, and has its number."""
         if self._keeper is not None and self._keeper.health.lapsed:
             raise LeaseLapsed
-        handle, (slot, number) = int(submission.handles[0]), due
-        submission.first_steps[0] = number
+        handle, number = int(submission.handles[0]), int(submission.first_steps[0])
         if not finite(outputs):
             submission.fail(0, NotFinite(self._directory.name(handle)))
             return
-        self._cache.keep_one(slot, number, ran.features, outputs)
+        self._cache.keep_one(int(ran.slots[0]), number, ran.features, outputs)
         self._directory.count_one(handle, number)
         if self._keeper is not None:
             self._keeper.mark(submission.handles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.bundle.repository import Bundle
+from server.engine.engine import Engine
 from server.errors import ServingError
 from server.scheduler.running import Run, Runner
-from server.scheduler.submission import RESTART, Submission
+from server.scheduler.submission import RESTART, UNNUMBERED, Submission
 from server.serving.model import ServedModel
 from tests.server.core.parts import Caller, Floats, make_model
-from tidegate.wire import APPLIED
+from tidegate.wire import APPLIED, FAILED
 
 SLOTS = 2  # of three sessions one has none
 MOVES = (*["step"] * 12, "unnumbered", "unnumbered", "restart", "close", "reset", "open")
@@ -91,7 +93,7 @@ def test_whatever_comes_a_step_alone_has_the_outcome_that_columns_give_it(
     for what, name, off, scale in wanted:
         handle = ours.directory.handle(name)
         count = int(ours.directory.counts(np.array([handle]))[0])
-        number = {"unnumbered": -1, "restart": RESTART}.get(what, max(0, count + off))
+        number = {"unnumbered": UNNUMBERED, "restart": RESTART}.get(what, max(0, count + off))
         move = what, name, number, (x * np.float32(scale)).astype(np.float32)
         assert told(ours, *move) == told(others, *move), move
     for name in "abc":
@@ -115,3 +117,21 @@ def test_the_next_step_of_a_resident_session_runs_alone_and_no_other(
     assert caller.step([("a", 4, x)], deadline=0.0).status[0] != APPLIED
     assert not ran.pop()
     assert model.get("a").steps == 4
+
+
+def test_a_lone_step_that_fails_in_the_run_ends_its_session_and_is_told_its_number(
+    pair: tuple[Pair, list[bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, ran = pair
+    x, found = np.ones((1, 5), np.float32), list[object]()
+    for model in models:
+        told(model, "open", "a", 0, x), told(model, "step", "a", 0, x)
+        with monkeypatch.context() as broken:
+            broken.setattr(Engine, "run", lambda *_: 1 / 0)
+            found.append(told(model, "unnumbered", "a", UNNUMBERED, x))
+        assert not model.directory.handle("a")
+    status, first_steps, errors, _ = cast(Told, found[0])
+    assert (status, first_steps) == ([FAILED], [1])
+    assert "was lost in a run that failed" in errors[0]
+    assert found[0] == found[1]
+    assert ran == [False, True, False, False]

@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # Two thirds of what is installed is never imported; to compile it all takes a minute and a half.
 # What all the processes of the tests import would be compiled by each of them. They are more than there are cores, since
 # many tests wait for a server.
-COMPILED := hypothesis lightning matplotlib numpy polars scipy sklearn sympy torch torchmetrics
+COMPILED := alembic cryptography hypothesis joblib lightning matplotlib mpmath narwhals numpy opentelemetry optuna pandas \
+  polars pydantic redis rich scipy sklearn sqlalchemy sympy tensorboard torch torchmetrics
 COMPILE := -m compileall -q -j 0 -x '/tests?/|/testing/'
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 # Where it is set, each of the tests' hundreds of servers compiles all its modules anew.

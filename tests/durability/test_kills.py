@@ -17,7 +17,7 @@ from tests.server.store.redis_server import RedisServer
 SESSIONS = 200
 
 
-@pytest.mark.parametrize(("store", "kills"), [("sqlite", 5), ("redis", 3)])
+@pytest.mark.parametrize(("store", "kills"), [("sqlite", 4), ("redis", 3)])
 def test_kills_under_two_hundred_sessions_go_unnoticed(
     small: SmallModel, store: str, kills: int
 ) -> None:

@@ -14,7 +14,8 @@ NATIVE, AIO = "native", "aio"
 
 
 def over(*transports: str) -> pytest.MarkDecorator:
-    """For what concerns these transports alone, or none of them: then one is enough."""
+    """For what concerns these transports alone; or none of them, since what they carry is made by
+    what they share: then one is enough."""
     return pytest.mark.parametrize("transport", transports, indirect=True)
 
 

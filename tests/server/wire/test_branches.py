@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer
+from tests.server.transports import NATIVE, over
 from tests.server.wire.session_rpcs import assert_close, begin, expected, flat, state
 from tests.server.wire.wire import (
     batch,
@@ -22,6 +23,8 @@ from tests.server.wire.wire import (
 )
 from tidegate.v1 import tidegate_pb2 as pb
 from training.reference import NumpyNetwork
+
+pytestmark = over(NATIVE)
 
 
 def test_branches_go_their_own_ways(server: RunningServer, small: SmallModel) -> None:

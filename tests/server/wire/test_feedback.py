@@ -9,6 +9,7 @@ import pytest
 
 from tests.harness import running_server
 from tests.server.growing import growing
+from tests.server.transports import NATIVE, over
 from tests.server.wire.session_rpcs import assert_close, begin, exported, forecast, state, taken
 from tests.server.wire.wire import (
     Floats,
@@ -19,6 +20,8 @@ from tidegate.v1 import tidegate_pb2 as pb
 from training.bundle import write_bundle
 from training.network import Network, random_network
 from training.reference import NumpyNetwork
+
+pytestmark = over(NATIVE)
 
 FED = random_network(3, 10, 1, 4, seed=5, softmax=False)
 

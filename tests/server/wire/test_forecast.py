@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
+from tests.server.transports import NATIVE, over
 from tests.server.wire.session_rpcs import assert_close, begin, expected, forecast, state
 from tests.server.wire.wire import (
     OUTPUTS,
@@ -22,6 +23,8 @@ from tests.server.wire.wire import (
     step_request,
 )
 from tidegate.v1 import tidegate_pb2 as pb
+
+pytestmark = over(NATIVE)
 
 
 @pytest.mark.parametrize("ahead", [1, 31, 33, 200])

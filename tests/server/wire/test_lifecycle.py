@@ -78,6 +78,7 @@ def test_a_server_that_cannot_start_says_why_and_exits(
     assert "Traceback" not in done.stderr
 
 
+@over(NATIVE)
 def test_an_empty_repository_and_a_taken_port_are_said(
     small: SmallModel, server: RunningServer, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.harness import RunningServer, running_server
+from tests.server.transports import NATIVE, over
 from tests.server.wire.session_rpcs import Stub, assert_close, begin, exported, forecast, taken
 from tests.server.wire.test_feedback import rolled
 from tests.server.wire.wire import Floats, connected, failing
@@ -15,6 +16,8 @@ from tidegate.v1 import tidegate_pb2 as pb
 from training.bundle import write_bundle
 from training.network import random_network, with_random_linear
 from training.reference import NumpyNetwork
+
+pytestmark = over(NATIVE)
 
 LAGS = 4
 WEIGHTS = with_random_linear(random_network(3, 6, 1, 4, seed=5, softmax=False), LAGS, 5, scale=0.1)

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from tests.harness import RunningServer, running_server
 from tests.server.gaps import SIDES, WEIGHTS, gappy_model
+from tests.server.transports import NATIVE, over
 from tests.server.wire.wire import (
     Floats,
     batch,
@@ -27,6 +28,8 @@ from tests.server.wire.wire import (
 from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1.tidegate_pb2_grpc import TidegateStub
 from training.reference import NumpyNetwork
+
+pytestmark = over(NATIVE)
 
 OTHER_NAN = np.array([0xFFC0BEEF], np.uint32).view(np.float32)[0]
 X = observations(3, 8)

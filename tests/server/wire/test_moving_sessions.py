@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server
+from tests.server.transports import NATIVE, over
 from tests.server.wire.session_rpcs import assert_close, begin, expected, exported, flat, taken
 from tests.server.wire.wire import (
     batch,
@@ -21,6 +22,8 @@ from tests.server.wire.wire import (
 )
 from tidegate.v1 import tidegate_pb2 as pb
 from training.reference import NumpyNetwork
+
+pytestmark = over(NATIVE)
 
 
 def test_a_session_goes_on_under_another_id(server: RunningServer, small: SmallModel) -> None:

@@ -27,7 +27,7 @@ from training.reference import NumpyNetwork
 
 pytestmark = over(NATIVE)
 
-MESSAGES, STREAMS = 3_000, 4
+MESSAGES, STREAMS = 2_000, 4
 LANES = 8
 METHOD = "/tidegate.v1.Tidegate/StepStream"
 Mutation = Callable[[random.Random, bytes], bytes]

@@ -12,10 +12,13 @@ import pytest
 
 from tests.conftest import SmallModel
 from tests.harness import RunningServer, running_server, small_model
+from tests.server.transports import NATIVE, over
 from tests.server.wire import spoiled
 from tests.server.wire.session_rpcs import assert_close, begin, expected, exported, forecast, taken
 from tests.server.wire.wire import connected, failing, observations, outputs, step_request
 from tidegate.v1 import tidegate_pb2 as pb
+
+pytestmark = over(NATIVE)
 
 
 @pytest.mark.parametrize("replace", [False, True])

@@ -1,4 +1,4 @@
-"""A model of somebody else's, imported by its command and served to 200 callers at once."""
+"""A model of somebody else's, imported by its command and served to 100 callers at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidegate import Client, Session
 from training.__main__ import main
 from training.network import Floats
 
-CALLS, FRAMES = 200, 40
+CALLS, FRAMES = 100, 40
 OPTIONS = "--state state=stateN:1 --input input --output output --const sr=16000 "
 OPTIONS += "--context 64 --input-shape 576"
 
@@ -51,7 +51,7 @@ def served(repository: Path, calls: list[Floats]) -> list[Floats]:
     return found
 
 
-def test_200_calls_at_once_hear_what_each_alone_hears_from_the_original_file(
+def test_100_calls_at_once_hear_what_each_alone_hears_from_the_original_file(
     repository: Path,
 ) -> None:
     calls = pieces(CALLS, FRAMES)

@@ -75,6 +75,7 @@ WAYS = (
     *(Way(UNARY, 1, n) for n in (1, 16, 64)),
     *(Way("stream, single steps", 1, n) for n in (1, 64)),
     *(Way("stream, columnar", n, COLUMNAR_IN_FLIGHT) for n in (64, 256, 1024)),
+    Way("stream, columnar", 64, 8),  # which enter one run four at a time
     Way("stream, columnar", 256, COLUMNAR_IN_FLIGHT, connections=4),
 )
 

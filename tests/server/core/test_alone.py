@@ -125,7 +125,8 @@ def test_a_lone_step_that_fails_in_the_run_ends_its_session_and_is_told_its_numb
     models, ran = pair
     x, found = np.ones((1, 5), np.float32), list[object]()
     for model in models:
-        told(model, "open", "a", 0, x), told(model, "step", "a", 0, x)
+        told(model, "open", "a", 0, x)
+        told(model, "step", "a", 0, x)
         with monkeypatch.context() as broken:
             broken.setattr(Engine, "run", lambda *_: 1 / 0)
             found.append(told(model, "unnumbered", "a", UNNUMBERED, x))

@@ -24,7 +24,7 @@ from tidegate.v1 import tidegate_pb2 as pb
 from tidegate.v1 import tidegate_pb2_grpc
 from training.reference import NumpyNetwork
 
-CUDA = "from tests.server.engine import double; double.serve(0.01)"
+CUDA = "from tests.server.engine import double; double.serve(0.04)"
 
 UNARY, STREAMED, STREAMS = 400, 600, 4
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)

@@ -4,12 +4,11 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
 # Two thirds of what is installed is never imported; to compile it all takes a minute and a half.
-# What all the processes of the tests import would be compiled by each of them. They are more than there are cores, since
-# many tests wait for a server.
+PIP := -m pip --disable-pip-version-check install --quiet --no-compile
+# But what the tests import would be compiled by each of their processes.
 COMPILED := alembic cryptography hypothesis joblib lightning matplotlib mpmath narwhals numpy opentelemetry optuna pandas \
   polars pydantic redis rich scipy sklearn sqlalchemy sympy tensorboard torch torchmetrics
 COMPILE := -m compileall -q -j 0 -x '/tests?/|/testing/'
-PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 # Where it is set, each of the tests' hundreds of servers compiles all its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := server tidegate tidegate_train training benchmarks tests deploy
@@ -23,6 +22,7 @@ help:  ## list the commands
 demo: $(DEMO_VENV)/.installed  ## install without torch, serve, stream held-out sessions, stop
 	examples/demo.sh $(DEMO_VENV)/bin
 
+# More processes than most machines of CI have cores: many tests wait for a server.
 test: $(VENV)/.installed tools  ## all tests, with everything they need
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 

@@ -94,13 +94,16 @@ class Opened:
         except BadModel as error:
             raise TrainingError(str(error)) from error
 
+    def groups(self) -> list[Sequence[Floats]]:
+        """The signals, as many side by side as the bundle allows."""
+        most = self.manifest.max_batch
+        return [self.signals[k : k + most] for k in range(0, len(self.signals), most)]
+
     @cached_property
     def stepped(self) -> list[Floats]:
-        """What a new engine puts out for all signals by single steps, as many side by side as the
-        bundle allows."""
-        engine, most = self.engine(), self.manifest.max_batch
-        groups = [self.signals[k : k + most] for k in range(0, len(self.signals), most)]
-        return [each for group in groups for each in by_single_steps(engine, group)]
+        """What a new engine puts out for all signals by single steps."""
+        engine = self.engine()
+        return [each for group in self.groups() for each in by_single_steps(engine, group)]
 
     @cached_property
     def expected(self) -> list[Floats]:
@@ -288,9 +291,7 @@ def round_trip(opened: Opened) -> str:
 def chunks(opened: Opened, engine: Engine) -> list[Floats]:
     """What an engine puts out for them by ragged chunks."""
     rng = np.random.default_rng(1)
-    most, signals = opened.manifest.max_batch, opened.signals
-    groups = [signals[k : k + most] for k in range(0, len(signals), most)]
-    return [each for group in groups for each in by_chunks(engine, group, rng)]
+    return [each for group in opened.groups() for each in by_chunks(engine, group, rng)]
 
 
 def _parity(opened: Opened, outputs: Sequence[Floats]) -> str:

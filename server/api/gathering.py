@@ -182,11 +182,7 @@ def _submit_rows(model: ServedModel, asked: Sequence[Asked]) -> None:
 def _together(model: ServedModel, singles: list[Single]) -> Iterator[tuple[list[Single], Handles]]:
     """Those that can run at once, then each of the others by itself; with their sessions."""
     handles = np.array([each.handle for each in singles], np.int64)
-    if len(singles) == 1:
-        yield singles, handles
-        return
-    at_hand = model.at_hand(handles)
-    if every(at_hand):
+    if len(singles) == 1 or every(at_hand := model.at_hand(handles)):
         yield singles, handles
         return
     if at_hand.any():

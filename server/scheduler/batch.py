@@ -98,7 +98,7 @@ class Batch:
             submission = part.submission
             if submission.deadlines is not None:
                 self._drop_rows(segment, submission.deadlines[part.at(start, stop)], now)
-            elif submission.cancelled or submission.deadline <= now:
+            elif submission.is_late(now):
                 late = -math.inf if submission.cancelled else submission.deadline
                 self._drop_rows(segment, np.full(stop - start, late), now)
 

@@ -97,11 +97,6 @@ def width_of(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
-def part_of(submission: Submission, rows: Rows | None, width: int) -> Part:
-    """Some rows (None: all) of a submission that runs at once, and never waits in the queue."""
-    return Entry(submission, 0, iter(())).part(rows, width)
-
-
 def parts_of_one_run(submissions: Sequence[Submission]) -> list[Part] | None:
     """The submissions' queued rows as a part each, if all may enter one run together."""
     parts: list[Part] = []
@@ -109,7 +104,7 @@ def parts_of_one_run(submissions: Sequence[Submission]) -> list[Part] | None:
         pieces = [each for parts in rounds(submission, submission.queued_rows) for each in parts]
         if len(pieces) != 1:
             return None
-        parts.append(part_of(submission, *pieces[0]))
+        parts.append(Entry(submission, 0, iter(())).part(*pieces[0]))
     if len(parts) > 1:
         alike = all(part.width == parts[0].width for part in parts)
         if not (alike and no_twice(np.concatenate([part.handles for part in parts]))):

@@ -22,7 +22,7 @@ from server.errors import Internal, RunFailed
 from server.metrics import ModelMetrics
 from server.scheduler.absent import Absent
 from server.scheduler.batch import NONE, Batch, fail_all
-from server.scheduler.parts import Picked, part_of
+from server.scheduler.parts import Part, Picked
 from server.scheduler.protocol import Due, StepProtocol
 from server.scheduler.submission import Handles, Rows, Submission
 
@@ -115,11 +115,11 @@ class Runner:
             _fail(batch)
         return run
 
-    def alone(self, submission: Submission) -> Run | None:
+    def alone(self, part: Part) -> Run | None:
         """The whole of a run of one step, which columns would make as dear as one of a hundred.
         None, and nothing is done, if it is not simply its session's next step, or comes too late,
         or the session is not resident."""
-        started = time.monotonic()
+        started, submission = time.monotonic(), part.submission
         if submission.failed or submission.is_late(started):
             return None
         due = self._steps.due(int(submission.handles[0]), int(submission.first_steps[0]))
@@ -127,7 +127,7 @@ class Runner:
             return None
         submission.expect(1)
         submission.first_steps[0] = due.number  # which the caller is told, whatever comes of it
-        run = Run([(part_of(submission, None, 1), 0, 1)], started, rows=ONE_ROW)
+        run = Run([(part, 0, 1)], started, rows=ONE_ROW)
         try:
             self._step(run, submission, due)
         except Exception:

@@ -213,14 +213,12 @@ class Scheduler:
         steps = sum(submission.steps for submission in submissions)
         if not self._runs_here(steps):
             return False
-        alone = len(submissions) == steps == 1
-        parts = [] if alone else self._parts_of_one_run(submissions)
-        if not (alone or parts) or not self._take_engine():
+        parts = self._parts_of_one_run(submissions)
+        if not parts or not self._take_engine():
             return False
         self._inside = threading.get_ident()
         try:
-            run = self._runs.alone(submissions[0]) if alone else None
-            run = run or self._run(parts or self._parts_of_one_run(submissions))
+            run = (self._runs.alone(parts[0]) if steps == 1 else None) or self._run(parts)
             if run is not None:
                 self._complete(run.picked)
                 self._runs.note(run)  # which nobody need wait for
@@ -246,7 +244,7 @@ class Scheduler:
 
     def _run(self, parts: list[Part]) -> Run | None:
         """None, and nothing is done, if rows might have to wait for their sessions."""
-        if not parts or not all(self._steps.ready(part.handles) for part in parts):
+        if not all(self._steps.ready(part.handles) for part in parts):
             return None
         for part in parts:
             part.submission.expect(part.left)

@@ -149,8 +149,8 @@ async def until_stored(session: Session) -> None:
 
 
 async def told(read: Callable[[], Awaitable[T]]) -> T:
-    """What is read of a session, once the store answers: a server that was kept from renewing its
-    lease has let go of its sessions, and knows of them by the store alone."""
+    """What a call of a session returns, once the store answers: a server that was kept from
+    renewing its lease has let go of its sessions, and knows of them by the store alone."""
     async with asyncio.timeout(30):
         while True:
             with suppress(errors.StoreDown):

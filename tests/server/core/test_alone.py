@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from server.bundle.repository import Bundle
 from server.engine.engine import Engine
 from server.errors import ServingError
+from server.scheduler.parts import Part
 from server.scheduler.running import Run, Runner
 from server.scheduler.submission import RESTART, UNNUMBERED, Submission
 from server.serving.model import ServedModel
@@ -48,8 +49,8 @@ def pair(
     others = models[1]._scheduler._runs
     alone, ran = Runner.alone, list[bool]()
 
-    def noted(runs: Runner, submission: Submission) -> Run | None:
-        run = None if runs is others else alone(runs, submission)
+    def noted(runs: Runner, part: Part) -> Run | None:
+        run = None if runs is others else alone(runs, part)
         ran.append(run is not None)
         return run
 

@@ -101,7 +101,7 @@ def parts_of_one_run(submissions: Sequence[Submission]) -> list[Part] | None:
     """The submissions' queued rows as a part each, if all may enter one run together."""
     parts: list[Part] = []
     for submission in submissions:
-        pieces = [each for parts in rounds(submission, submission.queued_rows) for each in parts]
+        pieces = _pieces(submission)
         if len(pieces) != 1:
             return None
         parts.append(Entry(submission, 0, iter(())).part(*pieces[0]))
@@ -110,6 +110,13 @@ def parts_of_one_run(submissions: Sequence[Submission]) -> list[Part] | None:
         if not (alike and no_twice(np.concatenate([part.handles for part in parts]))):
             return None
     return parts
+
+
+def _pieces(submission: Submission) -> list[tuple[Rows | None, int]]:
+    """Of all its rounds the rows of each part, and their width."""
+    if submission.steps == 1 and not submission.failed:  # whose caller waits for this alone
+        return [(None, 1)]
+    return [each for parts in rounds(submission, submission.queued_rows) for each in parts]
 
 
 def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Walk:
     def __init__(self, session: Session, network: Network, seed: int) -> None:
         self.session, self._network = session, NumpyNetwork(network)
         self._state = self._network.initial()
-        self._draws = np.random.default_rng(seed)
+        self._draws, self._pauses = np.random.default_rng(seed), random.Random(seed)
         self._next: Floats | None = None
         self._given: list[Floats] = []
         self._got: list[Floats] = []
@@ -62,11 +63,12 @@ class Walk:
         return self._got[-1]
 
     async def go(self, stop: asyncio.Event, pause: float) -> None:
-        """Step until told to stop."""
+        """Step until told to stop, with pauses about as long: equal ones would have all walks step
+        together for ever."""
         while not stop.is_set():
             await self.step()
             if pause:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(self._pauses.uniform(0, 2 * pause))
 
     async def go_to(self, steps: int) -> None:
         """Step until it has so many steps."""

@@ -27,8 +27,10 @@ class ReplayCache:
         self, capacity: int, depth: int, inputs: int, outputs: int, may_miss: bool = False
     ) -> None:
         self.depth, self._may_miss = depth, may_miss
-        self._outputs = np.zeros((capacity + 1, depth, outputs), dtype=np.float32)
-        self._prints = np.zeros((capacity + 1, depth), dtype=np.uint64)
+        # By place in the ring, then slot: sessions that go in step lie side by side, and a session
+        # of one step takes memory for one.
+        self._outputs = np.zeros((depth, capacity + 1, outputs), dtype=np.float32)
+        self._prints = np.zeros((depth, capacity + 1), dtype=np.uint64)
         self._lay_flat()
         self.latest = np.zeros(capacity + 1, dtype=np.int32)
         """How many of each slot's latest steps came in one row."""
@@ -47,13 +49,13 @@ class ReplayCache:
         prints = self._fingerprints(features)
         self.latest[slots] = lengths
         if features.shape[1] == 1:
-            self._keep_single(slots * self.depth + counts % self.depth, prints, outputs)
+            self._keep_single(counts % self.depth * self._slots + slots, prints, outputs)
             return
         for t in range(features.shape[1]):
             rows = slice(None) if t == 0 else np.flatnonzero(lengths > t)
             at = (counts[rows] + t) % self.depth
-            self._outputs[slots[rows], at] = outputs[rows, t]
-            self._prints[slots[rows], at] = prints[rows, t]
+            self._outputs[at, slots[rows]] = outputs[rows, t]
+            self._prints[at, slots[rows]] = prints[rows, t]
 
     def _keep_single(self, at: NDArray[np.int64], prints: Prints, outputs: Floats) -> None:
         """One step of each: a step's outputs are moved as one item, which takes half as long."""
@@ -64,28 +66,28 @@ class ReplayCache:
         """As `keep`, of one step of one slot: features [1, 1, I], outputs [1, 1, O]."""
         at = count % self.depth
         self.latest[slot] = 1
-        self._prints[slot, at] = self._fingerprints(features)[0, 0]
-        self._outputs[slot, at] = outputs[0, 0]
+        self._prints[at, slot] = self._fingerprints(features)[0, 0]
+        self._outputs[at, slot] = outputs[0, 0]
 
     def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
         """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
         not: their features [T, I] were others, or nothing is known of them."""
         at = (first + np.arange(len(features))) % self.depth
-        prints = self._prints[slot, at]
+        prints = self._prints[at, slot]
         if (prints == UNKNOWN).any():
             return StepTooOld
         if (prints != self._fingerprints(features)).any():
             return StepConflict
-        outputs: Floats = self._outputs[slot, at]
+        outputs: Floats = self._outputs[at, slot]
         return outputs
 
     def tail(self, slot: int, count: int) -> tuple[Floats, Prints]:
         """What is remembered of a session at step `count`, oldest first: outputs [n, O], and the
         fingerprints of their features [n]; n is `depth` or less."""
         at = np.arange(max(0, count - self.depth), count) % self.depth
-        unknown = np.flatnonzero(self._prints[slot, at] == UNKNOWN)
+        unknown = np.flatnonzero(self._prints[at, slot] == UNKNOWN)
         at = at[unknown[-1] + 1 :] if len(unknown) else at
-        return self._outputs[slot, at], self._prints[slot, at]
+        return self._outputs[at, slot], self._prints[at, slot]
 
     def restore(self, slot: int, count: int, outputs: Floats, prints: Prints) -> None:
         """Put back a `tail` of a session at step `count`; of a longer one, the latest `depth`.
@@ -93,9 +95,9 @@ class ReplayCache:
         self.latest[slot] = known = min(len(prints), self.depth)
         at = np.arange(count - known, count) % self.depth
         # What lies there is a former holder's, and must not be taken for this session's.
-        self._prints[slot], self._outputs[slot] = UNKNOWN, 0.0
-        self._outputs[slot, at] = outputs[len(outputs) - known :]
-        self._prints[slot, at] = prints[len(prints) - known :]
+        self._prints[:, slot], self._outputs[:, slot] = UNKNOWN, 0.0
+        self._outputs[at, slot] = outputs[len(outputs) - known :]
+        self._prints[at, slot] = prints[len(prints) - known :]
 
     def newest(
         self, slots: NDArray[np.int64], counts: NDArray[np.int64], least: int
@@ -103,16 +105,16 @@ class ReplayCache:
         """What is remembered of each session's latest row, or latest `least` steps: outputs
         [B, n, O], fingerprints [B, n], and how many of the n, counted from the last, are valid."""
         kept, at = span(self.latest[slots], counts, least, self.depth)
-        prints = self._prints[slots[:, None], at]
-        return self._outputs[slots[:, None], at], prints, known(prints, kept)
+        prints = self._prints[at, slots[:, None]]
+        return self._outputs[at, slots[:, None]], prints, known(prints, kept)
 
     def rings(self, slots: NDArray[np.int64]) -> tuple[Floats, Prints]:
         """Copies of whole rings: outputs [B, depth, O] and fingerprints [B, depth]."""
-        return self._outputs[slots], self._prints[slots]
+        return self._outputs[:, slots].swapaxes(0, 1), self._prints[:, slots].T
 
     def put_rings(self, slots: NDArray[np.int64], outputs: Floats, prints: Prints) -> None:
         """Put rings back as `rings` gave them."""
-        self._outputs[slots], self._prints[slots] = outputs, prints
+        self._outputs[:, slots], self._prints[:, slots] = outputs.swapaxes(0, 1), prints.T
 
     def release(self) -> None:
         """Give the memory back; nothing is kept any more."""
@@ -121,7 +123,7 @@ class ReplayCache:
 
     def _lay_flat(self) -> None:
         """The same memory by one index, a step's outputs being one item."""
-        item = f"V{4 * self._outputs.shape[2]}"
+        self._slots, item = self._outputs.shape[1], f"V{4 * self._outputs.shape[2]}"
         self._flat_outputs = self._outputs.view(item).reshape(-1)
         self._flat_prints = self._prints.reshape(-1)
 
@@ -129,7 +131,8 @@ class ReplayCache:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed
             features = np.where(np.isnan(features), np.float32(np.nan), features)
         bits = np.ascontiguousarray(features).view(np.uint32)
-        prints: Prints = np.dot(bits, self._weights) + self._offset  # of (bits + 1), modulo 2**64
+        prints: Prints = np.vecdot(bits, self._weights)
+        prints += self._offset  # of (bits + 1), modulo 2**64
         return prints
 
 

@@ -18,6 +18,7 @@ from server.errors import ServingError, TooManyBytes
 from server.transport.http2 import frames, headers
 from server.transport.http2.frames import Packed
 from server.transport.http2.headers import Head, Metadata
+from server.transport.http2.holding import SMALL
 from server.transport.http2.incoming import AGAIN, PREFIX, PREFIX_SIZE, Incoming, Then
 
 if TYPE_CHECKING:
@@ -226,11 +227,8 @@ class Call(Incoming):
 
     def _put(self, data: Packed, then: Then | None) -> None:
         size = len(data)
-        if not self.unsent and self.connection.has_room(self, size):
-            self.window -= size
-            self.connection.window -= size
-            head = frames.head(frames.DATA, 0, self.stream, size)
-            self.connection.write(head + data, then)
+        if not self.unsent and size <= self.connection.room(self):
+            self._frame(data, then)
             return
         self._held().owe(size)
         self.unsent.append((memoryview(data), then))
@@ -238,17 +236,21 @@ class Call(Incoming):
         if self.unsent:
             self.connection.stalled(self)
 
-    def _frame(self, piece: memoryview, then: Then | None) -> None:
+    def _frame(self, piece: Packed, then: Then | None) -> None:
         """Send as much as is known to have room."""
-        self.window -= len(piece)
-        self.connection.window -= len(piece)
-        largest = self.connection.largest_frame
-        for at in range(0, len(piece), largest):
-            part = piece[at : at + largest]
-            size = len(part)
-            head = frames.head(frames.DATA, 0, self.stream, size)
-            self.connection.write(head)
-            self.connection.write(part, then if at + size == len(piece) else None)
+        whole, connection = len(piece), self.connection
+        self.window -= whole
+        connection.window -= whole
+        if whole <= SMALL:
+            connection.write(frames.head(frames.DATA, 0, self.stream, whole) + piece, then)
+            return
+        view, largest = memoryview(piece), connection.largest_frame
+        parts: list[Packed] = []
+        for at in range(0, whole, largest):
+            size = min(largest, whole - at)
+            parts.append(frames.head(frames.DATA, 0, self.stream, size))
+            parts.append(view[at : at + size])
+        connection.write_all(parts, then)
 
     def _finish(self, submission: Submission | None = None) -> None:
         """The call is over; a caller that was not through is told to stop."""

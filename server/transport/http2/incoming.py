@@ -117,9 +117,11 @@ class Incoming(ABC):
         self._ended = last
         if self._read_all:  # the end waits for what is unsent
             return
-        if type(payload) is bytes and self._is_whole(payload):
-            self._inbox.append((payload[PREFIX_SIZE:], self.connection.loop.since))
+        if self._is_whole(payload):
+            self._inbox.append((bytes(payload[PREFIX_SIZE:]), self.connection.loop.since))
             self._pump()
+            if self._holding is not None and not self.over:
+                self._weigh()
             return
         had, due = self._have, self._due
         self._have = had + len(payload)
@@ -131,11 +133,9 @@ class Incoming(ABC):
         if self._have or self._inbox or self._holding is not None:
             self._has_come(payload, had, due)
 
-    def _is_whole(self, payload: bytes) -> bool:
+    def _is_whole(self, payload: Packed) -> bool:
         """Whether this is a message, all of it, and awaited, as nearly all small ones are."""
-        if self._take is None or self._inbox or self._have or self._due >= 0:
-            return False
-        if self._dropped or self._holding is not None:
+        if self._take is None or self._inbox or self._have or self._due >= 0 or self._dropped:
             return False
         size = len(payload) - PREFIX_SIZE
         if not 0 <= size <= self.connection.loop.usual_message:

@@ -8,10 +8,12 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from server.transport.http2 import frames
 from server.transport.http2.call import Call, held_by
+from server.transport.http2.frames import Packed
 from server.transport.http2.incoming import EXHAUSTED, Then
 from server.transport.http2.sockets import Socket
 
@@ -120,6 +122,14 @@ class Outgoing(ABC):
         if then is not None:
             self._afters.append(then)
 
+    def write_all(self, pieces: Sequence[Packed], then: Then | None) -> None:
+        """As `write`, of several pieces."""
+        if not self.over:
+            first, *others = pieces
+            self.write(first, then)
+            self._out += others
+            self._out_bytes += sum(map(len, others))
+
     def flush(self) -> None:
         """Send what is to be sent; what the socket does not take, when it does."""
         try:
@@ -157,6 +167,9 @@ class Outgoing(ABC):
         self.loop.bytes_out += count
         if self.blocked:
             self.moved = time.monotonic()
+        if not self._out_bytes:
+            self._out.clear()
+            return
         while count:
             piece = self._out.popleft()
             if len(piece) > count:

@@ -90,7 +90,11 @@ def plots(
         ],
         ("linear", "log"),
     )  # fmt: skip
-    columns = [way for way in ways if way.rows > 1 and way.connections == 1]
+    columns = [
+        way
+        for way in ways
+        if (way.rows > 1, way.in_flight, way.connections) == (True, steps.COLUMNAR_IN_FLIGHT, 1)
+    ]
     plot(
         folder / "rate-by-batch.svg", "Columnar stream", "rows a message", "steps/s",
         [
@@ -121,7 +125,7 @@ def main() -> int:
     in_flight = (1, 64) if quick else unary.IN_FLIGHT
     calls = unary.run(in_flight, 0.1 if quick else 1.0, 1 if quick else 5)
     _say("calls at random moments")
-    offered = arrivals.run((0.3, 0.7) if quick else arrivals.SHARES, 0.3 if quick else 6.0)
+    offered = arrivals.run((0.3, 0.7) if quick else arrivals.SHARES, 0.3 if quick else 4.0)
     _say("sessions that are there")
     resident = residents.run((1_024, 2_048) if quick else residents.SESSIONS, 0.1 if quick else 2.0)
     _say("whole lives")

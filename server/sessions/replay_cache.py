@@ -17,6 +17,8 @@ from server.errors import StepConflict, StepMismatch, StepTooOld
 Floats = NDArray[np.float32]
 Prints = NDArray[np.uint64]
 
+BLOCK = 8  # bits of a slot that tell its place in its block
+WITHIN = (1 << BLOCK) - 1
 UNKNOWN = 0  # in place of the fingerprint of a step that a snapshot did not bring
 
 
@@ -27,10 +29,11 @@ class ReplayCache:
         self, capacity: int, depth: int, inputs: int, outputs: int, may_miss: bool = False
     ) -> None:
         self.depth, self._may_miss = depth, may_miss
-        # By place in the ring, then slot: sessions that go in step lie side by side, and a session
-        # of one step takes memory for one.
-        self._outputs = np.zeros((depth, capacity + 1, outputs), dtype=np.float32)
-        self._prints = np.zeros((depth, capacity + 1), dtype=np.uint64)
+        # Of each block of slots by place in the ring: what sessions that go in step are given lies
+        # side by side, and slots that nobody has had yet take no memory.
+        blocks = (capacity >> BLOCK) + 1
+        self._outputs = np.zeros((blocks, depth, 1 << BLOCK, outputs), dtype=np.float32)
+        self._prints = np.zeros((blocks, depth, 1 << BLOCK), dtype=np.uint64)
         self._lay_flat()
         self.latest = np.zeros(capacity + 1, dtype=np.int32)
         """How many of each slot's latest steps came in one row."""
@@ -49,55 +52,68 @@ class ReplayCache:
         prints = self._fingerprints(features)
         self.latest[slots] = lengths
         if features.shape[1] == 1:
-            self._keep_single(counts % self.depth * self._slots + slots, prints, outputs)
+            self._keep_single(slots, counts, prints, outputs)
             return
         for t in range(features.shape[1]):
             rows = slice(None) if t == 0 else np.flatnonzero(lengths > t)
             at = (counts[rows] + t) % self.depth
-            self._outputs[at, slots[rows]] = outputs[rows, t]
-            self._prints[at, slots[rows]] = prints[rows, t]
+            where = slots[rows] >> BLOCK, at, slots[rows] & WITHIN
+            self._outputs[where], self._prints[where] = outputs[rows, t], prints[rows, t]
 
-    def _keep_single(self, at: NDArray[np.int64], prints: Prints, outputs: Floats) -> None:
+    def _keep_single(
+        self,
+        slots: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        prints: Prints,
+        outputs: Floats,
+    ) -> None:
         """One step of each: a step's outputs are moved as one item, which takes half as long."""
+        at = slots >> BLOCK  # its block, and by and by its place in all of them
+        at *= self.depth - 1
+        at += counts % self.depth
+        at <<= BLOCK
+        at += slots
         self._flat_prints[at] = prints[:, 0]
         self._flat_outputs[at] = outputs[:, 0].view(self._flat_outputs.dtype)[:, 0]
 
     def keep_one(self, slot: int, count: int, features: Floats, outputs: Floats) -> None:
         """As `keep`, of one step of one slot: features [1, 1, I], outputs [1, 1, O]."""
-        at = count % self.depth
+        where = slot >> BLOCK, count % self.depth, slot & WITHIN
         self.latest[slot] = 1
-        self._prints[at, slot] = self._fingerprints(features)[0, 0]
-        self._outputs[at, slot] = outputs[0, 0]
+        self._prints[where] = self._fingerprints(features)[0, 0]
+        self._outputs[where] = outputs[0, 0]
 
     def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
         """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
         not: their features [T, I] were others, or nothing is known of them."""
-        at = (first + np.arange(len(features))) % self.depth
-        prints = self._prints[at, slot]
+        where = self._where(slot, first + np.arange(len(features)))
+        prints = self._prints[where]
         if (prints == UNKNOWN).any():
             return StepTooOld
         if (prints != self._fingerprints(features)).any():
             return StepConflict
-        outputs: Floats = self._outputs[at, slot]
+        outputs: Floats = self._outputs[where]
         return outputs
 
     def tail(self, slot: int, count: int) -> tuple[Floats, Prints]:
         """What is remembered of a session at step `count`, oldest first: outputs [n, O], and the
         fingerprints of their features [n]; n is `depth` or less."""
-        at = np.arange(max(0, count - self.depth), count) % self.depth
-        unknown = np.flatnonzero(self._prints[at, slot] == UNKNOWN)
-        at = at[unknown[-1] + 1 :] if len(unknown) else at
-        return self._outputs[at, slot], self._prints[at, slot]
+        where = self._where(slot, np.arange(max(0, count - self.depth), count))
+        outputs, prints = self._outputs[where], self._prints[where]
+        unknown = np.flatnonzero(prints == UNKNOWN)
+        known = int(unknown[-1]) + 1 if len(unknown) else 0
+        return outputs[known:], prints[known:]
 
     def restore(self, slot: int, count: int, outputs: Floats, prints: Prints) -> None:
         """Put back a `tail` of a session at step `count`; of a longer one, the latest `depth`.
         Steps of which nothing was brought are too old to be answered."""
         self.latest[slot] = known = min(len(prints), self.depth)
-        at = np.arange(count - known, count) % self.depth
         # What lies there is a former holder's, and must not be taken for this session's.
-        self._prints[:, slot], self._outputs[:, slot] = UNKNOWN, 0.0
-        self._outputs[at, slot] = outputs[len(outputs) - known :]
-        self._prints[at, slot] = prints[len(prints) - known :]
+        block, within = slot >> BLOCK, slot & WITHIN
+        self._prints[block, :, within], self._outputs[block, :, within] = UNKNOWN, 0.0
+        where = self._where(slot, np.arange(count - known, count))
+        self._outputs[where] = outputs[len(outputs) - known :]
+        self._prints[where] = prints[len(prints) - known :]
 
     def newest(
         self, slots: NDArray[np.int64], counts: NDArray[np.int64], least: int
@@ -105,16 +121,19 @@ class ReplayCache:
         """What is remembered of each session's latest row, or latest `least` steps: outputs
         [B, n, O], fingerprints [B, n], and how many of the n, counted from the last, are valid."""
         kept, at = span(self.latest[slots], counts, least, self.depth)
-        prints = self._prints[at, slots[:, None]]
-        return self._outputs[at, slots[:, None]], prints, known(prints, kept)
+        where = (slots >> BLOCK)[:, None], at, (slots & WITHIN)[:, None]
+        prints = self._prints[where]
+        return self._outputs[where], prints, known(prints, kept)
 
     def rings(self, slots: NDArray[np.int64]) -> tuple[Floats, Prints]:
         """Copies of whole rings: outputs [B, depth, O] and fingerprints [B, depth]."""
-        return self._outputs[:, slots].swapaxes(0, 1), self._prints[:, slots].T
+        block, within = slots >> BLOCK, slots & WITHIN
+        return self._outputs[block, :, within], self._prints[block, :, within]
 
     def put_rings(self, slots: NDArray[np.int64], outputs: Floats, prints: Prints) -> None:
         """Put rings back as `rings` gave them."""
-        self._outputs[:, slots], self._prints[:, slots] = outputs.swapaxes(0, 1), prints.T
+        block, within = slots >> BLOCK, slots & WITHIN
+        self._outputs[block, :, within], self._prints[block, :, within] = outputs, prints
 
     def release(self) -> None:
         """Give the memory back; nothing is kept any more."""
@@ -123,9 +142,13 @@ class ReplayCache:
 
     def _lay_flat(self) -> None:
         """The same memory by one index, a step's outputs being one item."""
-        self._slots, item = self._outputs.shape[1], f"V{4 * self._outputs.shape[2]}"
+        item = f"V{4 * self._outputs.shape[-1]}"
         self._flat_outputs = self._outputs.view(item).reshape(-1)
         self._flat_prints = self._prints.reshape(-1)
+
+    def _where(self, slot: int, steps: NDArray[np.int64]) -> tuple[int, NDArray[np.int64], int]:
+        """Where some steps of a slot lie."""
+        return slot >> BLOCK, steps % self.depth, slot & WITHIN
 
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed

@@ -47,8 +47,10 @@ def test_calls_come_at_random_moments_and_count_from_when_they_were_due() -> Non
     gaps = np.diff(moments)
     assert len(moments) == 5000 and 0.9 < gaps.std() / gaps.mean() < 1.1
     (result,) = arrivals.run([0.2], 0.5)
-    assert result.steps == round(result.asked_per_second * 0.5) and result.checked_steps > 0
+    asked = round(result.asked_per_second * 0.5)
+    assert result.steps == arrivals.REPEATS * asked and result.checked_steps > 0
     assert 0 < result.p50_ms <= result.p99_ms <= result.longest_ms
+    assert 1 <= result.ratio <= result.worst_ratio
     assert f"| 20% | {result.asked_per_second:,.0f} |" in arrivals.table([result])
 
 

@@ -9,6 +9,7 @@ state has to be brought in first, would keep the others waiting: those are submi
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from server.sessions import validation
 log = logging.getLogger(__name__)
 
 WORTH: Final = 256
-"""Steps of a run from which on more make each no cheaper: messages that have come together enter
-runs of at most so many, so that their callers have the first replies, and send more, while the
+"""Steps of a run from which on more make each hardly cheaper: a caller's messages that have come
+together enter runs of at most so many, so that he has the first replies, and sends more, while the
 others run."""
 
 HALVED: Final = 48
@@ -37,7 +38,6 @@ and then the server for him."""
 
 Deliver = Callable[[Submission], None]
 Refuse = Callable[[ServingError], None]
-Asked = tuple[Submission, Refuse]
 
 
 class Caller(Protocol):
@@ -73,6 +73,15 @@ class Single:
             self.submission.cancel(self.row)
 
 
+@dataclass(slots=True, eq=False)
+class Message:
+    """A caller's rows, some of them to be queued; `refuse` is called with why none was, if so."""
+
+    caller: object
+    submission: Submission
+    refuse: Refuse
+
+
 Tell = Callable[[Sequence[Single], Submission], None]
 
 
@@ -87,16 +96,15 @@ class Gathering:
     def __init__(self, told: Callable[[], object] = lambda: None) -> None:
         self._told = told
         self._singles: dict[ServedModel, dict[int, Single]] = {}
-        self._rows: dict[ServedModel, deque[Asked]] = {}
+        self._rows: dict[ServedModel, deque[Message]] = {}
         self._limits: dict[ServedModel, int] = {}
         """How many of those that have come together enter a run, until none of them is left."""
 
-    def add_rows(self, model: ServedModel, submission: Submission, refuse: Refuse) -> None:
-        """Take in a message's rows, some of them to be queued; `submit` follows. `refuse` is called
-        with why none of them was queued, if so."""
+    def add_rows(self, model: ServedModel, message: Message) -> None:
+        """Take in a message of rows; `submit` follows."""
         if model in self._singles:  # some may be of the same sessions, and came before
             self._submit_all(model)
-        self._rows.setdefault(model, deque()).append((submission, refuse))
+        self._rows.setdefault(model, deque()).append(message)
 
     def add(self, model: ServedModel, single: Single) -> None:
         """Take in a step; `submit` follows."""
@@ -129,13 +137,9 @@ class Gathering:
         half = (waiting + 1) // 2 if waiting >= HALVED else waiting
         return self._limits.setdefault(model, half)
 
-    def _worth_a_run(self, model: ServedModel) -> list[Asked]:
+    def _worth_a_run(self, model: ServedModel) -> list[Message]:
         waiting = self._rows[model]
-        limit = self._limit(model, len(waiting))
-        some = [waiting.popleft()]
-        steps = some[0][0].steps
-        while waiting and len(some) < limit and (steps := steps + waiting[0][0].steps) <= WORTH:
-            some.append(waiting.popleft())
+        some = _worth_together(waiting, self._limit(model, len(waiting)), model.at_once)
         if not waiting:
             del self._rows[model], self._limits[model]
         return some
@@ -162,21 +166,41 @@ class Gathering:
         self._told()
 
 
-def _submit_rows(model: ServedModel, asked: Sequence[Asked]) -> None:
+def _worth_together(waiting: deque[Message], most: int, steps: int) -> list[Message]:
+    """Take out those that had better run together, at most so many and of so many steps, or one:
+    each caller's in their order."""
+    some, passed, of = list[Message](), list[Message](), dict[object, float]()
+    while waiting and len(some) < most:
+        each = waiting[0]
+        its, had = each.submission.steps, of.get(each.caller, 0)
+        if some and its > steps:
+            break
+        waiting.popleft()
+        if had and had + its > WORTH:
+            of[each.caller] = math.inf  # those of his that follow must not overtake it
+            passed.append(each)
+        else:
+            of[each.caller], steps = had + its, steps - its
+            some.append(each)
+    waiting.extendleft(reversed(passed))
+    return some
+
+
+def _submit_rows(model: ServedModel, messages: Sequence[Message]) -> None:
     """In one run, or one after the other."""
     try:
-        if len(asked) > 1 and model.run_together([submission for submission, _ in asked]):
+        if len(messages) > 1 and model.run_together([each.submission for each in messages]):
             return
     except Exception:
-        log.exception("%d messages could not be run together", len(asked))
-    for submission, refuse in asked:
+        log.exception("%d messages could not be run together", len(messages))
+    for each in messages:
         try:
-            model.submit(submission)
+            model.submit(each.submission)
         except ServingError as error:
-            refuse(error)
+            each.refuse(error)
         except Exception:
             log.exception("a message's rows could not be submitted")
-            refuse(Internal())
+            each.refuse(Internal())
 
 
 def _together(model: ServedModel, singles: list[Single]) -> Iterator[tuple[list[Single], Handles]]:

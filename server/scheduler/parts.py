@@ -33,8 +33,9 @@ class Entry:
 
     def part(self, rows: Rows | None, width: int) -> Part:
         """Some of its rows (None: all) as a part."""
-        handles = self.submission.handles
-        return Part(self, rows, handles if rows is None else handles[rows], width)
+        submission = self.submission
+        handles = submission.handles if rows is None else submission.handles[rows]
+        return Part(self, submission, rows, handles, width)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,17 +43,14 @@ class Part:
     """Rows `rows` of an entry (None: all), of one width; those from `taken` on have not run yet."""
 
     entry: Entry
+    submission: Submission
+    """Whose rows they are."""
     rows: Rows | None
     handles: Handles
     width: int
     turn: int = 0
     """By when it was let in: among widths the lowest goes first."""
     taken: int = 0
-
-    @property
-    def submission(self) -> Submission:
-        """Whose rows they are."""
-        return self.entry.submission
 
     @property
     def left(self) -> int:
@@ -105,18 +103,22 @@ def parts_of_one_run(submissions: Sequence[Submission]) -> list[Part] | None:
         if len(pieces) != 1:
             return None
         parts.append(Entry(submission, 0, iter(())).part(*pieces[0]))
-    if len(parts) > 1:
-        alike = all(part.width == parts[0].width for part in parts)
-        if not (alike and no_twice(np.concatenate([part.handles for part in parts]))):
-            return None
-    return parts
+    alike = all(part.width == parts[0].width for part in parts)
+    return parts if alike and _no_twice_in([part.handles for part in parts]) else None
 
 
 def _pieces(submission: Submission) -> list[tuple[Rows | None, int]]:
-    """Of all its rounds the rows of each part, and their width."""
-    if submission.steps == 1 and not submission.failed:  # whose caller waits for this alone
+    """Of all its rounds the rows of each part, and their width; of single steps as if no session
+    occurred twice."""
+    if submission.offsets is None and not submission.failed:
         return [(None, 1)]
     return [each for parts in rounds(submission, submission.queued_rows) for each in parts]
+
+
+def _no_twice_in(columns: list[Handles]) -> bool:
+    if len(columns) > 1:
+        return no_twice(np.concatenate(columns))
+    return len(columns[0]) == 1 or no_twice(columns[0])
 
 
 def rounds(submission: Submission, queued: Rows) -> Iterator[list[tuple[Rows | None, int]]]:

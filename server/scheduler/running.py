@@ -159,7 +159,8 @@ class Runner:
                 self._learn(run)
                 self._metrics.batch_rows.observe(len(run.rows))
                 self._metrics.engine_seconds.observe(run.took, run.ran.steps)
-                self._metrics.runs_ahead.inc(run.behind)
+                if run.behind:
+                    self._metrics.runs_ahead.inc()
             self._observe(run)
         except Exception:
             log.exception("a run could not be counted")

@@ -345,6 +345,11 @@ class ServedModel:
                 raise
             self._tell_ends(submission)
 
+    @property
+    def at_once(self) -> int:
+        """Steps that `run_together` may take."""
+        return self._scheduler.at_once
+
     def run_together(self, submissions: Sequence[Submission]) -> bool:
         """Run several submissions right now, as one run; False, and nothing is done, where that
         cannot be: then each is to be submitted by itself."""

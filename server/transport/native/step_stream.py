@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 from server.api import columns, scope
 from server.api.errors import Problems
-from server.api.gathering import Deliver, Gathering, Single
+from server.api.gathering import Deliver, Gathering, Message, Single
 from server.api.lanes import Lanes, wanted
 from server.api.parsing import step_batch
 from server.errors import Internal, ServingError
@@ -165,7 +165,8 @@ class _Asked:
             self._stream.waiting.discard(submission)
             self.refuse(error)
 
-        self._stream.gathering.add_rows(self._model, submission, refuse)
+        message = Message(self._stream, submission, refuse)
+        self._stream.gathering.add_rows(self._model, message)
 
     def _answer(self, submission: Submission) -> None:
         self._stream.waiting.discard(submission)

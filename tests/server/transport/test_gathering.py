@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.gathering import HALVED, Gathering, Single
+from server.api.gathering import HALVED, WORTH, Gathering, Message, Single
 from server.errors import ServingError
 from server.scheduler.submission import UNNUMBERED, Submission
 from server.serving.model import ServedModel
@@ -236,10 +236,12 @@ def test_whatever_fails_unexpectedly_every_step_has_an_outcome(
 
 
 class Rows:
-    """A message of a step each of some sessions."""
+    """A message of a step each of some sessions, all messages of one caller unless it is said."""
 
-    def __init__(self, model: ServedModel, names: Sequence[str], values: np.ndarray) -> None:
-        self.done = threading.Event()
+    def __init__(
+        self, model: ServedModel, names: Sequence[str], values: np.ndarray, caller: int = 0
+    ) -> None:
+        self.caller, self.done = caller, threading.Event()
         self.submission = Submission(
             handles=np.array([model.attach(name, create=True)[0] for name in names]),
             first_steps=np.full(len(names), UNNUMBERED),
@@ -247,6 +249,10 @@ class Rows:
             features=values,
             on_done=lambda _: self.done.set(),
         )
+
+    @property
+    def message(self) -> Message:
+        return Message(self.caller, self.submission, self.refuse)
 
     def refuse(self, error: ServingError) -> None:
         raise AssertionError(error)
@@ -268,13 +274,90 @@ def test_messages_that_come_together_run_together_as_far_as_that_pays(
     monkeypatch.setattr(roomy, "run_together", noted)
     gathering = Gathering()
     for message in messages:
-        gathering.add_rows(roomy, message.submission, message.refuse)
+        gathering.add_rows(roomy, message.message)
     assert gathering.submit_some()
     assert all(message.done.wait(30) for message in messages[:2])
     assert together == [2]
     assert [roomy.get(each[0]).steps for each in names] == [1, 1, 0]
     assert not gathering.submit_some()
     assert messages[2].done.wait(30)
+
+
+def test_one_message_of_each_caller_runs_and_is_done_before_their_second_ones(
+    roomy: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.scheduler.SHORT_RUN", math.inf)
+    monkeypatch.setattr("server.api.gathering.WORTH", 20)
+    monkeypatch.setattr(roomy._scheduler, "at_once", 60)
+    values = np.stack([_observation(row) for row in range(20)])
+    names = [
+        [[f"{turn}-{caller}-{row}" for row in range(20)] for caller in range(3)]
+        for turn in range(2)
+    ]
+    first, second = (
+        [Rows(roomy, each, values, caller) for caller, each in enumerate(turn)] for turn in names
+    )
+    gathering, before = Gathering(), _runs(roomy)
+    for caller in range(3):
+        gathering.add_rows(roomy, first[caller].message)
+        gathering.add_rows(roomy, second[caller].message)
+    assert gathering.submit_some()
+    assert [each.done.is_set() for each in [*first, *second]] == [True] * 3 + [False] * 3
+    assert not gathering.submit_some()
+    assert all(each.done.is_set() for each in second)
+    assert _runs(roomy) == before + 2
+    for name in (name for turn in names for each in turn for name in each):
+        roomy.close(name)
+
+
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 2 * WORTH)), min_size=1, max_size=80
+    ),
+    most=st.sampled_from([0, WORTH, 4 * WORTH]),
+)
+def test_messages_enter_runs_that_are_bounded_each_once_and_each_caller_s_in_order(
+    asked: list[tuple[int, int]], most: int, roomy: ServedModel
+) -> None:
+    runs = list[list[Submission]]()
+
+    def noted(*together: Submission) -> bool:
+        runs.append(list(together))
+        return True
+
+    sent, gathering = list[Message](), Gathering()
+    for who, steps in asked:
+        rows = Submission(*_columns(steps), on_done=lambda _: None)
+        sent.append(Message(who, rows, _not_refused))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(roomy, "run_together", lambda some: noted(*some))
+        patched.setattr(roomy, "submit", noted)
+        patched.setattr(roomy._scheduler, "at_once", most)
+        for each in sent:
+            gathering.add_rows(roomy, each)
+        gathering.submit()
+    of = {each.submission: each.caller for each in sent}
+    for run in runs:
+        assert len(run) == 1 or sum(each.steps for each in run) <= most
+        for anyone in {of[each] for each in run}:
+            its = [each.steps for each in run if of[each] == anyone]
+            assert len(its) == 1 or sum(its) <= WORTH
+    ran = [each for run in runs for each in run]
+    assert len(ran) == len(sent)
+    for caller in range(4):
+        mine = [each.submission for each in sent if each.caller == caller]
+        assert [each for each in ran if of[each] == caller] == mine
+
+
+def _columns(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of a step each of some sessions."""
+    numbers = np.arange(1, rows + 1)
+    features = np.zeros((rows, FEATURES), np.float32)
+    return numbers, numbers, np.ones(rows, np.int32), features
+
+
+def _not_refused(error: ServingError) -> None:
+    raise AssertionError(error)
 
 
 @pytest.mark.parametrize(("messages", "runs"), [(HALVED - 1, 1), (HALVED, 2), (HALVED + 1, 2)])
@@ -285,7 +368,7 @@ def test_where_many_small_messages_come_half_of_them_are_done_before_the_others_
     gathering, before = Gathering(), _runs(roomy)
     sent = [Rows(roomy, [f"small-{k}"], _observation(k)[None]) for k in range(messages)]
     for each in sent:
-        gathering.add_rows(roomy, each.submission, each.refuse)
+        gathering.add_rows(roomy, each.message)
     done = list[int]()
     while gathering.submit_some():
         done.append(sum(each.done.is_set() for each in sent))
@@ -341,6 +424,6 @@ def _add(
         gathering.add(model, single)
         return lambda: (caller.status == APPLIED, np.array([caller.first]), caller.output[None])
     rows = Rows(model, names, values)
-    gathering.add_rows(model, rows.submission, rows.refuse)
+    gathering.add_rows(model, rows.message)
     submission = rows.submission
     return lambda: (rows.done.is_set(), submission.first_steps, submission.room(3))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def plot(
     title: str,
     x: str,
     y: str,
-    lines: Iterable[tuple[str, Sequence[Point]]],
+    lines: Sequence[tuple[str, Sequence[Point]]],
     scales: tuple[str, str] = ("log", "log"),
 ) -> None:
     """One figure, a line a side; a linear axis begins at 0."""
@@ -46,11 +46,13 @@ def plot(
     for label, points in lines:
         axes.plot(*zip(*points, strict=True), marker="o", label=label, color=COLOURS.get(label))
     axes.set(title=title, xlabel=x, ylabel=y, xscale=scales[0], yscale=scales[1])
-    for axis, scale in zip((axes.xaxis, axes.yaxis), scales, strict=True):
+    limits = (axes.set_xlim, axes.set_ylim)
+    for at, axis in enumerate((axes.xaxis, axes.yaxis)):
         axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
-        if scale == "linear":
-            (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(0)
+        if scales[at] == "linear":
+            highest = max(point[at] for _, points in lines for point in points)
+            limits[at](0, 1.05 * highest)
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
     figure.savefig(file, metadata={"Date": None})

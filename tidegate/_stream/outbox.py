@@ -11,6 +11,11 @@ from tidegate._stream.rows import Row, Stage
 from tidegate.options import Coalescing
 
 MOST_US = 1 << 62  # longer is for ever
+MANY = 48
+"""Rows from which on half of them go first, where nothing else is under way: the server runs those
+while the others are packed, and while their callers go on it runs the others. Or those who step
+again as soon as they are answered would all go in one message for ever, and each side would wait
+for the other."""
 
 
 class Backlog:
@@ -102,18 +107,20 @@ class Outbox:
         self.shares.clear()
         return taken
 
-    def fill(self, message: Message) -> bool:
-        """Take into `message` what fits; False where nothing is left that anybody waits for.
+    def fill(self, message: Message, halve: bool = False) -> bool:
+        """Take into `message` what fits, or to `halve` them half of many rows; False where nothing
+        is left that anybody waits for.
 
         What is taken leaves here last, so that an exception midway loses nothing.
         """
-        self._take_rows(message)
+        many = halve and len(self.rows) >= MANY
+        self._take_rows(message, len(self.rows) // 2 if many else len(self.rows))
         self._take_shares(message)
         return bool(message.rows or message.shares or message.probes)
 
-    def _take_rows(self, message: Message) -> None:
+    def _take_rows(self, message: Message, most: int) -> None:
         queue, names, crowded = self.rows, self._lanes.names, self._lanes.crowded
-        while queue:
+        while queue and len(message.rows) < most:
             row = queue[0]
             if message.steps and not self._fits(message, row.steps, len(row.packed)):
                 return

@@ -217,9 +217,10 @@ class Stream:
 
     async def _write(self, call: Call) -> None:
         number, message = self._sent, Message()
+        halve = not self._in_flight and self._room > 1
         self._sent += 1
         self._in_flight[number] = message  # before it is filled: whatever fails, it can be found
-        if not self._outbox.fill(message):
+        if not self._outbox.fill(message, halve):
             del self._in_flight[number]
             return
         batch = message.encode(number, self.lanes)

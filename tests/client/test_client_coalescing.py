@@ -16,7 +16,9 @@ from tests.client.proxy import Proxy
 from tests.harness import RunningServer, running_server
 from tidegate import Client, ClientOptions, Coalescing, Session, SyncClient, errors
 from tidegate._stream.message import Message
+from tidegate._stream.outbox import MANY
 from tidegate._stream.replies import Settler
+from tidegate._stream.stream import Stream
 from tidegate.model import FloatArray
 from tidegate.v1 import tidegate_pb2 as pb
 from training.bundle import random_bundle
@@ -56,6 +58,40 @@ def test_steps_of_many_sessions_share_messages_and_runs(serving: RunningServer) 
     rows_after, runs_after = batch_mean(serving)
     assert rows_after - rows == 200 * 20
     assert (rows_after - rows) / (runs_after - runs) > 20
+
+
+@pytest.mark.parametrize("count", [MANY - 1, MANY, 3 * MANY])
+def test_many_that_step_in_step_have_two_messages_under_way_so_that_neither_side_waits(
+    count: int, serving: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, rows, settle = list[int](), list[int](), Stream._settle
+
+    def settling(stream: Stream, reply: pb.StepBatchReply) -> None:
+        under_way.append(len(stream._in_flight))
+        rows.append(len(reply.status))
+        settle(stream, reply)
+
+    async def run() -> None:
+        async with Client(serving.address) as client:
+            xs = [observations(20, seed) for seed in range(count)]
+            opened = await sessions(client, count)
+            await asyncio.gather(
+                *(session.step(x[0]) for session, x in zip(opened, xs, strict=True))
+            )
+            with monkeypatch.context() as patched:
+                patched.setattr(Stream, "_settle", settling)
+                answers = await asyncio.gather(
+                    *(play(s, x[1:]) for s, x in zip(opened, xs, strict=True))
+                )
+            for x, answer in zip(xs, answers, strict=True):
+                assert_close(answer, expected(x)[1:])
+
+    asyncio.run(run())
+    assert sum(rows) == 19 * count
+    if count < MANY:
+        assert set(under_way) == {1} and set(rows) == {count}
+    else:
+        assert under_way.count(2) >= 19 // 2 and np.median(rows) <= (count + 1) // 2
 
 
 def test_steps_of_one_session_keep_the_order_in_which_they_were_asked_for(

@@ -139,7 +139,7 @@ class Gathering:
 
     def _worth_a_run(self, model: ServedModel) -> list[Message]:
         waiting = self._rows[model]
-        some = _worth_together(waiting, self._limit(model, len(waiting)), model.at_once)
+        some = _worth_together(waiting, self._limit(model, len(waiting)), model.most_together)
         if not waiting:
             del self._rows[model], self._limits[model]
         return some

@@ -62,11 +62,12 @@ class Scheduler:
         self._absent = Absent(self.queue, steps, self._leave)
         self._runs = Runner(engine, steps, metrics, self._absent)
         self._max_batch = min(max_batch, engine.manifest.max_batch, engine.capacity)
-        self.at_once = at_once if engine.any_thread else 0
-        """Steps that `run_together` may take."""
+        self._few = at_once if engine.any_thread else 0
+        self.most_together = min(self._few, self._max_batch)
+        """Single steps that `run_together` may take."""
         # Whoever may run large batches itself waits for a call between runs, rather than have the
         # loop's thread woken for what comes meanwhile, and then again and again.
-        self._patience = CALL_SECONDS if self.at_once > FEW_STEPS else 0.0
+        self._patience = CALL_SECONDS if self._few > FEW_STEPS else 0.0
         self._engine_free = threading.Lock()  # held for a turn, in whichever thread
         self._wanted = False  # whether somebody waits for the engine, to run what he brought
         self._inside = 0  # the thread that runs what it brought itself, while it does
@@ -231,7 +232,7 @@ class Scheduler:
 
     def _runs_here(self, steps: int) -> bool:
         """Whether so many steps may run in the thread that brings them, once it has the engine."""
-        if steps > self.at_once or self._runs.short > SHORT_RUN or not self._thread.is_alive():
+        if steps > self._few or self._runs.short > SHORT_RUN or not self._thread.is_alive():
             return False
         if self._steps.confirms:  # rows have to wait
             return False

@@ -20,6 +20,7 @@ from server.engine.device import Device
 from server.engine.engine import Engine
 from server.engine.memory import free_on, free_on_host, touched
 from server.errors import BadModel
+from server.sessions import replay_cache
 
 FLOAT, WIDE = 4, 8
 FEWEST = 100
@@ -148,7 +149,7 @@ def _host(manifest: Manifest, graphs: int, config: Config) -> dict[str, int]:
     inputs = config.kept_inputs * manifest.inputs_width * FLOAT
     step = manifest.outputs_width * FLOAT + WIDE
     return {
-        "the outputs remembered for retries": (config.slots + 1) * depth * step,
+        "the outputs remembered for retries": replay_cache.rows(config.slots) * depth * step,
         "the inputs kept for migration": (config.max_sessions + 1) * inputs,
         "the graphs": 2 * graphs,
     }

@@ -346,9 +346,9 @@ class ServedModel:
             self._tell_ends(submission)
 
     @property
-    def at_once(self) -> int:
-        """Steps that `run_together` may take."""
-        return self._scheduler.at_once
+    def most_together(self) -> int:
+        """Single steps that `run_together` may take."""
+        return self._scheduler.most_together
 
     def run_together(self, submissions: Sequence[Submission]) -> bool:
         """Run several submissions right now, as one run; False, and nothing is done, where that

@@ -17,8 +17,7 @@ from server.errors import StepConflict, StepMismatch, StepTooOld
 Floats = NDArray[np.float32]
 Prints = NDArray[np.uint64]
 
-BLOCK = 8  # bits of a slot that tell its place in its block
-WITHIN = (1 << BLOCK) - 1
+BLOCK = 8  # bits of a slot that tell its place in its block, at most
 UNKNOWN = 0  # in place of the fingerprint of a step that a snapshot did not bring
 
 
@@ -31,9 +30,11 @@ class ReplayCache:
         self.depth, self._may_miss = depth, may_miss
         # Of each block of slots by place in the ring: what sessions that go in step are given lies
         # side by side, and slots that nobody has had yet take no memory.
-        blocks = (capacity >> BLOCK) + 1
-        self._outputs = np.zeros((blocks, depth, 1 << BLOCK, outputs), dtype=np.float32)
-        self._prints = np.zeros((blocks, depth, 1 << BLOCK), dtype=np.uint64)
+        bits = self._bits = _bits(capacity)
+        self._within = (1 << bits) - 1
+        laid = rows(capacity) >> bits, depth, 1 << bits
+        self._outputs = np.zeros((*laid, outputs), dtype=np.float32)
+        self._prints = np.zeros(laid, dtype=np.uint64)
         self._lay_flat()
         self.latest = np.zeros(capacity + 1, dtype=np.int32)
         """How many of each slot's latest steps came in one row."""
@@ -55,10 +56,10 @@ class ReplayCache:
             self._keep_single(slots, counts, prints, outputs)
             return
         for t in range(features.shape[1]):
-            rows = slice(None) if t == 0 else np.flatnonzero(lengths > t)
-            at = (counts[rows] + t) % self.depth
-            where = slots[rows] >> BLOCK, at, slots[rows] & WITHIN
-            self._outputs[where], self._prints[where] = outputs[rows, t], prints[rows, t]
+            some = slice(None) if t == 0 else np.flatnonzero(lengths > t)
+            at = (counts[some] + t) % self.depth
+            where = slots[some] >> self._bits, at, slots[some] & self._within
+            self._outputs[where], self._prints[where] = outputs[some, t], prints[some, t]
 
     def _keep_single(
         self,
@@ -68,17 +69,17 @@ class ReplayCache:
         outputs: Floats,
     ) -> None:
         """One step of each: a step's outputs are moved as one item, which takes half as long."""
-        at = slots >> BLOCK  # its block, and by and by its place in all of them
+        at = slots >> self._bits  # its block, and by and by its place in all of them
         at *= self.depth - 1
         at += counts % self.depth
-        at <<= BLOCK
+        at <<= self._bits
         at += slots
         self._flat_prints[at] = prints[:, 0]
         self._flat_outputs[at] = outputs[:, 0].view(self._flat_outputs.dtype)[:, 0]
 
     def keep_one(self, slot: int, count: int, features: Floats, outputs: Floats) -> None:
         """As `keep`, of one step of one slot: features [1, 1, I], outputs [1, 1, O]."""
-        where = slot >> BLOCK, count % self.depth, slot & WITHIN
+        where = slot >> self._bits, count % self.depth, slot & self._within
         self.latest[slot] = 1
         self._prints[where] = self._fingerprints(features)[0, 0]
         self._outputs[where] = outputs[0, 0]
@@ -109,7 +110,7 @@ class ReplayCache:
         Steps of which nothing was brought are too old to be answered."""
         self.latest[slot] = known = min(len(prints), self.depth)
         # What lies there is a former holder's, and must not be taken for this session's.
-        block, within = slot >> BLOCK, slot & WITHIN
+        block, within = slot >> self._bits, slot & self._within
         self._prints[block, :, within], self._outputs[block, :, within] = UNKNOWN, 0.0
         where = self._where(slot, np.arange(count - known, count))
         self._outputs[where] = outputs[len(outputs) - known :]
@@ -121,18 +122,18 @@ class ReplayCache:
         """What is remembered of each session's latest row, or latest `least` steps: outputs
         [B, n, O], fingerprints [B, n], and how many of the n, counted from the last, are valid."""
         kept, at = span(self.latest[slots], counts, least, self.depth)
-        where = (slots >> BLOCK)[:, None], at, (slots & WITHIN)[:, None]
+        where = (slots >> self._bits)[:, None], at, (slots & self._within)[:, None]
         prints = self._prints[where]
         return self._outputs[where], prints, known(prints, kept)
 
     def rings(self, slots: NDArray[np.int64]) -> tuple[Floats, Prints]:
         """Copies of whole rings: outputs [B, depth, O] and fingerprints [B, depth]."""
-        block, within = slots >> BLOCK, slots & WITHIN
+        block, within = slots >> self._bits, slots & self._within
         return self._outputs[block, :, within], self._prints[block, :, within]
 
     def put_rings(self, slots: NDArray[np.int64], outputs: Floats, prints: Prints) -> None:
         """Put rings back as `rings` gave them."""
-        block, within = slots >> BLOCK, slots & WITHIN
+        block, within = slots >> self._bits, slots & self._within
         self._outputs[block, :, within], self._prints[block, :, within] = outputs, prints
 
     def release(self) -> None:
@@ -148,7 +149,7 @@ class ReplayCache:
 
     def _where(self, slot: int, steps: NDArray[np.int64]) -> tuple[int, NDArray[np.int64], int]:
         """Where some steps of a slot lie."""
-        return slot >> BLOCK, steps % self.depth, slot & WITHIN
+        return slot >> self._bits, steps % self.depth, slot & self._within
 
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed
@@ -157,6 +158,17 @@ class ReplayCache:
         prints: Prints = np.vecdot(bits, self._weights)
         prints += self._offset  # of (bits + 1), modulo 2**64
         return prints
+
+
+def rows(capacity: int) -> int:
+    """Of how many slots a cache has room for the rings: whole blocks, at most a quarter more than
+    there are."""
+    bits = _bits(capacity)
+    return ((capacity >> bits) + 1) << bits
+
+
+def _bits(capacity: int) -> int:
+    return min(BLOCK, max(0, capacity.bit_length() - 3))
 
 
 def span(

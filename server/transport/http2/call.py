@@ -18,7 +18,6 @@ from server.errors import ServingError, TooManyBytes
 from server.transport.http2 import frames, headers
 from server.transport.http2.frames import Packed
 from server.transport.http2.headers import Head, Metadata
-from server.transport.http2.holding import SMALL
 from server.transport.http2.incoming import AGAIN, PREFIX, PREFIX_SIZE, Incoming, Then
 
 if TYPE_CHECKING:
@@ -241,7 +240,7 @@ class Call(Incoming):
         whole, connection = len(piece), self.connection
         self.window -= whole
         connection.window -= whole
-        if whole <= SMALL:
+        if whole <= frames.DEFAULT_FRAME_SIZE:  # a copy, or it would hold more than it is
             connection.write(frames.head(frames.DATA, 0, self.stream, whole) + piece, then)
             return
         view, largest = memoryview(piece), connection.largest_frame

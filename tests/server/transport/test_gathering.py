@@ -288,7 +288,7 @@ def test_one_message_of_each_caller_runs_and_is_done_before_their_second_ones(
 ) -> None:
     monkeypatch.setattr("server.scheduler.scheduler.SHORT_RUN", math.inf)
     monkeypatch.setattr("server.api.gathering.WORTH", 20)
-    monkeypatch.setattr(roomy._scheduler, "at_once", 60)
+    monkeypatch.setattr(roomy._scheduler, "most_together", 60)
     values = np.stack([_observation(row) for row in range(20)])
     names = [
         [[f"{turn}-{caller}-{row}" for row in range(20)] for caller in range(3)]
@@ -332,7 +332,7 @@ def test_messages_enter_runs_that_are_bounded_each_once_and_each_caller_s_in_ord
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(roomy, "run_together", lambda some: noted(*some))
         patched.setattr(roomy, "submit", noted)
-        patched.setattr(roomy._scheduler, "at_once", most)
+        patched.setattr(roomy._scheduler, "most_together", most)
         for each in sent:
             gathering.add_rows(roomy, each)
         gathering.submit()

@@ -92,11 +92,8 @@ def plots(
         ],
         ("linear", "log"),
     )  # fmt: skip
-    columns = [
-        way
-        for way in ways
-        if (way.rows > 1, way.in_flight, way.connections) == (True, steps.COLUMNAR_IN_FLIGHT, 1)
-    ]
+    alone = [way for way in ways if way.rows > 1 and way.connections == 1]
+    columns = [way for way in alone if way.in_flight == steps.COLUMNAR_IN_FLIGHT]
     plot(
         folder / "rate-by-batch.svg", "Columnar stream", "rows a message", "steps/s",
         [

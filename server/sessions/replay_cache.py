@@ -8,6 +8,7 @@ touches it, so it needs no lock.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class ReplayCache:
         for t in range(features.shape[1]):
             some = slice(None) if t == 0 else np.flatnonzero(lengths > t)
             at = (counts[some] + t) % self.depth
-            where = slots[some] >> self._bits, at, slots[some] & self._within
+            where = self._where(slots[some], at)
             self._outputs[where], self._prints[where] = outputs[some, t], prints[some, t]
 
     def _keep_single(
@@ -79,7 +80,7 @@ class ReplayCache:
 
     def keep_one(self, slot: int, count: int, features: Floats, outputs: Floats) -> None:
         """As `keep`, of one step of one slot: features [1, 1, I], outputs [1, 1, O]."""
-        where = slot >> self._bits, count % self.depth, slot & self._within
+        where = self._where(slot, count % self.depth)
         self.latest[slot] = 1
         self._prints[where] = self._fingerprints(features)[0, 0]
         self._outputs[where] = outputs[0, 0]
@@ -87,7 +88,7 @@ class ReplayCache:
     def recall(self, slot: int, first: int, features: Floats) -> Floats | type[StepMismatch]:
         """Outputs of the steps from `first` on, all of them applied and at most `depth` ago; or why
         not: their features [T, I] were others, or nothing is known of them."""
-        where = self._where(slot, first + np.arange(len(features)))
+        where = self._where(slot, (first + np.arange(len(features))) % self.depth)
         prints = self._prints[where]
         if (prints == UNKNOWN).any():
             return StepTooOld
@@ -99,7 +100,7 @@ class ReplayCache:
     def tail(self, slot: int, count: int) -> tuple[Floats, Prints]:
         """What is remembered of a session at step `count`, oldest first: outputs [n, O], and the
         fingerprints of their features [n]; n is `depth` or less."""
-        where = self._where(slot, np.arange(max(0, count - self.depth), count))
+        where = self._where(slot, np.arange(max(0, count - self.depth), count) % self.depth)
         outputs, prints = self._outputs[where], self._prints[where]
         unknown = np.flatnonzero(prints == UNKNOWN)
         known = int(unknown[-1]) + 1 if len(unknown) else 0
@@ -110,9 +111,9 @@ class ReplayCache:
         Steps of which nothing was brought are too old to be answered."""
         self.latest[slot] = known = min(len(prints), self.depth)
         # What lies there is a former holder's, and must not be taken for this session's.
-        block, within = slot >> self._bits, slot & self._within
-        self._prints[block, :, within], self._outputs[block, :, within] = UNKNOWN, 0.0
-        where = self._where(slot, np.arange(count - known, count))
+        ring = self._where(slot, slice(None))
+        self._prints[ring], self._outputs[ring] = UNKNOWN, 0.0
+        where = self._where(slot, np.arange(count - known, count) % self.depth)
         self._outputs[where] = outputs[len(outputs) - known :]
         self._prints[where] = prints[len(prints) - known :]
 
@@ -122,19 +123,19 @@ class ReplayCache:
         """What is remembered of each session's latest row, or latest `least` steps: outputs
         [B, n, O], fingerprints [B, n], and how many of the n, counted from the last, are valid."""
         kept, at = span(self.latest[slots], counts, least, self.depth)
-        where = (slots >> self._bits)[:, None], at, (slots & self._within)[:, None]
+        where = self._where(slots[:, None], at)
         prints = self._prints[where]
         return self._outputs[where], prints, known(prints, kept)
 
     def rings(self, slots: NDArray[np.int64]) -> tuple[Floats, Prints]:
         """Copies of whole rings: outputs [B, depth, O] and fingerprints [B, depth]."""
-        block, within = slots >> self._bits, slots & self._within
-        return self._outputs[block, :, within], self._prints[block, :, within]
+        where = self._where(slots, slice(None))
+        return self._outputs[where], self._prints[where]
 
     def put_rings(self, slots: NDArray[np.int64], outputs: Floats, prints: Prints) -> None:
         """Put rings back as `rings` gave them."""
-        block, within = slots >> self._bits, slots & self._within
-        self._outputs[block, :, within], self._prints[block, :, within] = outputs, prints
+        where = self._where(slots, slice(None))
+        self._outputs[where], self._prints[where] = outputs, prints
 
     def release(self) -> None:
         """Give the memory back; nothing is kept any more."""
@@ -147,9 +148,9 @@ class ReplayCache:
         self._flat_outputs = self._outputs.view(item).reshape(-1)
         self._flat_prints = self._prints.reshape(-1)
 
-    def _where(self, slot: int, steps: NDArray[np.int64]) -> tuple[int, NDArray[np.int64], int]:
-        """Where some steps of a slot lie."""
-        return slot >> self._bits, steps % self.depth, slot & self._within
+    def _where(self, slots: int | NDArray[np.int64], at: Any) -> tuple[Any, Any, Any]:
+        """The index of places `at` in the rings of a slot, or of slots."""
+        return slots >> self._bits, at, slots & self._within
 
     def _fingerprints(self, features: Floats) -> Prints:
         if self._may_miss:  # NaN has many bit patterns and one meaning: not observed

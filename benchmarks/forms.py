@@ -22,6 +22,7 @@ from training.network import with_random_linear
 
 FORMS = (
     Form(),
+    Form(single=GEMM),
     Form(OPERATOR, OPERATOR),
     Form(SCAN, GEMM),
     *(Form(opset=opset) for opset in OPSETS[1:]),

@@ -85,7 +85,7 @@ class Case:
 
 CASES = [
     *(Case("2x128", SHAPES["2x128"], form) for form in FORMS),
-    Case("2x128", SHAPES["2x128"], Form(), older=True),
+    Case("2x128", SHAPES["2x128"], Form(single=GEMM), older=True),
     *(
         Case(name, network, form)
         for name, network in {**SHAPES, **NETWORKS}.items()

@@ -142,7 +142,7 @@ def without_guard(folder: Path) -> None:
         wheres = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "Where"}
         for node in graph.node:
             if node.op_type == "ScatterND":
-                node.input[2] = wheres[node.input[2]]
+                node.input[1] = wheres[node.input[1]]
 
     rewired(folder, "single.onnx", change)
 

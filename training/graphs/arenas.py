@@ -23,6 +23,8 @@ class Row:
     shape: tuple[int, ...]
     dtype: str = "float32"
     initial: float = 0.0
+    finite: bool = False
+    """Whether no session's ever holds an infinity or NaN, so that times 0 it is 0."""
 
 
 Rows = Mapping[str, Row]
@@ -41,7 +43,7 @@ def read_graph(rows: Rows, opset: int) -> ModelProto:
 def write_graph(rows: Rows, opset: int) -> ModelProto:
     """Slots, rows -> arenas."""
     b = Builder()
-    _put(b, {name: f"row.{name}" for name in rows})
+    _put(b, {name: f"row.{name}" for name in rows}, b.unsqueeze("slots", 1))
     inputs = [value("slots", INT64, "B"), *_alone(rows), *arenas(rows)]
     return b.model("write", inputs, arenas(rows, ".next"), opset)
 
@@ -97,33 +99,44 @@ def scatter_packed(b: Builder, rows: Rows, after: Mapping[str, str], good: str) 
     b.add("ScatterElements", "states", index, kept, outputs=["states.next"], axis=0)
 
 
-def gather(b: Builder, rows: Rows) -> dict[str, str]:
+def gather(b: Builder, rows: Rows, for_cuda: bool = False) -> dict[str, str]:
     """Each state's rows, or its initial value where the session is fresh."""
-    fresh, found = _beside(b, "fresh", 1, rows), {}
-    for name, row in rows.items():
-        before = b.add("Gather", f"state.{name}", "slots", outputs=[f"before.{name}"], axis=0)
+    found = {
+        name: b.add("Gather", f"state.{name}", "slots", outputs=[f"before.{name}"], axis=0)
+        for name in rows
+    }
+    zeroed = {name: row for name, row in rows.items() if _by_product(row) and not for_cuda}
+    if zeroed:
+        kept = b.unsqueeze(b.add("Where", "fresh", b.number(0.0), b.number(1.0)), 1)
+        found |= {name: b.add("Mul", found[name], kept) for name in zeroed}
+    chosen = {name: row for name, row in rows.items() if name not in zeroed}
+    fresh = _beside(b, "fresh", chosen)
+    for name, row in chosen.items():
         start = b.constant(f"initial.{name}", np.array(row.initial, np.dtype(row.dtype)))
-        found[name] = _choose(b, fresh[len(row.shape)], start, before, row.dtype)
+        found[name] = _choose(b, fresh[len(row.shape)], start, found[name], row.dtype)
     return found
 
 
-def scatter(
-    b: Builder, rows: Rows, after: Mapping[str, str], good: str, by_element: bool = False
-) -> None:
-    """Put the rows back, last of all; a row that is not `good` [B, 1] keeps its former state.
+def _by_product(row: Row) -> bool:
+    """Whether it may start by a product: on the CPU a choice between a number and a row, by one
+    flag a row, takes three times as long."""
+    return row.finite and row.initial == 0.0 and len(row.shape) == 1
 
-    Args:
-        by_element: of states [width] alone, in the way that suits CUDA, whose ScatterND has one
-            thread for all of a row.
-    """
-    kept, flags = {}, _beside(b, good, 2, rows)
-    for name, row in rows.items():
-        where = flags[len(row.shape)]
-        kept[name] = _choose(b, where, after[name], f"before.{name}", row.dtype)
-    if by_element:
-        _put_elements(b, rows, kept)
-    else:
-        _put(b, kept)
+
+def scatter(b: Builder, rows: Rows, after: Mapping[str, str], good: str) -> None:
+    """Put the rows back, last of all. One that is not `good` [B, 1] goes to the arena's scratch
+    row, 0, so that its session keeps the state it had."""
+    scratch = b.constant("scratch", np.array(0, np.int64))
+    index = b.add("Where", good, b.unsqueeze("slots", 1), scratch)
+    _put(b, {name: after[name] for name in rows}, index)
+
+
+def scatter_elements(b: Builder, rows: Rows, after: Mapping[str, str], good: str) -> None:
+    """As `scatter`, of states [width] alone, in the way that suits CUDA, whose ScatterND has one
+    thread for all of a row. A row that is not good is put back as it was."""
+    kept = {name: _choose(b, good, after[name], f"before.{name}", rows[name].dtype)
+            for name in rows}  # fmt: skip
+    _put_elements(b, rows, kept)
 
 
 def guard(b: Builder, watched: Sequence[str], rank: int) -> str:
@@ -146,16 +159,11 @@ def _alone(rows: Rows) -> list[ValueInfoProto]:
     return [value(f"row.{name}", kind_of(row.dtype), "B", *row.shape) for name, row in rows.items()]
 
 
-def _beside(b: Builder, flags: str, rank: int, rows: Rows) -> dict[int, str]:
-    """bool [B] or [B, 1], of that rank, as [B, 1, ...] beside rows of each number of axes."""
+def _beside(b: Builder, flags: str, rows: Rows) -> dict[int, str]:
+    """bool [B] as [B, 1, ...] beside rows of each number of axes."""
     found = {}
     for axes in sorted({len(row.shape) for row in rows.values()}):
-        if axes + 1 < rank:
-            found[axes] = b.add("Reshape", flags, b.integers(-1))
-        elif axes + 1 == rank:
-            found[axes] = flags
-        else:
-            found[axes] = b.unsqueeze(flags, *range(rank, axes + 1))
+        found[axes] = b.unsqueeze(flags, *range(1, axes + 1)) if axes else flags
     return found
 
 
@@ -167,8 +175,7 @@ def _choose(b: Builder, where: str, this: str, that: str, dtype: str) -> str:
     return b.add("Cast", b.add("Where", where, *numbers), to=BOOL)
 
 
-def _put(b: Builder, rows: Mapping[str, str]) -> None:
-    index = b.unsqueeze("slots", 1)
+def _put(b: Builder, rows: Mapping[str, str], index: str) -> None:
     for name, row in rows.items():
         b.add("ScatterND", f"state.{name}", index, row, outputs=[f"state.{name}.next"])
 

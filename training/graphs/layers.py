@@ -31,11 +31,17 @@ State = dict[str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """Layer `k` of a network; `precision` as in `Form`."""
+    """Layer `k` of a network; `precision` as in `Form`.
+
+    gates_apart: where both halves are `joined`, each gate of an lstm has a product of its own: on
+    the CPU to cut gates from their sums takes as long as a third of the product; on CUDA these are
+    more kernels.
+    """
 
     layer: Layer
     k: int
     precision: str
+    gates_apart: bool = False
 
     def from_input(self, b: Builder, x: str) -> str:
         """x [rows, I] -> [rows, G·H].
@@ -53,22 +59,39 @@ class Cell:
         )
 
     def joined(self, b: Builder, x: str, state: State) -> State:
-        """Both halves in one product, of x and h side by side: on CUDA, where the product of h
-        copies the sums that it adds to, that saves two of four kernels. Not where the halves differ
-        in precision, nor for a gru, whose candidate takes them apart."""
+        """Both halves in one product, of x and h side by side: the product of h would copy the sums
+        that it adds to, and on CUDA that saves two of four kernels. Not where the halves differ in
+        precision, nor for a gru, whose candidate takes them apart."""
         if self.precision != "float32" or self.layer.cell == "gru":
             return self.step(b, self.from_input(b, x), state)
-        both = np.concatenate([self._ordered(self.layer.w), self._ordered(self.layer.r)], axis=1)
-        bias = b.constant(f"b{self.k}", self._ordered(self.layer.b))
         beside = b.add("Concat", x, state["h"], axis=1)
-        sums = affine(b, f"wr{self.k}", beside, both, bias, self.precision)
-        return self._from_sums(b, sums, state)
+        if not (self.gates_apart and self.layer.cell == "lstm"):
+            (sums,) = self._sums(b, beside, 1)
+            return self._from_sums(b, sums, state)
+        *gates, candidate = self._sums(b, beside, len(ORDER["lstm"]))
+        return self._from_gates(b, [b.add("Sigmoid", each) for each in gates], candidate, state)
+
+    def _sums(self, b: Builder, beside: str, products: int) -> list[str]:
+        """x and h, side by side, into the sums of gates."""
+        both = np.concatenate([self._ordered(self.layer.w), self._ordered(self.layer.r)], axis=1)
+        rows, biases = (np.split(each, products) for each in (both, self._ordered(self.layer.b)))
+        sums = []
+        for part, (weights, bias) in enumerate(zip(rows, biases, strict=True)):
+            its = b.constant(f"b{self.k}_{part}", bias)
+            sums.append(affine(b, f"wr{self.k}_{part}", beside, weights, its, self.precision))
+        return sums
 
     def _from_sums(self, b: Builder, sums: str, state: State) -> State:
         if self.layer.cell == "rnn":
             return {"h": b.add("Tanh", sums)}
-        gates, candidate = _split(b, sums, 3 * self.layer.hidden, self.layer.hidden)
-        i, f, o = _split(b, b.add("Sigmoid", gates), *[self.layer.hidden] * 3)
+        width = self.layer.hidden
+        together, candidate = _split(b, sums, 3 * width, width)
+        gates = _split(b, b.add("Sigmoid", together), *[width] * 3)
+        return self._from_gates(b, gates, candidate, state)
+
+    def _from_gates(self, b: Builder, gates: list[str], candidate: str, state: State) -> State:
+        """An lstm's, from i, f and o, and the sums of its candidate."""
+        i, f, o = gates
         let_in = b.add("Mul", i, b.add("Tanh", candidate))
         c = b.add("Add", b.add("Mul", f, state["c"]), let_in)
         h = b.add("Mul", o, b.add("Tanh", c))
@@ -98,7 +121,7 @@ class Cell:
         return self._from_sums(b, sums, state)
 
     def _ordered(self, rows: Floats) -> Floats:
-        """An lstm's gates as i, f, o, g, so that one sigmoid serves three."""
+        """An lstm's gates as i, f, o, g, so that one sigmoid may serve three."""
         if self.layer.cell != "lstm":
             return rows
         i, f, g, o = np.split(rows, 4)

@@ -23,6 +23,7 @@ from training.graphs.arenas import (
     read_graph,
     row_inputs,
     scatter,
+    scatter_elements,
     scatter_packed,
     write_graph,
 )
@@ -43,15 +44,16 @@ class Form:
     """One of the ways to write step.onnx, single.onnx and single.cuda.onnx.
 
     step: "operator" (ONNX LSTM, GRU, RNN) or "scan" (one cell in a loop over time).
-    single: "gemm" (one cell, no time axis) or "operator" (the operator at T = 1).
-    cuda: as `single`, or "joined" (one product of input and h a layer, where that can be).
+    single: one cell without a time axis, "joined" (one product of input and h a layer, where that
+    can be) or "gemm" (a product each); or "operator" (the operator at T = 1).
+    cuda: as `single`.
     packed: single.cuda.onnx takes all states as one tensor, where all are of one width.
     precision: what matrix products of the recurrent layers are computed in; states, gates, inputs
     and the head are float32 in all.
     """
 
     step: str = OPERATOR
-    single: str = GEMM
+    single: str = JOINED
     opset: int = OPSETS[0]
     precision: str = "float32"
     cuda: str = JOINED
@@ -87,7 +89,7 @@ def graphs(network: Network, form: Form) -> dict[str, bytes]:
 
 def rows_of(network: Network) -> dict[str, Row]:
     """A session's share of each state."""
-    return {name: Row((width,)) for name, width in network.states()}
+    return {name: Row((width,), finite=True) for name, width in network.states()}
 
 
 def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelProto:
@@ -95,11 +97,11 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
     b, how = Builder(), form.cuda if for_cuda else form.single
     states = rows_of(network)
     packed = for_cuda and form.packed and may_pack(states)
-    before = gather_packed(b, states) if packed else gather(b, states)
+    before = gather_packed(b, states) if packed else gather(b, states, for_cuda)
     after, hs = dict[str, str](), list[str]()
     encoded = signal = encode(b, network, "input")
     for k, layer in enumerate(network.layers):
-        cell = Cell(layer, k, form.precision)
+        cell = Cell(layer, k, form.precision, gates_apart=not for_cuda)
         h, state = _one_step(b, cell, signal, _own(cell, before), how)
         after |= {f"{kind}{k}": name for kind, name in state.items()}
         signal = _out(b, cell, h, signal)
@@ -110,10 +112,8 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
     _head(b, network, signal, "input", "output", said)
     watched = _watched(network, hs, encoded, how)
     good = guard(b, ["output", *watched], rank=2)
-    if packed:
-        scatter_packed(b, states, after, good)
-    else:
-        scatter(b, states, after, good, by_element=for_cuda)
+    put = scatter_packed if packed else scatter_elements if for_cuda else scatter
+    put(b, states, after, good)
     held = packed_arena if packed else arenas
     inputs = [value("input", FLOAT, "B", network.inputs), *row_inputs(), *held(states)]
     outputs = [value("output", FLOAT, "B", network.outputs), *held(states, ".next")]

@@ -21,7 +21,7 @@ from training.graphs.whole import GEMM, JOINED, OPERATOR, OPSETS, SCAN, Form, gr
 from training.network import Network
 from training.reference import NumpyNetwork
 
-FORMS = [Form(step, single) for step in (OPERATOR, SCAN) for single in (GEMM, OPERATOR)]
+FORMS = [Form(step, single) for step in (OPERATOR, SCAN) for single in (JOINED, GEMM, OPERATOR)]
 CASES = [(name, form) for name, network in NETWORKS.items()
          for form in FORMS if form.allows(network)]  # fmt: skip
 NAMES = [f"{name}-{form.step}-{form.single}" for name, form in CASES]

@@ -27,7 +27,7 @@ FOLDER = Path(__file__).resolve().parent
 PACKAGES = ("onnxruntime-gpu", "numpy", "protobuf", "grpcio", "hpack")
 COLOURS = {
     "native": "#0b6e4f", "aio": "#a63d40", "triton": "#5f7fbf", "echo": "#999999",
-    "onnxruntime alone": "#999999",
+    "the engine alone": "#999999", "ONNX's LSTM alone": "#5f7fbf",
 }  # fmt: skip
 
 Point = tuple[float, float]
@@ -98,7 +98,8 @@ def plots(
         folder / "rate-by-batch.svg", "Columnar stream", "rows a message", "steps/s",
         [
             ("native", [(way.rows, way.steps_per_second) for way in columns]),
-            ("onnxruntime alone", [(way.batch, way.alone_steps_per_second) for way in columns]),
+            ("the engine alone", [(way.batch, way.alone_steps_per_second) for way in columns]),
+            ("ONNX's LSTM alone", [(way.batch, way.plain_steps_per_second) for way in columns]),
         ],
         ("log", "linear"),
     )  # fmt: skip

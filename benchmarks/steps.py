@@ -1,4 +1,5 @@
-"""Steps/s and server CPU a step for each way in, beside onnxruntime alone on the same batches.
+"""Steps/s and server CPU a step for each way in, beside onnxruntime alone on the same batches: the
+server's engine, over its arenas, in a loop; and ONNX's LSTM with nothing of ours around it.
 
 The server runs on one core, the load on another, over loopback; onnxruntime alone runs on the
 server's core just before each load, while the other core is kept busy too: on many machines the two
@@ -12,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,8 +25,9 @@ from benchmarks.calls import UnaryLoad
 from benchmarks.columns import ColumnsLoad
 from benchmarks.machine import ServerProcess, serving
 from benchmarks.models import H64, rows_of
+from benchmarks.plain import PlainLstm
 from server.engine.device import Device
-from server.engine.engine import Engine, EngineRows
+from server.engine.engine import Engine
 
 # Columnar messages under way on a stream, with different sessions: the server decodes one while it
 # runs the other.
@@ -96,36 +99,44 @@ class Result:
     server_busy: float
     alone_steps_per_second: float
     alone_microseconds: float
+    plain_steps_per_second: float
     checked_steps: int
 
 
 @dataclass(frozen=True)
 class Alone:
-    """onnxruntime with no server around it: the engine in a loop, at one batch size on one core."""
+    """onnxruntime with no server around it, in a loop, at one batch size on one core."""
 
     steps_per_second: float
     cpu_microseconds: float
 
 
-def measure_alone(batch: int, seconds: float, repeats: int) -> Alone:
-    """The median of `repeats` rounds of `seconds`."""
-    engine = Engine(H64.bundle(), Device("cpu"), batch)
-    features = np.random.default_rng(batch).normal(size=(batch, 1, H64.inputs))
-    rows = rows_of(features.astype(np.float32))
-    _round(engine, rows, seconds / 4)
-    rounds = [_round(engine, rows, seconds) for _ in range(repeats)]
+def measure_alone(batch: int, seconds: float, repeats: int) -> tuple[Alone, Alone]:
+    """The server's engine, and ONNX's LSTM: medians of `repeats` rounds of `seconds`, by turns."""
+    engine, plain = Engine(H64.bundle(), Device("cpu"), batch), PlainLstm(H64, batch)
+    features = np.random.default_rng(batch).normal(size=(batch, H64.inputs)).astype(np.float32)
+    rows = rows_of(features[:, None])
+    ways = lambda: engine.run(rows), lambda: plain.step(features)
+    for way in ways:
+        _round(way, batch, seconds / 4)
+    rounds = [[_round(way, batch, seconds) for way in ways] for _ in range(repeats)]
+    ours, theirs = (_median(each) for each in zip(*rounds, strict=True))
+    return ours, theirs
+
+
+def _round(run: Callable[[], object], batch: int, seconds: float) -> Alone:
+    steps, started, used = 0, time.perf_counter(), time.process_time()
+    while (took := time.perf_counter() - started) < seconds:
+        run()
+        steps += batch
+    return Alone(steps / took, (time.process_time() - used) / steps * 1e6)
+
+
+def _median(rounds: Sequence[Alone]) -> Alone:
     return Alone(
         statistics.median(each.steps_per_second for each in rounds),
         statistics.median(each.cpu_microseconds for each in rounds),
     )
-
-
-def _round(engine: Engine, rows: EngineRows, seconds: float) -> Alone:
-    steps, started, used = 0, time.perf_counter(), time.process_time()
-    while (took := time.perf_counter() - started) < seconds:
-        engine.run(rows)
-        steps += len(rows.slots)
-    return Alone(steps / took, (time.process_time() - used) / steps * 1e6)
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ def window(load: Load, server: ServerProcess, seconds: float) -> Window:
     return Window(now - started, count - steps, used - cpu)
 
 
-def _result(way: Way, windows: list[Window], checked: int, beside: Alone) -> Result:
+def _result(way: Way, windows: list[Window], checked: int, engine: Alone, plain: Alone) -> Result:
     rates = [window.steps / window.seconds for window in windows]
     return Result(
         way=way.name,
@@ -169,8 +180,9 @@ def _result(way: Way, windows: list[Window], checked: int, beside: Alone) -> Res
         fastest=max(rates),
         server_microseconds=statistics.median(1e6 * w.cpu / max(w.steps, 1) for w in windows),
         server_busy=statistics.median(w.cpu / w.seconds for w in windows),
-        alone_steps_per_second=beside.steps_per_second,
-        alone_microseconds=beside.cpu_microseconds,
+        alone_steps_per_second=engine.steps_per_second,
+        alone_microseconds=engine.cpu_microseconds,
+        plain_steps_per_second=plain.steps_per_second,
         checked_steps=checked,
     )
 
@@ -186,7 +198,7 @@ def run(seconds: float, repeats: int) -> list[Result]:
                 with machine.pinned(server_core), machine.kept_busy(load_core):
                     beside = measure_alone(way.batch, seconds / 3, repeats)
                 windows, checked = _measure(way, server, seconds, repeats)
-                results.append(_result(way, windows, checked, beside))
+                results.append(_result(way, windows, checked, *beside))
                 print(f"measured {way}", file=sys.stderr)
     return results
 
@@ -196,18 +208,20 @@ def table(results: list[Result]) -> str:
     lines = [
         "| way in | connections | rows a message | in flight | steps/s (slowest to fastest) "
         "| server CPU µs a step | server core busy | onnxruntime alone, batch "
-        "| its steps/s | its CPU µs a step | steps/s over its | server CPU / its |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| the engine's steps/s | steps/s over its | server CPU / its "
+        "| ONNX's LSTM's steps/s | steps/s over its |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in results:
         times = r.server_microseconds / r.alone_microseconds
-        share = r.steps_per_second / r.alone_steps_per_second
         lines.append(
             f"| {r.way} | {r.connections} | {r.rows:,} | {r.in_flight} "
             f"| {r.steps_per_second:,.0f} ({r.slowest:,.0f} to {r.fastest:,.0f}) "
             f"| {r.server_microseconds:,.2f} | {r.server_busy:.0%} | {r.batch:,} "
-            f"| {r.alone_steps_per_second:,.0f} | {r.alone_microseconds:,.2f} "
-            f"| {share:.2f} | {times:,.1f} x |"
+            f"| {r.alone_steps_per_second:,.0f} "
+            f"| {r.steps_per_second / r.alone_steps_per_second:.2f} | {times:,.1f} x "
+            f"| {r.plain_steps_per_second:,.0f} "
+            f"| {r.steps_per_second / r.plain_steps_per_second:.2f} |"
         )
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import machine
 from benchmarks.load import FollowedSession, WrongAnswer
 from benchmarks.models import H64
+from benchmarks.plain import PlainLstm
 from benchmarks.steps import WAYS
 from tests.harness import ROOT
 from training.reference import NumpyNetwork
@@ -34,7 +35,17 @@ def test_every_way_in_is_measured_and_its_answers_checked(tmp_path: Path) -> Non
         assert result["checked_steps"] > 0
         assert result["steps_per_second"] > 0 and result["server_microseconds"] >= 0
         assert result["alone_steps_per_second"] > 0 and result["alone_microseconds"] > 0
+        assert result["plain_steps_per_second"] > 0
     assert finished.stdout.count("\n| ") == len(WAYS) + 1
+
+
+def test_what_the_server_is_measured_beside_says_what_the_reference_says() -> None:
+    observations = np.random.default_rng(5).normal(size=(20, 3, H64.inputs)).astype(np.float32)
+    plain, model = PlainLstm(H64, 3), NumpyNetwork(H64.weights())
+    said = np.stack([plain.step(rows) for rows in observations])
+    for row in range(3):
+        outputs, _ = model.run(observations[:, row], model.initial())
+        np.testing.assert_allclose(said[:, row], outputs, atol=1e-5)
 
 
 def test_a_followed_session_accepts_the_reference_and_refuses_one_wrong_step() -> None:

@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := server tidegate tidegate_train training benchmarks tests deploy
 
 .PHONY: help demo test tools check lint types protos-check stubs stubs-check lock lock-check alerts envoy-config sbom \
-        torture soak upgrade-check released cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-unary bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean
+        torture soak upgrade-check released cluster-demo cluster-rates train crossval forecasts bench bench-steps bench-singles bench-births bench-arrivals bench-clients bench-durability perf-analyzer abuse gpu-proof container-check serve clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -122,8 +122,8 @@ bench: $(VENV)/.installed  ## all that the README's figures rest on: tables, plo
 bench-steps: $(VENV)/.installed  ## steps/s and CPU a step by way in, beside onnxruntime alone
 	$(BIN)/python -m benchmarks.steps
 
-bench-unary: $(VENV)/.installed  ## unary calls on both transports, by calls in flight
-	$(BIN)/python -m benchmarks.unary
+bench-singles: $(VENV)/.installed  ## single steps, unary and on streams, on both transports and others, by steps in flight
+	$(BIN)/python -m benchmarks.singles
 
 bench-arrivals: $(VENV)/.installed  ## unary steps at random moments: p50 and p99 by offered load
 	$(BIN)/python -m benchmarks.arrivals

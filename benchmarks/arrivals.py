@@ -23,7 +23,7 @@ from benchmarks import machine
 from benchmarks.calls import Session, StepSession
 from benchmarks.machine import ServerProcess
 from benchmarks.models import H64
-from benchmarks.unary import Load
+from benchmarks.singles import Load
 
 SHARES = (0.3, 0.5, 0.7, 0.9)
 SESSIONS = 1024

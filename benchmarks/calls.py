@@ -1,5 +1,5 @@
-"""Unary calls of sessions, each of which makes its next call once one is answered; every reply is
-looked at."""
+"""Calls of sessions, unary or on a stream of each, which make their next once one is answered;
+every reply is looked at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.http2 import Connection
+from benchmarks.http2 import Connection, Stream
 from benchmarks.load import CYCLE, TOLERANCE, FollowedSession, WrongAnswer
 from benchmarks.models import H64
 from tidegate.v1 import packed_pb2
@@ -44,6 +44,10 @@ class Session(ABC):
         """Make the next call; its time counts from `since`, by `time.perf_counter`, or from now."""
         packed = self.request(self.steps, self._observations[self.steps % CYCLE])
         self.waits, self._since = True, time.perf_counter() if since is None else since
+        self.send(packed)
+
+    def send(self, packed: bytes) -> None:
+        """Send a step's request."""
         self._connection.begin(self.method, self.answered).send(packed, last=True)
 
     def answered(self, packed: bytes) -> None:
@@ -96,6 +100,40 @@ class StepSession(Session):
         reply = packed_pb2.PackedStepReply.FromString(packed)
         if reply.first_step != step or reply.remembered:
             raise WrongAnswer(f"step {step} was answered as {reply.first_step}")
+        return reply.outputs
+
+
+class Streamed(Session):
+    """A session whose steps all go by one stream of its own."""
+
+    _stream: Stream | None = None
+
+    def send(self, packed: bytes) -> None:
+        """On the stream."""
+        if self._stream is None:
+            self._stream = self._connection.begin(self.method, self.answered)
+        self._stream.send(packed)
+
+
+class StreamSession(Streamed):
+    """By `StepStream`, a row a message; the first opens the session."""
+
+    method = "/tidegate.v1.Tidegate/StepStream"
+
+    def request(self, step: int, features: bytes) -> bytes:
+        """Numbered."""
+        message = pb.StepBatch(lanes=bytes(4), features=features)
+        message.first_steps = step.to_bytes(8, "little")
+        if step == 0:
+            message.model = H64.name
+            message.opens.add(lane=0, session_id=self.name, create=True)
+        return message.SerializeToString()
+
+    def outputs(self, step: int, packed: bytes) -> bytes:
+        """Those of that number, applied just now."""
+        reply = pb.StepBatchReply.FromString(packed)
+        if reply.status != bytes(1) or reply.first_steps != step.to_bytes(8, "little"):
+            raise WrongAnswer(f"step {step} was answered with {reply.status!r} {reply.errors}")
         return reply.outputs
 
 

@@ -20,7 +20,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt  # the backend first
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from benchmarks import arrivals, births, machine, residents, steps, unary
+from benchmarks import arrivals, births, machine, residents, singles, steps
 from benchmarks.triton import server as triton
 
 FOLDER = Path(__file__).resolve().parent
@@ -59,7 +59,7 @@ def plot(
     plt.close(figure)
 
 
-def by_side(results: Sequence[unary.Result], method: str, value: str) -> list[tuple[str, Any]]:
+def by_side(results: Sequence[singles.Result], method: str, value: str) -> list[tuple[str, Any]]:
     """Lines of a method: a value by calls in flight, for each server."""
     mine = [result for result in results if result.method == method]
     sides = dict.fromkeys(result.side for result in mine)
@@ -70,7 +70,7 @@ def by_side(results: Sequence[unary.Result], method: str, value: str) -> list[tu
 
 def plots(
     folder: Path,
-    calls: Sequence[unary.Result],
+    calls: Sequence[singles.Result],
     ways: Sequence[steps.Result],
     offered: Sequence[arrivals.Result],
     resident: Sequence[residents.Result],
@@ -121,9 +121,9 @@ def main() -> int:
     when, where = machine.now(), machine.description()
     _say("ways in")
     ways = steps.run(0.15 if quick else 2.0, 1 if quick else 5)
-    _say("unary calls")
-    in_flight = (1, 64) if quick else unary.IN_FLIGHT
-    calls = unary.run(in_flight, 0.1 if quick else 1.0, 1 if quick else 5)
+    _say("single steps")
+    in_flight = (1, 64) if quick else singles.IN_FLIGHT
+    calls = singles.run(in_flight, 0.1 if quick else 1.0, 1 if quick else 5)
     _say("calls at random moments")
     offered = arrivals.run((0.3, 0.7) if quick else arrivals.SHARES, 0.3 if quick else 4.0)
     _say("sessions that are there")
@@ -141,7 +141,7 @@ def main() -> int:
         f"load the other; medians of windows; every reply is looked at, followed sessions equal "
         f"the NumPy LSTM's. Compare within a table: the machine is shared.\n\n"
         f"## Ways in\n\n{steps.table(ways)}\n\n![](plots/rate-by-batch.svg)\n\n"
-        f"## Unary calls, by turns\n\n{unary.table(calls)}\n\n"
+        f"## Single steps, by turns\n\n{singles.table(calls)}\n\n"
         f"![](plots/rate-by-in-flight.svg)\n![](plots/cpu-by-in-flight.svg)\n\n"
         f"## Calls at random moments\n\n{arrivals.table(offered)}\n\n"
         f"![](plots/latency-by-load.svg)\n\n"

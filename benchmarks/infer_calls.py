@@ -3,7 +3,8 @@ Triton's client, and a process can hold one of the two."""
 
 from __future__ import annotations
 
-from benchmarks.calls import Session
+from benchmarks.calls import Session, Streamed
+from benchmarks.load import WrongAnswer
 from benchmarks.models import H64
 from inference import grpc_service_pb2 as oip
 
@@ -41,3 +42,16 @@ class TritonSession(InferSession):
     """The same on tritonserver, whose model here computes in numpy."""
 
     tolerance = 1e-4
+
+
+class TritonStream(Streamed, TritonSession):
+    """The same on a stream of the session's own."""
+
+    method = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+    def outputs(self, step: int, packed: bytes) -> bytes:
+        """The reply within the stream's."""
+        reply = oip.ModelStreamInferResponse.FromString(packed)
+        if reply.error_message:
+            raise WrongAnswer(f"step {step}: {reply.error_message}")
+        return super().outputs(step, reply.infer_response.SerializeToString())

@@ -22,7 +22,7 @@ from threading import Thread
 
 from benchmarks import machine
 from benchmarks.models import H64
-from benchmarks.unary import Server, sides
+from benchmarks.singles import Server, sides
 
 TOOL = "/opt/perf/bin/perf_analyzer"
 WAYS = {"unary": (), "stream": ("--async", "--streaming")}

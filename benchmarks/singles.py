@@ -1,9 +1,10 @@
-"""Unary calls, beside others' under the same load: steps/s, server CPU a step, latency.
+"""Single steps, by unary calls and on a stream of each session, beside others' under the same load:
+steps/s, server CPU a step, latency.
 
-By calls in flight: our two transports; tritonserver, where it is installed, by its `ModelInfer`,
-with its C++ front and its Python backend; and a bare echo of our transport, which is its floor. All
-are alive together on one core, and measured by turns, so that they meet the same machine; the load
-is on another core. `make bench-unary`, or `python -m benchmarks.unary`.
+By steps in flight: our two transports; tritonserver, where it is installed, by its `ModelInfer` and
+`ModelStreamInfer`, with its C++ front and its Python backend; and a bare echo of our transport,
+which is its floor. All are alive together on one core, and measured by turns, so that they meet the
+same machine; the load is on another core. `make bench-singles`, or `python -m benchmarks.singles`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from benchmarks.calls import (
     EchoSession,
     Session,
     StepSession,
+    StreamSession,
     open_all,
 )
 from benchmarks.http2 import Connection
-from benchmarks.infer_calls import InferSession, TritonSession
+from benchmarks.infer_calls import InferSession, TritonSession, TritonStream
 from benchmarks.load import CYCLE
 from benchmarks.models import H64
 from benchmarks.triton import server as triton
@@ -42,6 +44,7 @@ SIDES: dict[str, dict[str, type[Session]]] = {
         "triton": TritonSession,
     },
     "ModelInfer": {"aio": InferSession, "native": InferSession, "triton": TritonSession},
+    "StepStream": {"aio": StreamSession, "native": StreamSession, "triton": TritonStream},
 }
 """By our method, what each server is asked."""
 IN_FLIGHT = (1, 16, 64, 256, 1024)
@@ -206,7 +209,7 @@ def table(results: Sequence[Result]) -> str:
 
 def main() -> int:
     """Exit status 0, or a traceback where an answer is wrong."""
-    parser = argparse.ArgumentParser(prog="benchmarks.unary", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.singles", description=__doc__)
     parser.add_argument("--in-flight", type=int, nargs="*", default=IN_FLIGHT)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a window")
     parser.add_argument("--windows", type=int, default=5, help="the medians are printed")

@@ -7,23 +7,25 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import arrivals, unary
+from benchmarks import arrivals, singles
 from benchmarks.calls import EchoSession, StepSession
 from benchmarks.load import WrongAnswer
 from tidegate.v1 import packed_pb2
 
 
 def test_both_transports_are_measured_and_their_steps_checked() -> None:
-    results = unary.run([3], seconds=0.2, windows=1)
+    results = singles.run([3], seconds=0.2, windows=1)
     asked = [each for each in results if each.side != "triton"]  # which few have installed
     assert [(each.method, each.side) for each in asked] == [
         ("Step", "aio"), ("Step", "native"), ("Step", "echo"), ("ModelInfer", "aio"),
-        ("ModelInfer", "native"),
+        ("ModelInfer", "native"), ("StepStream", "aio"), ("StepStream", "native"),
     ]  # fmt: skip
     for each in results:
         assert each.checked_steps > 0 and each.steps_per_second > 0
         assert 0 < each.p50_ms <= each.p99_ms
-    assert f"| ModelInfer | 3 | native | {asked[4].steps_per_second:,.0f} |" in unary.table(results)
+    assert f"| ModelInfer | 3 | native | {asked[4].steps_per_second:,.0f} |" in singles.table(
+        results
+    )
 
 
 @pytest.mark.parametrize(("first_step", "remembered"), [(1, False), (0, True)])

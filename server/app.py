@@ -20,8 +20,8 @@ from server.engine.device import choose
 from server.metrics import Metrics
 from server.process_metrics import expose
 from server.serving.administration import Administration
+from server.serving.assembly import Keeping
 from server.serving.loader import Loader
-from server.serving.model import Keeping
 from server.serving.process import Process
 from server.serving.registry import Registry
 from server.serving.tenure import Tenure

@@ -16,8 +16,9 @@ from server.engine.opening import open_engine
 from server.engine.probe import probe
 from server.errors import BadModel
 from server.metrics import Metrics
+from server.serving.assembly import Keeping
 from server.serving.footprint import Memory
-from server.serving.model import Keeping, ServedModel
+from server.serving.model import ServedModel
 from server.serving.registry import Registry
 
 log = logging.getLogger(__name__)

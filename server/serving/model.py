@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,37 +19,14 @@ from server.engine.engine import Engine
 from server.errors import Draining, ServingError, SessionEnded, UnknownSession
 from server.metrics import Metrics, ModelMetrics
 from server.scheduler.protocol import Told
-from server.scheduler.scheduler import Scheduler
 from server.scheduler.submission import Handles, Submission
-from server.serving.drift import Drift, watch
-from server.sessions.checkpoint import Checkpoint
-from server.sessions.claims import Claims, Problems
-from server.sessions.directory import Directory
+from server.serving.assembly import Keeping, Watcher, assemble
+from server.sessions.claims import Problems
 from server.sessions.keeper import Keeper
-from server.sessions.kept_inputs import KeptInputs
-from server.sessions.moving import Moving
-from server.sessions.operations import Operations
-from server.sessions.replay_cache import ReplayCache
-from server.sessions.slots import Residence
 from server.sessions.standing import SessionInfo, is_id
-from server.sessions.step_protocol import Applied, SessionSteps
-from server.store.health import Health
-from server.store.interface import Store
-from server.store.record import Codec
-
-Watcher = Callable[[Applied], None]
-
-T = TypeVar("T")
+from server.sessions.step_protocol import Applied
 
 CLOSED_AT_ONCE = 1000
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Where sessions are kept, for all models of a server."""
-
-    store: Store
-    health: Health
 
 
 class ServedModel:
@@ -78,84 +53,26 @@ class ServedModel:
         self.device, self.capacity = engine.device.name, config.max_sessions
         self.max_forecast, self.ttl = config.max_forecast_steps, config.session_ttl
         self.metrics = ModelMetrics(metrics, self.name, self.version)
-        self.directory = Directory(
-            self.name, self.version, self.capacity, self.ttl, clock, stored=keeping is not None,
-            tenants=tenants,
-        )  # fmt: skip
-        self._cache = cache = _cache(engine, config)
-        residence = self._residence = Residence(engine.capacity, self.directory, cache)
         self.shadow: Watcher | None = None
         """Shown every run last, if there is one (see `shadow`)."""
-        kept = _kept(engine, config)
-        self._watchers = _watchers(kept, watch(manifest, config.drift_window, self.metrics))
-        self._scheduler: Scheduler
-        self.keeper: Keeper | None = None
-        if keeping is not None:
-            self.keeper = self._keep(keeping, config, residence, cache, on_death)
-        self._scheduler = Scheduler(
-            engine,
-            SessionSteps(self.directory, residence, cache, self.metrics, self._watch, self.keeper),
-            self.metrics,
-            max_batch=config.max_batch,
-            max_queued_steps=config.max_queued_steps,
-            at_once=config.at_once,
-            on_death=on_death,
+        parts = assemble(
+            engine, config, self.metrics, self._watch, on_death, clock, keeping, tenants
         )
-        queue = self._scheduler.queue
-        residence.busy = queue.busy
-        self.operations = Operations(
-            manifest, self._scheduler, self.directory, residence, cache, self.metrics
-        )
+        self.directory, self.keeper = parts.directory, parts.keeper
+        self.operations, self.moving = parts.operations, parts.moving
+        self._residence, self._cache = parts.residence, parts.cache
+        self._scheduler, self._watchers = parts.scheduler, parts.watchers
         self.operations.on_made = self._on_made
         self.on_made: Callable[[int], None] = lambda _: None
         """Told, with the engine held, of sessions that steps alone do not account for."""
-        self.moving = Moving(
-            manifest, self._scheduler, self.directory, residence, self.operations, self.metrics,
-            kept,
-        )  # fmt: skip
         self._stopped = False
         self.metrics.watch(
             live=lambda: len(self.directory),
-            resident=lambda: len(residence),
-            queued=lambda: queue.steps,
+            resident=lambda: len(self._residence),
+            queued=lambda: self._scheduler.queue.steps,
             state_bytes=engine.state_bytes,
             device=self.device,
         )
-
-    def _keep(
-        self,
-        keeping: Keeping,
-        config: Config,
-        residence: Residence,
-        cache: ReplayCache,
-        on_death: Callable[[], None],
-    ) -> Keeper:
-        """The keeper of this version's sessions."""
-        manifest, directory, shelf = self.manifest, self.directory, residence.shelf
-        codec = Codec(manifest, f"{self.name}/{self.version}")
-        table = keeping.store.table(self.name, self.version)
-        checkpoint = Checkpoint(
-            table, codec, directory, residence, cache, self.metrics, config.stored_steps
-        )
-        patience = 2 * config.lease_seconds
-        self.metrics.watch_store(lambda: checkpoint.unsaved, lambda: checkpoint.lag)
-        return Keeper(
-            table,
-            keeping.health,
-            directory,
-            shelf,
-            Claims(
-                table, codec, manifest, directory, shelf, self.metrics, keeping.health, patience
-            ),
-            checkpoint,
-            self._between_runs,
-            sync=config.durability == "sync",
-            interval=config.checkpoint_interval,
-            on_death=on_death,
-        )
-
-    def _between_runs(self, work: Callable[[Engine], T], /) -> Future[T]:
-        return self._scheduler.between_runs(work)
 
     def start(self) -> None:
         """Begin to run steps.
@@ -379,29 +296,3 @@ class ServedModel:
         for row in submission.queued_rows.tolist():
             submission.fail(row, self.directory.error(int(submission.handles[row])))
         submission.on_done(submission)
-
-
-def _watchers(kept: KeptInputs | None, drift: Drift | None) -> list[Watcher]:
-    watchers: list[Watcher] = []
-    if kept is not None:
-        watchers.append(kept.note)
-    if drift is not None:
-        watchers.append(lambda applied: drift.note(applied.rows))
-    return watchers
-
-
-def _kept(engine: Engine, config: Config) -> KeptInputs | None:
-    if not config.kept_inputs:
-        return None
-    return KeptInputs(config.max_sessions, config.kept_inputs, engine.manifest.inputs_width)
-
-
-def _cache(engine: Engine, config: Config) -> ReplayCache:
-    manifest = engine.manifest
-    return ReplayCache(
-        engine.capacity,
-        max(config.remembered_steps, manifest.max_chunk),  # a retry finds all of a longest chunk
-        manifest.inputs_width,
-        manifest.outputs_width,
-        bool(manifest.may_miss.any()),
-    )

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from server.errors import SessionMoved
-from server.serving.model import Keeping
+from server.serving.assembly import Keeping
 from server.serving.registry import Registry
 from server.store.interface import StoreUnreachable
 

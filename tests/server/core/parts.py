@@ -16,7 +16,8 @@ from server.engine.device import Device
 from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.scheduler.submission import UNNUMBERED, Submission
-from server.serving.model import Keeping, ServedModel
+from server.serving.assembly import Keeping
+from server.serving.model import ServedModel
 from training.bundle import random_bundle
 from training.network import Network, random_network
 from training.reference import NumpyNetwork

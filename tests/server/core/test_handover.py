@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from server.bundle.repository import Bundle
-from server.serving.model import Keeping
+from server.serving.assembly import Keeping
 from server.store.health import Health
 from server.store.interface import RENEWALS, StoreUnreachable
 from server.store.redis_table import RedisTable

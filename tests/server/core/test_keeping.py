@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from server.bundle.repository import Bundle
 from server.errors import SessionClosed, SessionExpired, StepConflict, StepGap, StoreDown
-from server.serving.model import Keeping, ServedModel
+from server.serving.assembly import Keeping
+from server.serving.model import ServedModel
 from server.store.health import Health
 from server.store.interface import StoreUnreachable
 from server.store.sqlite import SqliteStore, SqliteTable

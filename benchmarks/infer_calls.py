@@ -34,8 +34,7 @@ class InferSession(Session):
 
     def outputs(self, step: int, packed: bytes) -> bytes:
         """The reply's only tensor."""
-        (raw,) = oip.ModelInferResponse.FromString(packed).raw_output_contents
-        return raw
+        return _only(oip.ModelInferResponse.FromString(packed))
 
 
 class TritonSession(InferSession):
@@ -54,4 +53,9 @@ class TritonStream(Streamed, TritonSession):
         reply = oip.ModelStreamInferResponse.FromString(packed)
         if reply.error_message:
             raise WrongAnswer(f"step {step}: {reply.error_message}")
-        return super().outputs(step, reply.infer_response.SerializeToString())
+        return _only(reply.infer_response)
+
+
+def _only(reply: oip.ModelInferResponse) -> bytes:
+    (raw,) = reply.raw_output_contents
+    return raw

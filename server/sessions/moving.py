@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from server.arrays import finite
 from server.bundle.manifest import Manifest
 from server.engine.engine import Engine, EngineRows
 from server.errors import CannotMigrate, Internal, ServingError
@@ -107,7 +108,7 @@ class Moving:
         """Take sessions in with the state that they have. They must be held still."""
 
         def take(engine: Engine) -> list[Outcome]:
-            comers = [self._hidden(each, each.snapshot.steps) for each in leavers]
+            comers = [self._with_state(each) for each in leavers]
             self._write(engine, leavers, comers)
             return self._arrive(engine, leavers, comers, how)
 
@@ -147,6 +148,14 @@ class Moving:
         left = self._directory.move(handle, how)
         self._metrics.migrated.inc()
         return left
+
+    def _with_state(self, leaver: Leaver) -> Comer:
+        comer = self._hidden(leaver, leaver.snapshot.steps)
+        if not all(finite(state.values) for state in leaver.snapshot.states):
+            comer.failed = comer.failed or CannotMigrate(
+                "the session's state has values that are not finite"
+            )
+        return comer
 
     def _hidden(self, leaver: Leaver, count: int) -> Comer:
         steps = leaver.snapshot.steps

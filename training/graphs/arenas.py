@@ -24,7 +24,8 @@ class Row:
     dtype: str = "float32"
     initial: float = 0.0
     finite: bool = False
-    """Whether no session's ever holds an infinity or NaN, so that times 0 it is 0."""
+    """Whether no session's ever holds an infinity or NaN, so that times 0 it is 0: the guard keeps
+    every other row, and the server takes none in."""
 
 
 Rows = Mapping[str, Row]

@@ -256,7 +256,8 @@ def _by_rows(b: Builder, name: str, x: str, weights: Floats) -> str:
 
 
 def _quantised(b: Builder, x: str) -> tuple[str, str]:
-    """Each row's scale [rows, 1] and the rows in uint8. A NaN makes its row's scale NaN."""
+    """Each row's scale [rows, 1] and the rows in uint8. ReduceMax may pass a NaN over, and then
+    finite numbers come of it: whoever guards a graph watches what goes in here."""
     last = b.integers(1)
     largest = b.add("ReduceMax", b.add("Abs", x), last, keepdims=1)
     scale = b.add("Mul", b.add("Max", largest, b.number(1e-12)), b.number(1.0 / ROW_STEPS))

@@ -110,7 +110,7 @@ def single_graph(network: Network, form: Form, for_cuda: bool = False) -> ModelP
     if network.linear is not None:
         said, after[LAGS] = present(b, network, "input", before[LAGS])
     _head(b, network, signal, "input", "output", said)
-    watched = _watched(network, hs, encoded, how)
+    watched = _watched(network, hs, encoded, form, how)
     good = guard(b, ["output", *watched], rank=2)
     put = scatter_packed if packed else scatter_elements if for_cuda else scatter
     put(b, states, after, good)
@@ -138,7 +138,7 @@ def step_graph(network: Network, form: Form) -> ModelProto:
         said, after[LAGS] = over_time(b, network, raw, before[LAGS])
     _head(b, network, signal, raw, "by_time", said)
     b.add("Transpose", "by_time", outputs=["output"], perm=[1, 0, 2])
-    watched = _watched(network, hs, encoded, form.step)
+    watched = _watched(network, hs, encoded, form, form.step)
     scatter(b, states, after, guard(b, ["by_time", *watched], rank=3))
     return b.model("step", *_step_values(network), form.opset)
 
@@ -199,13 +199,16 @@ def _chunk(b: Builder, cell: Cell, x: str, valid: str, state: State, how: str) -
     return operator_over_time(b, cell, x, "lengths", state)
 
 
-def _watched(network: Network, hs: Sequence[str], encoded: str, how: str) -> list[str]:
+def _watched(network: Network, hs: Sequence[str], encoded: str, form: Form, how: str) -> list[str]:
     """What must be finite beside the output, which shows all else that goes wrong.
 
-    A NaN in what a cell is given goes into h, and from there into every later layer and the
-    output; onnxruntime's operators alone make finite numbers of it. c grows by at most 1 a step.
-    But an h that a projection made infinite only saturates the gates of the layer above.
+    A NaN in what a cell is given goes into h, and from there into every later layer and the output;
+    onnxruntime's operators alone make finite numbers of it, and what is rounded to int8, so that
+    every h is watched that goes in there. c grows by at most 1 a step. But an h that a projection
+    made infinite only saturates the gates of the layer above.
     """
+    if form.precision == "int8":
+        return list(hs)
     layers = zip(network.layers, hs, strict=True)
     projected = [h for layer, h in layers if layer.project is not None]
     return [*projected, encoded] if how == OPERATOR else projected

@@ -22,7 +22,7 @@ def test_every_table_and_plot_is_written(tmp_path: Path) -> None:
     told = (folder / "MEASURED.md").read_text()
     for section in (
         "Ways in",
-        "Unary calls",
+        "Single steps",
         "Calls at random",
         "Sessions that are",
         "Whole lives",

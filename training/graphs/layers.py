@@ -77,8 +77,9 @@ class Cell:
         rows, biases = (np.split(each, products) for each in (both, self._ordered(self.layer.b)))
         sums = []
         for part, (weights, bias) in enumerate(zip(rows, biases, strict=True)):
-            its = b.constant(f"b{self.k}_{part}", bias)
-            sums.append(affine(b, f"wr{self.k}_{part}", beside, weights, its, self.precision))
+            name = f"{self.k}_{part}" if products > 1 else f"{self.k}"
+            addend = b.constant(f"b{name}", bias)
+            sums.append(affine(b, f"wr{name}", beside, weights, addend, self.precision))
         return sums
 
     def _from_sums(self, b: Builder, sums: str, state: State) -> State:

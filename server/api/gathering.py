@@ -26,7 +26,7 @@ from server.sessions import validation
 
 log = logging.getLogger(__name__)
 
-WORTH: Final = 256
+WORTH: Final = 512
 """Steps of a run from which on more make each hardly cheaper: a caller's messages that have come
 together enter runs of at most so many, so that he has the first replies, and sends more, while the
 others run."""

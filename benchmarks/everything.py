@@ -98,7 +98,7 @@ def plots(
         folder / "rate-by-batch.svg", "Columnar stream", "rows a message", "steps/s",
         [
             ("native", [(way.rows, way.steps_per_second) for way in columns]),
-            ("the engine alone", [(way.batch, way.alone_steps_per_second) for way in columns]),
+            ("the engine alone", [(way.batch, way.engine_steps_per_second) for way in columns]),
             ("ONNX's LSTM alone", [(way.batch, way.plain_steps_per_second) for way in columns]),
         ],
         ("log", "linear"),

@@ -78,7 +78,7 @@ WAYS = (
     *(Way(UNARY, 1, n) for n in (1, 16, 64)),
     *(Way("stream, single steps", 1, n) for n in (1, 64)),
     *(Way("stream, columnar", n, COLUMNAR_IN_FLIGHT) for n in (64, 256, 1024)),
-    Way("stream, columnar", 64, 8),  # which enter one run four at a time
+    Way("stream, columnar", 64, 8),  # which enter one run
     Way("stream, columnar", 256, COLUMNAR_IN_FLIGHT, connections=4),
 )
 
@@ -97,8 +97,8 @@ class Result:
     fastest: float
     server_microseconds: float
     server_busy: float
-    alone_steps_per_second: float
-    alone_microseconds: float
+    engine_steps_per_second: float
+    engine_microseconds: float
     plain_steps_per_second: float
     checked_steps: int
 
@@ -180,8 +180,8 @@ def _result(way: Way, windows: list[Window], checked: int, engine: Alone, plain:
         fastest=max(rates),
         server_microseconds=statistics.median(1e6 * w.cpu / max(w.steps, 1) for w in windows),
         server_busy=statistics.median(w.cpu / w.seconds for w in windows),
-        alone_steps_per_second=engine.steps_per_second,
-        alone_microseconds=engine.cpu_microseconds,
+        engine_steps_per_second=engine.steps_per_second,
+        engine_microseconds=engine.cpu_microseconds,
         plain_steps_per_second=plain.steps_per_second,
         checked_steps=checked,
     )
@@ -213,13 +213,13 @@ def table(results: list[Result]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in results:
-        times = r.server_microseconds / r.alone_microseconds
+        times = r.server_microseconds / r.engine_microseconds
         lines.append(
             f"| {r.way} | {r.connections} | {r.rows:,} | {r.in_flight} "
             f"| {r.steps_per_second:,.0f} ({r.slowest:,.0f} to {r.fastest:,.0f}) "
             f"| {r.server_microseconds:,.2f} | {r.server_busy:.0%} | {r.batch:,} "
-            f"| {r.alone_steps_per_second:,.0f} "
-            f"| {r.steps_per_second / r.alone_steps_per_second:.2f} | {times:,.1f} x "
+            f"| {r.engine_steps_per_second:,.0f} "
+            f"| {r.steps_per_second / r.engine_steps_per_second:.2f} | {times:,.1f} x "
             f"| {r.plain_steps_per_second:,.0f} "
             f"| {r.steps_per_second / r.plain_steps_per_second:.2f} |"
         )
